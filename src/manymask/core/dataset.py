@@ -1,0 +1,101 @@
+"""Labelled images, read one at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64, Shaped
+
+from manymask.core.instances import Instances
+from manymask.core.layers import InstanceLayers
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class as people name it.
+
+    Attributes:
+        id: Its number in the files: N of ``classN.tif``, or COCO's ``category_id``. Gaps are kept.
+        name: Its name, unique in a data set.
+    """
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its labels.
+
+    Attributes:
+        image_id: Number of the image, unique in its data set.
+        name: Stem of the image, unique in its data set; a class folder's name.
+        path: The image file, for messages.
+        pixels: The image as the file has it, (height, width, channels), 1, 3 or more channels, the file's own type.
+        layers: Ids 1..N of the instances.
+        labels: Class index of each instance: 1 + the place of its category in the data set's categories.
+        iscrowd: Whether the instance is a COCO crowd region.
+    """
+
+    image_id: int
+    name: str
+    path: Path
+    pixels: Shaped[np.ndarray, "height width channels"]
+    layers: InstanceLayers
+    labels: Int64[np.ndarray, " instances"]
+    iscrowd: Bool[np.ndarray, " instances"]
+
+    def to_instances(self) -> Instances:
+        """The labels as runs with their table."""
+        return Instances.from_layers(self.layers, self.labels, self.iscrowd)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one image and its labels are; nothing is read yet.
+
+    Attributes:
+        image_id: Number of the image, unique in its data set.
+        name: Stem of the image, unique in its data set.
+        path: The image file.
+        annotation: What the data set's ``read_record`` needs to find the labels.
+    """
+
+    image_id: int
+    name: str
+    path: Path
+    annotation: Any
+
+
+@dataclass(frozen=True)
+class Dataset(Sequence[Sample]):
+    """A data set: a list of records that are read on access, so memory holds one image at a time.
+
+    Attributes:
+        root: The folder or file that was read.
+        data_format: Name of the reader.
+        categories: The classes, by ascending id; class index i + 1 is ``categories[i]``.
+        records: The images, in a fixed order.
+        read_record: Reads one record; a module-level function, so that a data set can go to loader processes.
+    """
+
+    root: Path
+    data_format: str
+    categories: tuple[Category, ...]
+    records: tuple[Record, ...]
+    read_record: Callable[[Record, tuple[Category, ...]], Sample]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.read_record(self.records[index], self.categories)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def subset(self, indices: Sequence[int]) -> "Dataset":
+        """The same data set with only the given images."""
+        return replace(self, records=tuple(self.records[index] for index in indices))

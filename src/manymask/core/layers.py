@@ -1,0 +1,132 @@
+"""Layers: the masks of all instances of an image as a stack of few integer images.
+
+0 is background and a positive value is an instance id, 1..N. Each id lives in exactly one layer, and instances that
+overlap live in different layers, so a plain label image is one layer.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int32, Int64, Integer
+from torch import Tensor
+from torchvision import tv_tensors
+
+from manymask.core.overlap import intersect_runs
+from manymask.core.runs import RunLengths
+
+
+class InstanceLayers(tv_tensors.Mask):
+    """A stack of instance ids, (layers, height, width), int32.
+
+    As a subclass of torchvision's ``Mask`` it passes through ``torchvision.transforms.v2`` beside its image. Transforms
+    carry ids through float32, which is exact below 2^24. Call ``compact_layers`` after them.
+    """
+
+    def __new__(cls, data: object, *, device: torch.device | str | None = None) -> "InstanceLayers":
+        """Wrap a stack of ids.
+
+        Raises:
+            ValueError: The stack is not of three axes, or not of whole numbers.
+        """
+        tensor = torch.as_tensor(data, device=device)  # pyright: ignore[reportArgumentType]
+        if tensor.ndim != 3 or tensor.is_floating_point() or tensor.dtype == torch.bool:
+            raise ValueError(
+                f"expected whole numbers of shape (layers, height, width), got {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        return tensor.to(torch.int32).as_subclass(cls)
+
+    @property
+    def size(self) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(height, width) in pixels."""
+        return int(self.shape[-2]), int(self.shape[-1])
+
+
+def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances: int) -> RunLengths:
+    """Turn layers into runs, in one pass over the pixels for all instances at once.
+
+    Args:
+        layers: Ids, 0 for background, at most ``num_instances``.
+        num_instances: Number of instances; ids that no pixel holds get an empty mask.
+    """
+    height, width = int(layers.shape[-2]), int(layers.shape[-1])
+    owner, start, length = [], [], []
+    for layer in layers.as_subclass(Tensor).cpu().numpy():
+        flat = layer.T.ravel()
+        if flat.size == 0:
+            continue
+        begin = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+        end = np.append(begin[1:], flat.size)
+        ids = flat[begin]
+        is_mask = ids > 0
+        owner.append(ids[is_mask].astype(np.int64) - 1)
+        start.append(begin[is_mask])
+        length.append((end - begin)[is_mask])
+    if not owner:
+        return RunLengths.empty((height, width), num_instances)
+    owner, start, length = np.concatenate(owner), np.concatenate(start), np.concatenate(length)
+    order = np.argsort(owner, kind="stable")  # starts already ascend within each id, which lives in one layer
+    return RunLengths((height, width), num_instances, owner[order], start[order], length[order])
+
+
+def paint_layers(runs: RunLengths) -> InstanceLayers:
+    """Turn runs into as few layers as a greedy packing finds; row i becomes id i + 1.
+
+    Instances go, in order, to the first layer in which they overlap nothing. There is at least one layer.
+    """
+    layer_of = _assign_layers(runs)
+    height, width = runs.size
+    num_layers = int(layer_of.max(initial=0)) + 1
+    layers = np.empty((num_layers, height, width), dtype=np.int32)
+    run_layer = layer_of[runs.owner]
+    for layer in range(num_layers):
+        here = run_layer == layer
+        ids = (runs.owner[here] + 1).astype(np.int32)
+        # Ids switched on at starts and off at ends; the running sum paints all runs of a layer at once.
+        steps = np.zeros(height * width + 1, dtype=np.int32)
+        steps[runs.start[here]] += ids
+        steps[runs.start[here] + runs.length[here]] -= ids
+        layers[layer] = np.cumsum(steps[:-1], dtype=np.int32).reshape(width, height).T
+    return InstanceLayers(torch.from_numpy(layers))
+
+
+def _assign_layers(runs: RunLengths) -> Int64[np.ndarray, " instances"]:
+    """The layer of each instance: the first one that no overlapping instance before it has taken."""
+    layer_of = np.zeros(runs.num_instances, dtype=np.int64)
+    overlaps = intersect_runs(runs, runs)
+    is_earlier = overlaps.second < overlaps.first
+    rows, earlier = overlaps.first[is_earlier], overlaps.second[is_earlier]
+    unique_rows, begin = np.unique(rows, return_index=True)
+    for row, first, last in zip(unique_rows, begin, [*begin[1:], len(earlier)], strict=False):
+        taken = set(layer_of[earlier[first:last]].tolist())
+        layer_of[row] = next(layer for layer in range(len(taken) + 1) if layer not in taken)
+    return layer_of
+
+
+def compact_layers(
+    layers: Int32[Tensor, "layers height width"], num_instances: int, min_area: int = 1
+) -> tuple[InstanceLayers, Int64[Tensor, " kept"]]:
+    """Drop ids of fewer than ``min_area`` pixels and renumber the rest 1..K in the same order; drop empty layers.
+
+    Returns:
+        The new layers (at least one) and the old rows (0-based) that were kept, to index the instances' table with.
+    """
+    stack = layers.as_subclass(Tensor)
+    areas = torch.zeros(num_instances + 1, dtype=torch.int64, device=stack.device)
+    for layer in stack:
+        areas += torch.bincount(layer.flatten(), minlength=num_instances + 1)
+    areas[0] = 0
+    kept = torch.nonzero(areas >= max(min_area, 1)).flatten()
+    new_ids = torch.zeros(num_instances + 1, dtype=torch.int32, device=stack.device)
+    new_ids[kept] = torch.arange(1, len(kept) + 1, dtype=torch.int32, device=stack.device)
+    compacted = new_ids[stack.long()] if len(kept) < num_instances else stack
+    is_used = compacted.flatten(1).any(dim=1)
+    is_used[:1] |= ~is_used.any()
+    return InstanceLayers(compacted[is_used]), kept - 1
+
+
+def find_layers(layers: Int[Tensor, "layers height width"], num_instances: int) -> Int64[Tensor, " instances"]:
+    """The layer that each instance lives in; 0 for an id that no pixel holds."""
+    layer_of = torch.zeros(num_instances + 1, dtype=torch.int64, device=layers.device)
+    for index, layer in enumerate(layers.as_subclass(Tensor)):
+        if index > 0:
+            layer_of[torch.bincount(layer.flatten(), minlength=num_instances + 1) > 0] = index
+    return layer_of[1:]

@@ -1,0 +1,36 @@
+"""Errors that a user can act on.
+
+ManymaskError
+├── DatasetError      a folder, image or label that cannot be used as it is
+│   └── FormatError   a file whose content is not what its format promises
+├── PlanError         a setting that does not exist, is out of range or does not fit the others
+├── CheckpointError   a checkpoint or weights file that cannot be read, or is not ours
+└── TrainingError     training cannot go on: loss is NaN, memory or disk is full
+
+Each message says what was expected, what was found, in which file, and what to do. The command line prints such an
+error as one line and exits with 2; every other exception is a bug and keeps its traceback.
+"""
+
+
+class ManymaskError(Exception):
+    """Base of every error that manymask raises on purpose."""
+
+
+class DatasetError(ManymaskError):
+    """A folder, image or label cannot be used as it is."""
+
+
+class FormatError(DatasetError):
+    """The content of a file is not what its format promises."""
+
+
+class PlanError(ManymaskError):
+    """A setting does not exist, is out of range or does not fit the others."""
+
+
+class CheckpointError(ManymaskError):
+    """A checkpoint or weights file cannot be read, or is not one of manymask's."""
+
+
+class TrainingError(ManymaskError):
+    """Training cannot go on."""
