@@ -1,3 +1,58 @@
-"""Self-configuring Mask R-CNN instance segmentation for crowded images."""
+"""Self-configuring Mask R-CNN instance segmentation for crowded images.
+
+Importing the package loads nothing heavy: each public name is fetched from its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from manymask.core import Category as Category
+    from manymask.core import Dataset as Dataset
+    from manymask.core import InstanceLayers as InstanceLayers
+    from manymask.core import Instances as Instances
+    from manymask.core import RunLengths as RunLengths
+    from manymask.core import Sample as Sample
+    from manymask.errors import ManymaskError as ManymaskError
+    from manymask.formats import read_dataset as read_dataset
+    from manymask.modeling.architectures import build_model as build_model
+    from manymask.planning import Plan as Plan
+    from manymask.prediction import Model as Model
+    from manymask.prediction import evaluate as evaluate
+    from manymask.prediction import load_model as load_model
+    from manymask.prediction import predict as predict
+    from manymask.prediction import predict_files as predict_files
+    from manymask.training import train as train
+
+_MODULES = {
+    "Category": "manymask.core",
+    "Dataset": "manymask.core",
+    "InstanceLayers": "manymask.core",
+    "Instances": "manymask.core",
+    "ManymaskError": "manymask.errors",
+    "Model": "manymask.prediction",
+    "Plan": "manymask.planning",
+    "RunLengths": "manymask.core",
+    "Sample": "manymask.core",
+    "build_model": "manymask.modeling.architectures",
+    "evaluate": "manymask.prediction",
+    "load_model": "manymask.prediction",
+    "predict": "manymask.prediction",
+    "predict_files": "manymask.prediction",
+    "read_dataset": "manymask.formats",
+    "train": "manymask.training",
+}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'manymask' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,6 +11,8 @@ Each message says what was expected, what was found, in which file, and what to 
 error as one line and exits with 2; every other exception is a bug and keeps its traceback.
 """
 
+import signal
+
 
 class ManymaskError(Exception):
     """Base of every error that manymask raises on purpose."""
@@ -34,3 +36,11 @@ class CheckpointError(ManymaskError):
 
 class TrainingError(ManymaskError):
     """Training cannot go on."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Ctrl-C or SIGTERM ended training between two batches; the run can be resumed."""
+
+    def __init__(self, signal_number: int, remedy: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {remedy}")
+        self.signal_number = signal_number

@@ -70,8 +70,8 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Dataset(Sequence[Sample]):
-    """A data set: a list of records that are read on access, so memory holds one image at a time.
+class Dataset(Sequence[Any]):
+    """A data set: a sequence of ``Sample`` that are read on access, so memory holds one image at a time.
 
     Attributes:
         root: The folder or file that was read.

@@ -1,7 +1,7 @@
 """Instances: the masks of an image as runs, with a table of one row each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
@@ -87,6 +87,10 @@ class Instances:
         return Instances(
             self.runs.select(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.iscrowd[rows]
         )
+
+    def relabel(self, labels: Int64[np.ndarray, " classes"]) -> "Instances":
+        """The same instances with the label that a table, indexed by the old label, gives for each."""
+        return replace(self, labels=labels[self.labels])
 
     def to_layers(self) -> InstanceLayers:
         """Paint the masks; row i becomes id i + 1, overlapping instances go to different layers."""

@@ -34,11 +34,6 @@ class InstanceLayers(tv_tensors.Mask):
             )
         return tensor.to(torch.int32).as_subclass(cls)
 
-    @property
-    def size(self) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(height, width) in pixels."""
-        return int(self.shape[-2]), int(self.shape[-1])
-
 
 def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances: int) -> RunLengths:
     """Turn layers into runs, in one pass over the pixels for all instances at once.

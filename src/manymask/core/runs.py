@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Integer, UInt8
+from jaxtyping import Bool, Float32, Int64, Integer
 
 from manymask.errors import FormatError
 
@@ -272,10 +272,9 @@ def _decode_counts(counts: object, index: int) -> Int64[np.ndarray, " counts"]:
         return np.asarray(counts, dtype=np.int64)
     if not isinstance(counts, str | bytes):
         raise FormatError(f"RLE {index} has counts of type {type(counts).__name__}, expected text or a list of numbers")
-    text: UInt8[np.ndarray, " chars"] = np.frombuffer(
-        counts.encode("latin-1", errors="replace") if isinstance(counts, str) else counts, dtype=np.uint8
-    )
-    chars = text.astype(np.int64) - 48
+    if isinstance(counts, str):
+        counts = counts.encode("utf-8")  # whatever is not ASCII becomes bytes above COCO's characters
+    chars = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     is_last = (chars & 0x20) == 0
     if len(chars) == 0 or chars.min() < 0 or chars.max() > 63 or not is_last[-1]:
         raise FormatError(f"RLE {index} has counts that are not COCO's compressed text; write the file again")

@@ -1,0 +1,173 @@
+"""Class folders: ``<name>/image.tif`` beside ``class1.tif`` .. ``classN.tif``, a label image for each class present."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+from jaxtyping import Int32, Int64, Shaped
+from numpy.typing import DTypeLike
+
+from manymask.core import (
+    Category,
+    Dataset,
+    InstanceLayers,
+    Instances,
+    Record,
+    Sample,
+    concatenate_runs,
+    encode_layers,
+    paint_layers,
+)
+from manymask.core.files import replace_file
+from manymask.errors import DatasetError, FormatError
+from manymask.formats.images import (
+    CLASS_FILE,
+    check_size,
+    list_folders,
+    list_images,
+    read_ids,
+    read_pixels,
+    renumber_ids,
+)
+from manymask.formats.painting import paint_ids
+from manymask.formats.records import make_records, make_sample
+
+IMAGE_NAMES = ("image.tif", "image.tiff")
+
+
+def is_class_folders(root: Path) -> bool:
+    """Whether a folder, or one of the folders in it, holds ``image.tif`` or ``classN.tif``."""
+    return any(_is_class_folder(folder) for folder in [root, *list_folders(root)])
+
+
+def _is_class_folder(folder: Path) -> bool:
+    return any(path.name in IMAGE_NAMES or CLASS_FILE.fullmatch(path.name) for path in list_images(folder))
+
+
+def read_class_folders(root: Path) -> Dataset:
+    """Read a folder of class folders, or a single one.
+
+    The categories are all N of ``classN.tif`` in any of the folders, named ``classN``; gaps are kept.
+
+    Raises:
+        DatasetError: A folder lacks its image or all class files, or there are none.
+    """
+    folders = [root] if _is_class_folder(root) else list_folders(root)
+    class_files = {folder: _find_class_files(folder) for folder in folders}
+    entries = [(folder.resolve().name, _find_image(folder), files) for folder, files in class_files.items()]
+    numbers = sorted({number for files in class_files.values() for number in files})
+    categories = tuple(Category(number, f"class{number}") for number in numbers)
+    return Dataset(root, "class_folders", categories, make_records(entries, root), _read_record)
+
+
+def _find_image(folder: Path) -> Path:
+    for name in IMAGE_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise DatasetError(f"{folder} holds no image.tif; each class folder needs its image under that name")
+
+
+def _find_class_files(folder: Path) -> dict[int, Path]:
+    """Class files by category id, ascending."""
+    files: dict[int, Path] = {}
+    for path in list_images(folder):
+        if match := CLASS_FILE.fullmatch(path.name):
+            number = int(match["category"])
+            if number in files:
+                raise DatasetError(f"{files[number]} and {path} are both of class {number}; keep one of them")
+            files[number] = path
+    if not files:
+        raise DatasetError(
+            f"{folder} holds no class file such as class1.tif; an image without any object needs one of all zeros"
+        )
+    return dict(sorted(files.items()))
+
+
+def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
+    pixels = read_pixels(record.path)
+    size = (pixels.shape[0], pixels.shape[1])
+    class_index = {category.id: index for index, category in enumerate(categories, start=1)}
+    label_images, labels = [], []
+    for category_id, path in record.annotation.items():
+        ids, old_ids = renumber_ids(read_ids(path))
+        check_size(path, ids.shape, record.path, size)
+        label_images.append(ids)
+        labels.append(np.full(len(old_ids), class_index[category_id]))
+    return make_sample(record, pixels, _merge_label_images(label_images, labels), np.concatenate(labels))
+
+
+def _merge_label_images(
+    label_images: list[Int32[np.ndarray, "height width"]], labels: list[Int64[np.ndarray, " _"]]
+) -> InstanceLayers | Int32[np.ndarray, "height width"]:
+    """One label image where the classes share no pixel, else layers; ids go on from class to class."""
+    counts = [len(part) for part in labels]
+    merged = np.zeros_like(label_images[0])
+    for ids, offset in zip(label_images, np.cumsum([0, *counts]), strict=False):
+        is_instance = ids > 0
+        if merged[is_instance].any():
+            parts = (torch.from_numpy(part[None]) for part in label_images)
+            return paint_layers(concatenate_runs([encode_layers(*pair) for pair in zip(parts, counts, strict=True)]))
+        merged[is_instance] = ids[is_instance] + offset
+    return merged
+
+
+def write_class_folder(
+    root: Path,
+    name: str,
+    pixels: Shaped[np.ndarray, "height width channels"],
+    instances: Instances,
+    categories: Sequence[Category],
+    dtype: DTypeLike = np.float64,
+) -> int:
+    """Write ``root/name`` with ``image.tif`` (LZW) and an uncompressed ``classN.tif`` for each class that occurs.
+
+    Ids of a class are 1..K by falling score. An overlap within a class goes to the higher score, to the earlier row at
+    equal scores; crowd regions are left out. An image without instances gets a file of zeros of the first category.
+    Class files of an earlier image in that folder are removed.
+
+    Returns:
+        How many instances lost pixels or are not in the files at all.
+
+    Raises:
+        FormatError: ``dtype`` cannot hold the ids of a class.
+    """
+    folder = root / name
+    label_images, num_lost = _paint_classes(instances, categories, np.dtype(dtype), folder)
+    is_rgb = pixels.shape[2] == 3
+    with replace_file(folder / "image.tif") as file:
+        tifffile.imwrite(
+            file,
+            pixels if pixels.shape[2] > 1 else pixels[..., 0],
+            compression="lzw",
+            photometric="rgb" if is_rgb else "minisblack",
+            planarconfig="contig" if pixels.shape[2] > 1 else None,
+        )
+    for file_name, ids in label_images.items():
+        with replace_file(folder / file_name) as file:
+            tifffile.imwrite(file, ids, photometric="minisblack")
+    for path in list_images(folder):
+        if CLASS_FILE.fullmatch(path.name) and path.name not in label_images:
+            path.unlink()
+    return num_lost
+
+
+def _paint_classes(
+    instances: Instances, categories: Sequence[Category], dtype: np.dtype, folder: Path
+) -> tuple[dict[str, np.ndarray], int]:
+    """The label image of each class file, and how many instances lost pixels."""
+    label_images: dict[str, np.ndarray] = {}
+    num_lost = 0
+    for index, category in enumerate(categories, start=1):
+        ids, rows, lost = paint_ids(instances[instances.labels == index])
+        num_lost += lost
+        file_name = f"class{category.id}.tif"
+        if not len(rows):
+            continue
+        label_images[file_name] = ids.astype(dtype)
+        if (label_images[file_name] != ids).any():
+            raise FormatError(f"{folder / file_name} needs ids up to {len(rows)}, more than {dtype} holds; use uint32")
+    if not label_images:
+        label_images[f"class{categories[0].id}.tif"] = np.zeros(instances.size, dtype=dtype)
+    return label_images, num_lost

@@ -1,0 +1,160 @@
+"""All readers, the choice of one, and a check of every file of a data set."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from manymask.core import Category, Dataset, Sample
+from manymask.errors import DatasetError, PlanError
+from manymask.formats.class_folders import is_class_folders, read_class_folders
+from manymask.formats.coco import find_coco_files, read_coco
+from manymask.formats.label_images import is_label_images, read_label_images
+from manymask.formats.mask_files import is_mask_files, read_mask_files
+
+READERS: dict[str, Callable[[Path], Dataset]] = {
+    "class_folders": read_class_folders,
+    "label_images": read_label_images,
+    "mask_files": read_mask_files,
+    "coco": read_coco,
+}
+_DETECTORS: dict[str, Callable[[Path], object]] = {
+    "class_folders": is_class_folders,
+    "label_images": is_label_images,
+    "mask_files": is_mask_files,
+    "coco": find_coco_files,
+}
+_LAYOUTS = {
+    "class_folders": "<name>/image.tif with <name>/class1.tif ...",
+    "label_images": "images/ with labels/ or masks/, or x.tif with x_masks.tif",
+    "mask_files": "<name>/images/ with <name>/masks/",
+    "coco": "annotations.json with images/",
+}
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What a check found in one image.
+
+    Attributes:
+        name: The image's name.
+        size: (height, width) in pixels.
+        num_instances: Instances that have pixels, without crowd regions.
+        pixels_crc: CRC-32 of the decoded pixels, their type and shape.
+        labels_crc: CRC-32 of the layers, class indices and crowd flags.
+    """
+
+    name: str
+    size: tuple[int, int]
+    num_instances: int
+    pixels_crc: int
+    labels_crc: int
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """What a check found in a data set.
+
+    Attributes:
+        images: One for each record, in their order.
+        max_instances: The largest number of instances in an image.
+        fingerprint: SHA-256 of all names, pixels, labels and categories; neither the folder nor the order matters.
+    """
+
+    images: tuple[ImageCheck, ...]
+    max_instances: int
+    fingerprint: str
+
+
+def detect_format(path: Path) -> str:
+    """Tell which reader a data set is for, by the names of its files and folders.
+
+    Raises:
+        DatasetError: Nothing is there, or no layout fits, or more than one.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
+    if path.is_file():
+        fitting = ["coco"] if path.suffix.lower() == ".json" else []
+    else:
+        fitting = [name for name, fits in _DETECTORS.items() if fits(path)]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
+    layouts = "; ".join(f"{name} ({layout})" for name, layout in _LAYOUTS.items())
+    raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
+
+
+def read_dataset(path: Path, data_format: str | None = None) -> Dataset:
+    """Read a data set; images and labels are decoded on access.
+
+    Args:
+        path: Its folder, or COCO's JSON file.
+        data_format: One of ``READERS``; by default the one that fits.
+
+    Raises:
+        PlanError: There is no such format.
+        DatasetError: The data set is not there, holds no images, or is not as its format asks.
+    """
+    if data_format is not None and data_format not in READERS:
+        raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(READERS)}")
+    name = data_format or detect_format(path)
+    if name != "coco" and not path.is_dir():
+        raise DatasetError(f"{path} is not a folder, which data format '{name}' needs; give the data set's folder")
+    return READERS[name](path)
+
+
+def check_dataset(
+    dataset: Dataset, progress: Callable[[int], None] | None = None, num_workers: int = 1
+) -> DatasetCheck:
+    """Decode every image and label once.
+
+    Args:
+        dataset: The data set.
+        progress: Called with the number of images done so far.
+        num_workers: Number of threads, at least one is used. Decoding leaves the interpreter's lock most of the time.
+
+    Raises:
+        DatasetError: A file is not as it should be; of several, the first in the order of records.
+    """
+    images: list[ImageCheck] = []
+    with ThreadPoolExecutor(max(num_workers, 1)) as executor:
+        for image in executor.map(lambda index: _check_sample(dataset[index]), range(len(dataset))):
+            images.append(image)
+            if progress is not None:
+                progress(len(images))
+    max_instances = max((image.num_instances for image in images), default=0)
+    return DatasetCheck(tuple(images), max_instances, _compute_fingerprint(images, dataset.categories))
+
+
+def _check_sample(sample: Sample) -> ImageCheck:
+    layers = sample.layers.as_subclass(torch.Tensor).numpy()
+    areas = np.bincount(layers.ravel(), minlength=len(sample.labels) + 1)[1:]
+    return ImageCheck(
+        sample.name,
+        (sample.pixels.shape[0], sample.pixels.shape[1]),
+        int(((areas > 0) & ~sample.iscrowd).sum()),
+        _compute_crc(sample.pixels),
+        _compute_crc(layers, sample.labels, sample.iscrowd),
+    )
+
+
+def _compute_crc(*arrays: np.ndarray) -> int:
+    """CRC-32 of the types, shapes and values of arrays."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(f"{array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+    return crc
+
+
+def _compute_fingerprint(images: list[ImageCheck], categories: tuple[Category, ...]) -> str:
+    rows = sorted((image.name, image.pixels_crc, image.labels_crc) for image in images)
+    content = [rows, [(category.id, category.name) for category in categories]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

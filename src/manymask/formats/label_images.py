@@ -1,0 +1,120 @@
+"""Label images: one image of ids beside each image, for a single class."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from manymask.core import Category, Dataset, Instances, Record, Sample
+from manymask.core.files import replace_file
+from manymask.errors import DatasetError, FormatError
+from manymask.formats.images import (
+    LABEL_STEM,
+    check_size,
+    check_unique_names,
+    list_images,
+    read_ids,
+    read_pixels,
+    renumber_ids,
+)
+from manymask.formats.painting import paint_ids
+from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
+
+LABEL_FOLDERS = ("labels", "masks")
+# "White" of 8-bit, 16-bit and RGB-coded files.
+_WHITE = (255, 65535, 0xFFFFFF)
+
+
+def is_label_images(root: Path) -> bool:
+    """Whether a folder holds ``images`` with ``labels`` or ``masks``, or Cellpose's ``*_masks`` files."""
+    has_folders = (root / "images").is_dir() and any((root / name).is_dir() for name in LABEL_FOLDERS)
+    return has_folders or any(_label_kind(path) == "masks" for path in list_images(root))
+
+
+def read_label_images(root: Path) -> Dataset:
+    """Read label images of one class, ``object``.
+
+    They lie in ``labels`` or ``masks`` beside ``images``, under the same stems, or beside each image as
+    ``<stem>_masks.tif`` or ``.png`` (Cellpose). Ids need not be dense; the pixels of one id are one instance, even in
+    several pieces.
+
+    Raises:
+        DatasetError: An image has no label image, or the reverse; or there are none.
+    """
+    if (root / "images").is_dir():
+        images, label_images = _find_in_folders(root)
+    else:
+        images, label_images = _find_side_by_side(root)
+    check_unique_names(images)
+    check_unique_names(label_images)
+    labels_by_name, images_by_name = dict(label_images), dict(images)
+    for name, path in images:
+        if name not in labels_by_name:
+            raise DatasetError(f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)")
+    for name, path in label_images:
+        if name not in images_by_name:
+            raise DatasetError(f"{path} labels an image '{name}' that is not there; add the image or remove the label")
+    entries = [(name, path, labels_by_name[name]) for name, path in images]
+    return Dataset(root, "label_images", OBJECT_CATEGORIES, make_records(entries, root), _read_record)
+
+
+def _find_in_folders(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    folders = [root / name for name in LABEL_FOLDERS if (root / name).is_dir()]
+    if len(folders) != 1:
+        raise DatasetError(
+            f"{root} holds {len(folders)} folders of labels beside 'images', expected 'labels' or 'masks'"
+        )
+    images, label_images = list_images(root / "images"), list_images(folders[0])
+    return [(path.stem, path) for path in images], [(path.stem, path) for path in label_images]
+
+
+def _find_side_by_side(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    images, label_images = [], []
+    for path in list_images(root):
+        match = LABEL_STEM.fullmatch(path.stem)
+        if match is None:
+            images.append((path.stem, path))
+        elif _label_kind(path) == "masks":
+            label_images.append((match["stem"], path))
+    return images, label_images
+
+
+def _label_kind(path: Path) -> str | None:
+    """``masks`` or ``flows`` for what Cellpose writes, None for an image."""
+    match = LABEL_STEM.fullmatch(path.stem)
+    return match and match["kind"].lower()
+
+
+def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
+    path: Path = record.annotation
+    pixels = read_pixels(record.path)
+    ids, old_ids = renumber_ids(read_ids(path))
+    check_size(path, ids.shape, record.path, (pixels.shape[0], pixels.shape[1]))
+    if len(old_ids) == 1 and old_ids[0] in _WHITE:
+        raise FormatError(
+            f"{path} holds only 0 and {old_ids[0]}: a binary mask, not instances; every object needs its own number"
+        )
+    return make_sample(record, pixels, ids, np.ones(len(old_ids), dtype=np.int64))
+
+
+def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:
+    """Write a TIFF of ids by falling score, and beside it ``<stem>.csv`` with ``id,class,score`` of each.
+
+    An overlap goes to the higher score, to the earlier row at equal scores; crowd regions are left out. Ids are uint16,
+    above 65,535 instances uint32.
+
+    Returns:
+        How many instances lost pixels or are not in the file at all.
+    """
+    ids, rows, num_lost = paint_ids(instances)
+    dtype = np.uint16 if len(rows) <= np.iinfo(np.uint16).max else np.uint32
+    with replace_file(path.with_suffix(".csv"), "w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["id", "class", "score"])
+        for new_id, row in enumerate(rows.tolist(), start=1):
+            table.writerow([new_id, categories[int(instances.labels[row]) - 1].name, instances.scores[row]])
+    with replace_file(path) as file:
+        tifffile.imwrite(file, ids.astype(dtype), compression="zlib", photometric="minisblack")
+    return num_lost

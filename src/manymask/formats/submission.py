@@ -1,0 +1,96 @@
+"""The list of test images of a task, and the results handed in for it."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manymask.core.files import replace_file
+from manymask.errors import DatasetError, FormatError
+from manymask.formats.coco import is_integer, is_size, read_json, write_json
+
+RESULTS_NAME = "test-results.json"
+ARCHIVE_NAME = "test-results.zip"
+
+
+@dataclass(frozen=True)
+class ImageId:
+    """The number that a task gives to a test image.
+
+    Attributes:
+        file_name: The image file's name.
+        id: Its number.
+        height: Its height in pixels.
+        width: Its width in pixels.
+    """
+
+    file_name: str
+    id: int
+    height: int
+    width: int
+
+
+def read_image_ids(path: Path) -> list[ImageId]:
+    """Read a list of ``{"file_name", "id", "height", "width"}``.
+
+    Raises:
+        FormatError: The file is not such a list, or an id or a name (without its ending) occurs twice.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise FormatError(f"{path} holds no list of images; expected entries of file_name, id, height and width")
+    image_ids = [_read_entry(path, place, entry) for place, entry in enumerate(entries)]
+    _check_unique(path, "id", [image_id.id for image_id in image_ids])
+    _check_unique(path, "name", [Path(image_id.file_name).stem for image_id in image_ids])
+    return image_ids
+
+
+def _read_entry(path: Path, place: int, entry: Any) -> ImageId:
+    entry = entry if isinstance(entry, dict) else {}
+    name = entry.get("file_name")
+    image_id, height, width = (entry.get(key) for key in ("id", "height", "width"))
+    if not (isinstance(name, str) and is_integer(image_id) and is_size(height, width)):
+        raise FormatError(f"{path}: entry {place} needs file_name, and whole numbers id, height and width; correct it")
+    return ImageId(name, image_id, height, width)  # pyright: ignore[reportArgumentType]
+
+
+def _check_unique(path: Path, what: str, values: Sequence[object]) -> None:
+    seen: set[object] = set()
+    for value in values:
+        if value in seen:
+            raise FormatError(f"{path}: the {what} {value} occurs twice; each image needs one of its own")
+        seen.add(value)
+
+
+def match_image_ids(image_ids: Sequence[ImageId], images: Sequence[tuple[str, Path]]) -> list[tuple[ImageId, Path]]:
+    """Find the file of each listed image, by its name without ending, in the order of the list.
+
+    Args:
+        image_ids: What ``read_image_ids`` gives.
+        images: What ``find_images`` gives.
+
+    Raises:
+        DatasetError: A listed image is not there, or one is there that is not listed.
+    """
+    files = dict(images)
+    listed = {Path(image_id.file_name).stem: image_id for image_id in image_ids}
+    _refuse(sorted(listed.keys() - files.keys()), "listed images are not there; add them or correct the list")
+    _refuse(
+        sorted(files.keys() - listed.keys()), "images are not in the list of ids; remove them or add them to the list"
+    )
+    return [(image_id, files[name]) for name, image_id in listed.items()]
+
+
+def _refuse(names: list[str], problem: str) -> None:
+    if names:
+        shown = ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
+        raise DatasetError(f"{len(names)} {problem}: {shown}")
+
+
+def write_submission(folder: Path, results: list[dict[str, Any]]) -> None:
+    """Write ``test-results.json`` and ``test-results.zip`` that holds it; equal results give equal files."""
+    write_json(folder / RESULTS_NAME, results)
+    with replace_file(folder / ARCHIVE_NAME) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(RESULTS_NAME), json.dumps(results, allow_nan=False), zipfile.ZIP_DEFLATED)

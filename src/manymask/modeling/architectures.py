@@ -1,0 +1,247 @@
+"""The architectures by name, and the weights that they start from."""
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection.backbone_utils import (
+    _resnet_fpn_extractor,  # pyright: ignore[reportPrivateUsage]
+)
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from manymask.errors import CheckpointError, PlanError
+from manymask.modeling.anchors import Float32AnchorGenerator
+from manymask.modeling.checkpoint import read_state_dict
+from manymask.modeling.mask_rcnn import MaskRCNN
+from manymask.planning import Plan, make_plan
+
+FPN_CHANNELS = 256
+STRIDES = (4, 8, 16, 32)
+ASPECT_RATIOS = (0.5, 1.0, 2.0)  # Faster R-CNN, section 3.1.1
+# torchvision's own counts, which a crowd's cap may only raise.
+RPN_COUNTS = {"rpn_pre_nms_top_n_train": 2000, "rpn_post_nms_top_n_train": 2000}
+RPN_COUNTS |= {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000}
+COCO_WEIGHTS = {
+    "maskrcnn_resnet50_fpn": MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
+    "maskrcnn_resnet50_fpn_v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
+}
+# The parts that depend on the number of classes and are made anew for other classes.
+CLASS_PARTS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
+
+
+def build_model(num_classes: int, architecture: str = "maskrcnn_resnet50_fpn_v2", **settings: Any) -> MaskRCNN:
+    """Build a Mask R-CNN with its starting weights.
+
+    Args:
+        num_classes: Number of classes, background included.
+        architecture: ``maskrcnn_resnet50_fpn``, ``maskrcnn_resnet50_fpn_v2``, or ``maskrcnn_fpn`` with ``backbone``.
+        **settings: Settings of a plan by name, among them ``weights`` (``coco`` by default), ``backbone``,
+            ``min_size``, ``max_size``, ``detections_per_image``, ``min_score``, ``trainable_stages``.
+
+    Raises:
+        PlanError: A setting does not exist or does not fit.
+        CheckpointError: The weights cannot be loaded.
+    """
+    if num_classes < 2:
+        raise PlanError(f"num_classes is {num_classes}, expected at least 2: background counts as one")
+    plan = make_plan("baseline", {"architecture": architecture, **settings}).resolve_detections(0)
+    model = assemble_model(num_classes, plan)
+    load_starting_weights(model, plan)
+    return model
+
+
+def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
+    """The architecture of a plan with random weights."""
+    is_pretrained = plan.weights != "none"
+    stages = plan.trainable_stages if is_pretrained else 5
+    is_v2 = plan.architecture == "maskrcnn_resnet50_fpn_v2"
+    arguments = _list_arguments(plan) | (_make_v2_heads() if is_v2 else {})
+    if plan.architecture == "maskrcnn_fpn":
+        backbone = TimmBackbone(plan.backbone or "")
+        backbone.freeze(stages)
+        expected = backbone.body.pretrained_cfg
+        arguments |= {"image_mean": list(expected["mean"]), "image_std": list(expected["std"])}
+    else:
+        # torchvision's builders: v2 always has BatchNorm, also in its FPN; v1 freezes it in a pretrained backbone.
+        norm_layer = FrozenBatchNorm2d if is_pretrained and not is_v2 else nn.BatchNorm2d
+        body = resnet50(norm_layer=norm_layer)
+        backbone = _resnet_fpn_extractor(body, stages, norm_layer=nn.BatchNorm2d if is_v2 else None)
+    model = MaskRCNN(backbone, num_classes, **arguments)
+    if plan.architecture == "maskrcnn_resnet50_fpn" and plan.weights == "coco":
+        for module in model.modules():
+            if isinstance(module, FrozenBatchNorm2d):
+                module.eps = 0.0  # as torchvision's builder does: its COCO weights were trained so
+    return model
+
+
+def _list_arguments(plan: Plan) -> dict[str, Any]:
+    """Arguments of torchvision's constructor for the settings of a plan."""
+    cap = plan.max_detections
+    return {
+        "min_size": plan.min_size,
+        "max_size": plan.max_size,
+        "rpn_anchor_generator": Float32AnchorGenerator(tuple((s,) for s in plan.anchor_sizes), (ASPECT_RATIOS,) * 5),
+        "rpn_batch_size_per_image": plan.rpn_samples,
+        "box_batch_size_per_image": plan.roi_samples,
+        "box_score_thresh": plan.min_score,
+        "box_detections_per_img": cap,
+        **{name: max(count, cap) for name, count in RPN_COUNTS.items()},
+    }
+
+
+def _make_v2_heads() -> dict[str, Any]:
+    """The heads of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429)."""
+    return {
+        "rpn_head": RPNHead(FPN_CHANNELS, len(ASPECT_RATIOS), conv_depth=2),
+        "box_head": FastRCNNConvFCHead((FPN_CHANNELS, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d),
+        "mask_head": MaskRCNNHeads(FPN_CHANNELS, [256] * 4, 1, norm_layer=nn.BatchNorm2d),
+    }
+
+
+class TimmBackbone(nn.Module):
+    """A timm model's feature maps of strides 4, 8, 16 and 32 under a feature pyramid.
+
+    Raises:
+        PlanError: timm has no such model, or it lacks one of the strides, or it takes images of one size only.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
+            raise PlanError(f"timm has no model {name!r} to be the backbone; {hint}")
+        try:
+            self.body: Any = _create_timm_body(name)
+            self._probe()
+            self.strides: list[int] = self.body.feature_info.reduction()
+            self.places = [self.strides.index(stride) for stride in STRIDES]
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise PlanError(
+                f"backbone {name!r} does not give feature maps of strides 4, 8, 16 and 32 for images of any size "
+                f"({_first_line(error)}); choose one that does, for example resnet18 or convnext_tiny"
+            ) from error
+        channels: list[int] = self.body.feature_info.channels()
+        self.fpn = FeaturePyramidNetwork([channels[place] for place in self.places], FPN_CHANNELS, LastLevelMaxPool())
+        self.out_channels = FPN_CHANNELS
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
+        """Feature maps by level name, ``0`` to ``3`` and ``pool``."""
+        maps: list[Tensor] = self.body(images)
+        if getattr(self.body, "output_fmt", None) == "NHWC":
+            maps = [feature_map.permute(0, 3, 1, 2) for feature_map in maps]
+        return self.fpn({str(level): maps[place] for level, place in enumerate(self.places)})
+
+    def freeze(self, trainable_stages: int) -> None:
+        """Freeze all but the last stages, which end at strides 32, 16, 8 and 4; 5 trains the stem before them too.
+
+        A stem without a feature map of its own, as ConvNeXt's and Swin's, belongs to the first stage.
+        """
+        if trainable_stages == 5:
+            return
+        is_frozen = [stride <= 2 ** (5 - trainable_stages) for stride in self.strides]
+        frozen = [feature_map.sum() for feature_map, is_here in zip(self._probe(), is_frozen, strict=True) if is_here]
+        parameters = list(self.body.parameters())
+        # A part belongs to a stage if the stage's feature map has a gradient for it, however timm names the parts.
+        gradients = torch.autograd.grad(frozen, parameters, allow_unused=True) if frozen else ()
+        for parameter, gradient in zip(parameters, gradients, strict=False):
+            parameter.requires_grad_(gradient is None)
+
+    def _probe(self) -> list[Tensor]:
+        """Feature maps of a small image that is not square."""
+        self.body.eval()
+        maps = self.body(torch.zeros(1, 3, 64, 96))
+        self.body.train()
+        return maps
+
+
+def _create_timm_body(name: str, *, is_pretrained: bool = False) -> Any:
+    try:
+        # What makes Swin take images of any size; other models do not know it.
+        return timm.create_model(name, is_pretrained, features_only=True, strict_img_size=False)
+    except TypeError:
+        return timm.create_model(name, is_pretrained, features_only=True)
+
+
+def load_starting_weights(model: MaskRCNN, plan: Plan) -> None:
+    """Load what ``plan.weights`` names into a new model.
+
+    Raises:
+        CheckpointError: The weights cannot be downloaded or read, or are of another architecture.
+    """
+    if plan.weights == "none":
+        return
+    if plan.weights == "coco":
+        load_weights(model, _download(COCO_WEIGHTS[plan.architecture]), "torchvision's COCO weights")
+    elif plan.weights == "imagenet":
+        _load_imagenet_weights(model, plan)
+    else:
+        load_weights(model, read_state_dict(Path(plan.weights)), plan.weights)
+
+
+def _load_imagenet_weights(model: MaskRCNN, plan: Plan) -> None:
+    body: Any = model.backbone.body
+    if plan.architecture == "maskrcnn_fpn":
+        try:
+            source = _create_timm_body(plan.backbone or "", is_pretrained=True)
+        except (OSError, RuntimeError, ValueError) as error:  # no network, a broken cache, no such weights
+            raise _explain_download(f"timm's weights of {plan.backbone}", error) from error
+        body.load_state_dict(source.state_dict())
+        return
+    state = _download(ResNet50_Weights.IMAGENET1K_V1)
+    body.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+
+
+def _download(weights: Any) -> dict[str, Tensor]:
+    """Weights from torch's cache, or from torchvision's server."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise _explain_download(weights.url, error) from error
+
+
+def _explain_download(source: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"cannot download {source} ({_first_line(error)}); fetch it on a machine that can and set weights=FILE, or set "
+        "weights=none to start from random weights"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict with torchvision's keys; where its classes are others, the class-specific parts stay new.
+
+    Raises:
+        CheckpointError: A part besides the class-specific ones is missing, of another shape or not known.
+    """
+    own = model.state_dict()
+    class_parts = {name for name in own if name.startswith(CLASS_PARTS)}
+    if any(name in state and state[name].shape != own[name].shape for name in class_parts):
+        state = {name: value for name, value in state.items() if name not in class_parts}
+        state |= {name: own[name] for name in class_parts}
+    wrong = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    if not wrong:
+        # Not compared by name here: torchvision's modules rename the keys of its older files while loading.
+        missing, unknown = model.load_state_dict(state, strict=False)
+        wrong = sorted(missing + unknown)
+    if wrong:
+        raise CheckpointError(
+            f"{source} does not fit the architecture: {len(wrong)} of its parts are missing, unknown or of another "
+            f"shape, {wrong[0]} first; set architecture and backbone to those that the weights were trained with"
+        )

@@ -1,0 +1,78 @@
+"""Weights and checkpoints on disk. Opening one never runs code: safetensors, or ``torch.load(weights_only=True)``."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from manymask.core.files import replace_file
+from manymask.errors import CheckpointError
+
+CHECKPOINT_KEY = "manymask"
+"""Marks a training checkpoint as ours and holds its plan; weights lie under ``state_dict``, prefix ``network.``."""
+
+NETWORK_PREFIX = "network."
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint so that a kill or a full disk at any moment leaves the old file or the new one.
+
+    Raises:
+        ManymaskError: The disk is full.
+    """
+    buffer = io.BytesIO()  # torch.save into a file hides a full disk behind errors of its own
+    torch.save(checkpoint, buffer)
+    with replace_file(path) as f:
+        f.write(buffer.getbuffer())
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Read a training checkpoint.
+
+    Raises:
+        CheckpointError: The file is not there, cut short, or not a checkpoint of manymask's.
+    """
+    checkpoint = _load(path, device)
+    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+        raise CheckpointError(f"{path} is not a checkpoint of manymask's; expected a file that manymask train wrote")
+    return checkpoint
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read weights with torchvision's keys: a checkpoint of ours, a state dict of ``torch.save``, or safetensors.
+
+    Raises:
+        CheckpointError: The file is not there or holds no weights.
+    """
+    content = _load(path, "cpu")
+    if isinstance(content, dict) and CHECKPOINT_KEY in content:
+        return strip_prefix(content.get("state_dict", {}))
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]  # torchvision's reference scripts save so
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(
+            f"{path} holds no state dict; expected tensors by name, as torch.save(model.state_dict()) writes"
+        )
+    return content
+
+
+def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's weights of a checkpoint's ``state_dict``, with torchvision's keys."""
+    return {name.removeprefix(NETWORK_PREFIX): v for name, v in state.items() if name.startswith(NETWORK_PREFIX)}
+
+
+def _load(path: Path, device: str) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device=device)
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"expected weights at {path}, but there is no such file") from error
+    except Exception as error:  # of a damaged file the readers raise about anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is cut short or not a weights file ({reason[:120]}); use another checkpoint or fetch it anew"
+        ) from error

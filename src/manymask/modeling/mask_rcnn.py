@@ -1,0 +1,200 @@
+"""Mask R-CNN of torchvision's parts, with a mask branch that holds no full-size masks."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision.models.detection as detection
+from jaxtyping import Float32
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPrivateImportUsage]
+
+from manymask.core import find_layers
+from manymask.modeling.anchors import CrowdRegionProposalNetwork
+from manymask.modeling.targets import sample_mask_targets
+
+# Detections that go through the mask head at once: 256 x 256 channels x 14 x 14 are 51 MB in float32.
+DETECTIONS_AT_ONCE = 256
+# Entries of the (instances x proposals) IoU that are looked at at once.
+IOUS_AT_ONCE = 1 << 20
+
+
+class ResizeTransform(GeneralizedRCNNTransform):
+    """torchvision's normalisation, resizing and batching; a ``min_size`` of 0 keeps the images' own size."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Resize the image and its boxes; layers keep the image's own resolution."""
+        if self.min_size == (0,):
+            return image, target
+        return super().resize(image, target)
+
+
+class Float32BoxCoder(BoxCoder):
+    """torchvision's box arithmetic in float32 also under autocast, where it would take the type of the deltas."""
+
+    def decode(self, rel_codes: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Boxes of the deltas ``rel_codes`` from ``boxes``."""
+        return super().decode(rel_codes.float(), boxes)
+
+
+class CrowdRoIHeads(RoIHeads):
+    """torchvision's RoI heads with ground-truth masks as layers and predicted masks as 28 x 28 probabilities."""
+
+    def check_targets(self, targets: list[dict[str, Tensor]] | None) -> None:
+        """Refuse targets without boxes, labels or layers."""
+        for target in targets or [{}]:
+            if missing := {"boxes", "labels", "layers"} - target.keys():
+                raise ValueError(f"expected targets with boxes, labels and layers, {sorted(missing)} missing")
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's, over chunks of proposals, so that memory does not grow as instances x proposals."""
+        rows, labels = [], []
+        for image_proposals, boxes, box_labels in zip(proposals, gt_boxes, gt_labels, strict=True):
+            at_once = max(IOUS_AT_ONCE // max(len(boxes), 1), 1)
+            parts = [
+                super(CrowdRoIHeads, self).assign_targets_to_proposals([chunk], [boxes], [box_labels])
+                for chunk in image_proposals.split(at_once)
+            ]
+            rows.append(torch.cat([part[0][0] for part in parts]))
+            labels.append(torch.cat([part[1][0] for part in parts]))
+        return rows, labels
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Losses in training, else detections with ``boxes``, ``labels``, ``scores`` and ``mask_probabilities``."""
+        if not self.training:
+            return self._detect(features, proposals, image_shapes), {}
+        proposals, rows, labels, regression_targets = self.select_training_samples(proposals, targets)
+        class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
+        loss_classifier, loss_box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression_targets)
+        is_object = [image_labels > 0 for image_labels in labels]
+        proposals = [boxes[keep] for boxes, keep in zip(proposals, is_object, strict=True)]
+        rows = [image_rows[keep] for image_rows, keep in zip(rows, is_object, strict=True)]
+        loss_mask = self._compute_mask_loss(features, proposals, rows, image_shapes, targets or [])
+        return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+
+    def _run_box_head(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits and box deltas, in float32 also under autocast."""
+        features_of_boxes = self.box_roi_pool(features, proposals, image_shapes)
+        class_logits, box_regression = self.box_predictor(self.box_head(features_of_boxes))
+        return class_logits.float(), box_regression.float()
+
+    def _run_mask_head(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Mask logits (boxes, classes, 28, 28)."""
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))  # pyright: ignore[reportOptionalCall]
+
+    def _compute_mask_loss(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        rows: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        """Mean binary cross-entropy of the true class's mask (Mask R-CNN, section 3)."""
+        logits = self._run_mask_head(features, proposals, image_shapes)
+        if logits.numel() == 0:
+            return logits.sum() * 0  # a batch without objects still needs a loss that every rank can differentiate
+        labels = torch.cat([target["labels"][r] for target, r in zip(targets, rows, strict=True)])
+        num_bins = logits.shape[-1]
+        mask_targets = [
+            sample_mask_targets(
+                target["layers"].as_subclass(Tensor),
+                find_layers(target["layers"], len(target["boxes"])),
+                r,
+                map_boxes(boxes.float(), shape, tuple(target["layers"].shape[-2:])),
+                num_bins,
+            )
+            for target, r, boxes, shape in zip(targets, rows, proposals, image_shapes, strict=True)
+        ]
+        chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+        return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(mask_targets))
+
+    def _detect(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
+        detections = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
+        results = []
+        for index, (boxes, scores, labels) in enumerate(zip(*detections, strict=True)):
+            of_image = {name: feature[index : index + 1] for name, feature in features.items()}
+            probabilities = []
+            for chunk, own in zip(boxes.split(DETECTIONS_AT_ONCE), labels.split(DETECTIONS_AT_ONCE), strict=True):
+                logits = self._run_mask_head(of_image, [chunk], [image_shapes[index]])
+                probabilities.append(logits[torch.arange(len(own), device=own.device), own].float().sigmoid())
+            result = {"boxes": boxes, "labels": labels, "scores": scores}
+            results.append(result | {"mask_probabilities": torch.cat(probabilities)})
+        return results
+
+
+def map_boxes(
+    boxes: Float32[Tensor, "boxes 4"], from_size: tuple[int, ...], to_size: tuple[int, ...]
+) -> Float32[Tensor, "boxes 4"]:
+    """Carry sampling boxes from a resized image to the original, keeping pixel centres on pixel centres.
+
+    Bilinear resizing takes pixel i of the small grid to (i + 0.5) * scale - 0.5 of the large one, and ``roi_align``
+    without alignment reads coordinates as pixel indices; so sampling the original inside the mapped box sees what
+    sampling the resized mask inside the box would.
+
+    Args:
+        boxes: x1 y1 x2 y2 in the resized image.
+        from_size: (height, width) of the resized image.
+        to_size: (height, width) of the original image.
+    """
+    if tuple(from_size) == tuple(to_size):
+        return boxes
+    scale = boxes.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]]).repeat(2)
+    return (boxes + 0.5) * scale - 0.5
+
+
+class MaskRCNN(detection.MaskRCNN):
+    """Mask R-CNN for crowded images; parameters and state-dict keys are torchvision's.
+
+    In training it takes images (C, H, W) in [0, 1] and targets with ``boxes`` (N, 4), ``labels`` (N,) and ``layers``
+    (L, H, W), and returns the five losses. Else it returns, for each image, ``boxes``, ``labels``, ``scores`` at the
+    image's own resolution and ``mask_probabilities`` (N, 28, 28), which ``paste_masks`` turns into runs.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, *, min_size: int, max_size: int, **settings: Any) -> None:
+        super().__init__(backbone, num_classes, min_size=min_size, max_size=max_size, **settings)
+        old = self.transform
+        self.transform = ResizeTransform(min_size, max_size, old.image_mean, old.image_std)
+        # The same modules and parameters with the crowd-safe methods: nothing is built twice.
+        rpn: Any = self.rpn
+        rpn.__class__ = CrowdRegionProposalNetwork
+        roi_heads: Any = self.roi_heads
+        roi_heads.__class__ = CrowdRoIHeads
+        for part in (rpn, roi_heads):
+            part.box_coder = Float32BoxCoder(part.box_coder.weights)
+        for pooler in (roi_heads.box_roi_pool, roi_heads.mask_roi_pool):
+            _fix_scales(pooler)
+
+
+def _fix_scales(pooler: MultiScaleRoIAlign) -> None:
+    """Set the levels' scales to 1/4 .. 1/32 instead of guessing them from the first image, padding left out.
+
+    torchvision's guess takes a 33-pixel image that was padded to 64 for one of stride 2, and keeps that for all others.
+    """
+    pooler.scales = [2.0**-level for level in range(2, 2 + len(pooler.featmap_names))]
+    pooler.map_levels = initLevelMapper(
+        2,
+        int(-math.log2(pooler.scales[-1])),
+        canonical_scale=pooler.canonical_scale,
+        canonical_level=pooler.canonical_level,
+    )

@@ -1,0 +1,273 @@
+"""Use a trained model: instances of images, their files, and scores on labelled data."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+
+from manymask.core import Category, Dataset, Instances
+from manymask.data.transforms import scale_pixels
+from manymask.drawing import write_overlay
+from manymask.errors import CheckpointError, DatasetError, PlanError
+from manymask.evaluation import merge_categories, score_image, summarize_scores, write_scores
+from manymask.formats import (
+    encode_coco_results,
+    find_images,
+    match_image_ids,
+    read_dataset,
+    read_image_ids,
+    read_pixels,
+    write_json,
+    write_label_image,
+    write_submission,
+)
+from manymask.modeling.architectures import assemble_model, load_weights
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_prefix
+from manymask.modeling.device import choose_device, choose_precision
+from manymask.modeling.mask_rcnn import MaskRCNN
+from manymask.modeling.masks import make_instances
+from manymask.planning import Plan, change_plan, load_plan
+
+OUTPUT_FORMATS = ("coco", "labels", "overlay")
+"""What ``predict_files`` can write: COCO results, label images, pictures with outlines."""
+
+INFERENCE_SETTINGS = frozenset(
+    {"detections_per_image", "min_score", "score_threshold", "mask_threshold", "min_size", "max_size", "precision"}
+)
+"""Settings that a trained model can be given other values for."""
+
+Pixels = Shaped[np.ndarray, "height width channels"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model, ready to predict.
+
+    Attributes:
+        network: The network, in evaluation mode on its device.
+        plan: The settings that it was trained with.
+        categories: Its classes; label i + 1 is the i-th.
+        source: The checkpoint that it was read from.
+    """
+
+    network: MaskRCNN
+    plan: Plan
+    categories: tuple[Category, ...]
+    source: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+
+def load_model(source: str | Path, device: str = "auto", **settings: Any) -> Model:
+    """Load a trained model.
+
+    Args:
+        source: A run folder, whose best checkpoint is taken, else its last; or a checkpoint.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        **settings: Other values for settings that act at prediction, such as ``min_score``.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it cannot be read.
+        PlanError: A setting does not exist or does not act at prediction.
+    """
+    path = find_checkpoint(Path(source))
+    checkpoint = read_checkpoint(path)
+    plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))
+    if wrong := sorted(settings.keys() - INFERENCE_SETTINGS):
+        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(INFERENCE_SETTINGS)}")
+    plan = change_plan(plan, settings)
+    if plan.data is None:
+        raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
+    categories = tuple(Category(*entry) for entry in plan.data.categories)
+    network = assemble_model(len(categories) + 1, plan)
+    load_weights(network, strip_prefix(checkpoint["state_dict"]), str(path))
+    return Model(network.to(choose_device(device)).eval(), plan, categories, path)
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The checkpoint that a run folder stands for, or the file itself.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if source.is_file():
+        return source
+    for path in (source / "best.ckpt", source / "last.ckpt"):
+        if path.is_file():
+            return path
+    found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
+    raise CheckpointError(f"expected a run folder or a checkpoint at {source}, found {found}; train a model first")
+
+
+def predict(model: Model, images: Iterable[str | Path | Pixels]) -> Iterator[Instances]:
+    """Find the instances of images, one image after the other; the next one is read meanwhile.
+
+    Args:
+        model: The model.
+        images: Files, or pixels (height, width, channels) of any size.
+
+    Yields:
+        The instances of each image at its own resolution, by falling score, down to the plan's ``min_score``.
+
+    Raises:
+        DatasetError: An image cannot be read.
+    """
+
+    def load(image: str | Path | Pixels) -> torch.Tensor:
+        if isinstance(image, np.ndarray):
+            return scale_pixels(image if image.ndim == 3 else image[..., None], "the array")
+        return scale_pixels(read_pixels(Path(image)), str(image))
+
+    yield from (predict_tensor(model, image) for image in _read_ahead(load, images))
+
+
+def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
+    """Find the instances of one image, (3, height, width) in [0, 1]."""
+    precision = choose_precision(model.plan.precision, model.device)
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    cast = torch.autocast(model.device.type, types[precision]) if precision in types else nullcontext()
+    with torch.inference_mode(), cast:
+        output = model.network([image.to(model.device)])[0]
+    return make_instances(output, (image.shape[-2], image.shape[-1]), model.plan.mask_threshold)
+
+
+def _read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """``map(load, items)`` with one item being loaded while the one before is worked on."""
+    with ThreadPoolExecutor(1) as executor:
+        waiting = None
+        for item in items:
+            following = executor.submit(load, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def predict_files(
+    model: Model,
+    images: str | Path,
+    output: str | Path,
+    *,
+    formats: Sequence[str] = OUTPUT_FORMATS,
+    ids: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Predict a folder of images and write the results.
+
+    Every image is read once before the first prediction, so that a broken file is found before anything is written.
+
+    Args:
+        model: The model.
+        images: An image, a folder of images, or a folder of class folders.
+        output: Where to write: ``predictions.json`` and ``images.json``, or with ``ids`` ``test-results.json`` and
+            ``test-results.zip``; ``labels/<stem>.tif`` and ``.csv``; ``overlays/<stem>.png``.
+        formats: Which of ``coco``, ``labels`` and ``overlay`` to write.
+        ids: A list of {file_name, id, height, width} that gives the images their ids.
+        progress: Called with the number of images done and their number.
+
+    Returns:
+        The files and folders written.
+
+    Raises:
+        DatasetError: An image cannot be read, or the ids and the images do not meet.
+        PlanError: There is no such output format.
+    """
+    if unknown := set(formats) - set(OUTPUT_FORMATS):
+        raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUT_FORMATS)}")
+    output, files = Path(output), find_images(Path(images))
+    if ids is not None:
+        matched = match_image_ids(read_image_ids(Path(ids)), files)
+        image_ids = {path: entry.id for entry, path in matched}
+    else:
+        image_ids = {path: index + 1 for index, (_, path) in enumerate(files)}
+    entries = _check_images(files, image_ids)
+    results: list[dict[str, Any]] = []
+    for index, ((stem, path), instances) in enumerate(zip(files, predict(model, [p for _, p in files]), strict=True)):
+        results += encode_coco_results(instances, image_ids[path], model.categories)
+        shown = instances[instances.scores >= model.plan.score_threshold]
+        if "labels" in formats:
+            write_label_image(output / "labels" / f"{stem}.tif", shown, model.categories)
+        if "overlay" in formats:
+            write_overlay(output / "overlays" / f"{stem}.png", read_pixels(path), shown, model.categories)
+        if progress is not None:
+            progress(index + 1, len(files))
+    written = [output / name for name, kind in (("labels", "labels"), ("overlays", "overlay")) if kind in formats]
+    if "coco" in formats and ids is not None:
+        write_submission(output, results)
+        written += [output / "test-results.json", output / "test-results.zip"]
+    elif "coco" in formats:
+        write_json(output / "predictions.json", results)
+        write_json(output / "images.json", entries)
+        written += [output / "predictions.json", output / "images.json"]
+    return written
+
+
+def _check_images(files: list[tuple[str, Path]], image_ids: dict[Path, int]) -> list[dict[str, Any]]:
+    """COCO's entry of each image; decodes all of them, which finds the broken ones."""
+
+    def check(path: Path) -> tuple[int, int]:
+        pixels = read_pixels(path)
+        scale_pixels(pixels, str(path))
+        return pixels.shape[0], pixels.shape[1]
+
+    with ThreadPoolExecutor() as executor:
+        sizes = list(executor.map(check, [path for _, path in files]))
+    return [
+        {"id": image_ids[path], "file_name": path.name, "name": stem, "height": height, "width": width}
+        for (stem, path), (height, width) in zip(files, sizes, strict=True)
+    ]
+
+
+def evaluate(
+    model: Model,
+    data: Dataset | str | Path,
+    *,
+    output: str | Path | None = None,
+    data_format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a model on labelled images.
+
+    Args:
+        model: The model.
+        data: A data set, or its folder.
+        output: A folder to write ``evaluation.json`` and ``predictions.json`` to.
+        data_format: Name of the reader; found out from the folder by default.
+        progress: Called with the number of images done and their number.
+
+    Returns:
+        The scores, as in ``evaluation.json``: ``mask`` and ``box`` with AP, AP50, AP75 and ``per_class``, and ``ap_t``.
+
+    Raises:
+        DatasetError: The data cannot be read.
+    """
+    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), data_format)
+    if len(dataset) == 0:
+        raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
+    categories, labels = merge_categories(dataset.categories, model.categories)
+    scored, results = [], []
+    for index, sample in enumerate(_read_ahead(dataset.__getitem__, range(len(dataset)))):
+        instances = predict_tensor(model, scale_pixels(sample.pixels, str(sample.path))).relabel(labels)
+        limits = {"max_detections": model.plan.max_detections, "score_threshold": model.plan.score_threshold}
+        scored.append(score_image(sample.image_id, sample.to_instances(), instances, **limits))
+        if output is not None:
+            results += encode_coco_results(instances, sample.image_id, categories)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    scores = summarize_scores(scored, categories, model.plan.max_detections)
+    scores |= {"model": str(model.source), "data": str(dataset.root), "min_score": model.plan.min_score}
+    scores["score_threshold"] = model.plan.score_threshold
+    if output is not None:
+        write_json(Path(output) / "predictions.json", results)
+        write_scores(scores, Path(output) / "evaluation.json")
+    return scores

@@ -1,0 +1,3 @@
+"""Training: from a data set and a plan to a run folder."""
+
+from manymask.training.run import train as train

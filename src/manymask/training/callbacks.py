@@ -1,0 +1,181 @@
+"""What happens around the steps: progress, metrics, checkpoints, a clean end on Ctrl-C."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from manymask.errors import Interrupted
+from manymask.modeling.checkpoint import read_checkpoint, write_checkpoint
+from manymask.training.module import TrainingModule
+from manymask.training.run_folder import MetricsRow, RunFolder, flatten_scores
+
+# Seconds between lines of progress where there is no terminal to draw a bar on.
+SECONDS_BETWEEN_LINES = 30
+
+
+class WholeFileIO(CheckpointIO):
+    """Checkpoints that are there whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the target, then rename."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read without running code."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a file."""
+        Path(path).unlink(missing_ok=True)
+
+
+class EndOnSignal(L.Callback):
+    """End between two batches on Ctrl-C or SIGTERM; a second one ends at once."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals over, after Lightning has set its own handlers."""
+        try:
+            self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: signals are not ours to handle
+            self._previous = {}
+
+    def _receive(self, signal_number: int, frame: FrameType | None) -> None:
+        self._received = signal_number
+        for number in self._previous:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _check(self) -> None:
+        if self._received is not None:
+            raise Interrupted(self._received, f"go on with: manymask train --resume {self.folder.path}")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+        """End here if asked to."""
+        self._check()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+        """End here if asked to."""
+        self._check()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class RunWriter(L.Callback):
+    """After each epoch: ``metrics.csv``, curves and TensorBoard, then the checkpoints.
+
+    The row is written before the checkpoint, and rows after a checkpoint's epoch are dropped on resume, so that a kill
+    between the two leaves each epoch in ``metrics.csv`` once.
+    """
+
+    def __init__(self, folder: RunFolder, rows: list[MetricsRow], console: Console) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.console = console
+        self._started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write everything that the epoch made."""
+        module = pl_module
+        if not isinstance(module, TrainingModule):
+            raise TypeError(f"expected a TrainingModule, got {type(module).__name__}")
+        epoch = trainer.current_epoch + 1
+        row: MetricsRow = {"epoch": epoch, "step": trainer.global_step}
+        row |= {name: total / module.num_batches for name, total in module.losses.items()}
+        row["learning_rate"] = module.last_learning_rate
+        row |= flatten_scores(module.scores)
+        row["seconds"] = round(time.monotonic() - self._started, 3)
+        self.rows.append(row)
+        self.folder.write_metrics(self.rows)
+        self._log_to_tensorboard(trainer, row)
+        trainer.save_checkpoint(self.folder.epoch_file(epoch))
+        self.folder.finish_epoch(epoch, self.rows, keep_all=module.plan.keep_checkpoints == "all")
+        self.console.print(format_epoch(row, self.folder), highlight=False, soft_wrap=True)
+
+    def _log_to_tensorboard(self, trainer: L.Trainer, row: MetricsRow) -> None:
+        logger = trainer.logger
+        if isinstance(logger, TensorBoardLogger):
+            values = {name: value for name, value in row.items() if value is not None and name != "step"}
+            logger.log_metrics(values, step=trainer.global_step)
+            logger.experiment.flush()
+
+
+def format_epoch(row: MetricsRow, folder: RunFolder) -> str:
+    """One line on a finished epoch."""
+
+    def text(name: str) -> str:
+        return "-" if row[name] is None else f"{row[name]:.3f}"
+
+    return (
+        f"epoch {row['epoch']:.0f}  step {row['step']:.0f}  loss {row['loss']:.4f}  "
+        f"mask AP {text('val_mask_AP')}  AP50 {text('val_mask_AP50')}  AP75 {text('val_mask_AP75')}  "
+        f"box AP {text('val_box_AP')}  {row['seconds']:.1f} s  -> {folder.path}"
+    )
+
+
+class ShowProgress(L.Callback):
+    """A bar over all steps of the run with the time that is left; lines now and then where there is no terminal."""
+
+    def __init__(self, total_steps: int, num_epochs: int, console: Console) -> None:
+        self.total_steps = total_steps
+        self.num_epochs = num_epochs
+        self.console = console
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
+        self._task = self._bar.add_task("training", total=total_steps, note="")
+        self._first_step = 0
+        self._started = self._last_line = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, at the step that a resume begins with."""
+        self._first_step = trainer.global_step
+        self._started = self._last_line = time.monotonic()
+        if self.console.is_terminal:
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+        """Move the bar."""
+        now = time.monotonic()
+        num_done = max(trainer.global_step - self._first_step, 1)
+        seconds_left = (now - self._started) / num_done * (self.total_steps - trainer.global_step)
+        note = ""
+        if isinstance(pl_module, TrainingModule) and pl_module.num_batches:
+            note = f"loss {pl_module.losses['loss'] / pl_module.num_batches:.3f}"
+        note += f"  {format_seconds(seconds_left)} left"
+        description = f"epoch {trainer.current_epoch + 1}/{self.num_epochs}"
+        self._bar.update(self._task, completed=trainer.global_step, description=description, note=note)
+        if not self.console.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self.console.print(
+                f"{description}  step {trainer.global_step}/{self.total_steps}  {note}", highlight=False, soft_wrap=True
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remove the bar."""
+        self._bar.stop()
+
+
+def format_seconds(seconds: float) -> str:
+    """Time as people say it: 45 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,141 @@
+"""The training and validation step."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from manymask.core import Category, Instances
+from manymask.errors import TrainingError
+from manymask.evaluation import ScoredImage, merge_categories, score_image, summarize_scores
+from manymask.modeling.checkpoint import CHECKPOINT_KEY
+from manymask.modeling.mask_rcnn import MaskRCNN
+from manymask.modeling.masks import make_instances
+from manymask.planning import Plan
+
+# Where multistep's learning rate falls, as shares of the run (the baseline recipe).
+MILESTONES = (0.8, 0.9)
+
+
+class TrainingModule(L.LightningModule):
+    """Mask R-CNN under Lightning's Trainer.
+
+    Attributes:
+        losses: Sum of each loss over the epoch's batches so far, and of the total under ``loss``.
+        num_batches: Batches of the epoch so far.
+        last_learning_rate: Learning rate of the last step.
+        scores: Scores of the last validation.
+    """
+
+    def __init__(
+        self,
+        network: MaskRCNN,
+        plan: Plan,
+        categories: tuple[Category, ...],
+        val_categories: tuple[Category, ...],
+        steps_per_epoch: int,
+        total_steps: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.plan = plan
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = total_steps
+        self.scored_categories, self._scored_labels = merge_categories(val_categories, categories)
+        self.losses: dict[str, float] = {}
+        self.num_batches = 0
+        self.last_learning_rate = 0.0
+        self.scores: dict[str, Any] = {}
+        self._scored: list[ScoredImage] = []
+
+    def configure_optimizers(self) -> Any:
+        """The plan's optimizer, and its learning rate as a function of the step alone."""
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        plan = self.plan
+        if plan.optimizer == "sgd":
+            optimizer = torch.optim.SGD(parameters, plan.learning_rate, plan.momentum, weight_decay=plan.weight_decay)
+        else:
+            betas = (plan.momentum, 0.999)
+            optimizer = torch.optim.AdamW(parameters, plan.learning_rate, betas, weight_decay=plan.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.scale_learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def scale_learning_rate(self, step: int) -> float:
+        """The share of ``learning_rate`` at an optimizer step (0-based)."""
+        warmup = min(1.0, (step + 1) / self.plan.warmup_steps) if self.plan.warmup_steps else 1.0
+        if self.plan.scheduler == "cosine":
+            return warmup * 0.5 * (1 + math.cos(math.pi * min(step / self.total_steps, 1.0)))
+        if self.plan.scheduler == "multistep":
+            return warmup * 0.1 ** sum(step >= milestone for milestone in self._list_milestones())
+        return warmup
+
+    def _list_milestones(self) -> list[int]:
+        """Steps at which the learning rate falls: at whole epochs, or by steps in a run that ``max_steps`` ends."""
+        if self.plan.max_steps is None:
+            return [int(share * self.plan.epochs) * self.steps_per_epoch for share in MILESTONES]
+        return [int(share * self.total_steps) for share in MILESTONES]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move images and targets; ground truth for scoring stays where it is."""
+        images, targets, names = batch
+        images = [image.to(device, non_blocking=True) for image in images]
+        if isinstance(targets[0], dict):
+            targets = [{k: value.to(device, non_blocking=True) for k, value in target.items()} for target in targets]
+        return images, targets, names
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a new mean of the losses."""
+        self.losses, self.num_batches = {}, 0
+
+    def training_step(self, batch: tuple[list[Tensor], list[dict[str, Tensor]], list[str]], batch_index: int) -> Tensor:
+        """The summed loss of a batch.
+
+        Raises:
+            TrainingError: The loss is not finite; names the images of the batch.
+        """
+        images, targets, names = batch
+        # The sampling of anchors and proposals is a function of (seed, epoch, batch): a resume has no state to restore.
+        torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
+        losses = self.network(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        values = {name: value.item() for name, value in {"loss": loss, **losses}.items()}
+        if not math.isfinite(values["loss"]):
+            raise TrainingError(
+                f"the loss is {values['loss']} in epoch {self.current_epoch + 1}, images {', '.join(names)}; the last "
+                "good checkpoint is kept: look at these images, or start anew with a lower learning_rate, "
+                "warmup_steps, gradient_clip or precision=fp32"
+            )
+        for name, value in values.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value
+        self.num_batches += 1
+        self.last_learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the images of the last validation."""
+        self._scored = []
+
+    def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
+        """Predict and keep what scoring needs."""
+        for image, truth, image_id in zip(*batch, strict=True):
+            instances = make_instances(self.network([image])[0], truth.size, self.plan.mask_threshold)
+            self._scored.append(
+                score_image(
+                    image_id,
+                    truth,
+                    instances.relabel(self._scored_labels),
+                    max_detections=self.plan.max_detections,
+                    score_threshold=self.plan.score_threshold,
+                )
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Score all validation images together."""
+        self.scores = summarize_scores(self._scored, self.scored_categories, self.plan.max_detections)
+        self._scored = []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plan, so that a checkpoint alone is a model."""
+        checkpoint[CHECKPOINT_KEY] = {"plan": self.plan.model_dump(mode="json")}

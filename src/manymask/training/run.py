@@ -1,0 +1,294 @@
+"""Train a model, from the check of every file to the last checkpoint."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from rich.console import Console
+from rich.progress import Progress
+
+from manymask.core import Category, Dataset
+from manymask.data.datamodule import InstanceDataModule
+from manymask.errors import DatasetError, PlanError, TrainingError
+from manymask.formats import DatasetCheck, check_dataset, read_dataset
+from manymask.modeling.architectures import assemble_model, load_starting_weights
+from manymask.modeling.checkpoint import read_checkpoint
+from manymask.modeling.device import choose_device, choose_precision
+from manymask.planning import CHANGEABLE, SETTINGS, DataRecord, Plan, change_plan, make_plan, read_plan, write_plan
+from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO
+from manymask.training.module import TrainingModule
+from manymask.training.run_folder import MetricsRow, RunFolder
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run and what is recorded of them."""
+
+    train: Dataset
+    val: Dataset
+    record: DataRecord
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    recipe: str | None = None,
+    val: str | Path | None = None,
+    data_format: str | None = None,
+    resume: str | Path | None = None,
+    **settings: Any,
+) -> Path:
+    """Train a model and return its run folder.
+
+    Args:
+        data: The training data; with ``resume`` only where it has moved.
+        output: The run folder, which must be empty or new; ``runs/<name of the data>`` by default.
+        recipe: Where the settings start from; ``baseline`` by default.
+        val: A separate validation set; by default a part of ``data`` is held out (``val_fraction``).
+        data_format: Name of the reader; found out from the folder by default.
+        resume: A run folder, or a checkpoint in one, to go on with.
+        **settings: Settings of the plan by name.
+
+    Raises:
+        ManymaskError: Data, settings or checkpoint cannot be used, or training cannot go on; see ``manymask.errors``.
+        Interrupted: Ctrl-C or SIGTERM arrived; the run can be resumed.
+    """
+    console = Console(stderr=True)
+    if resume is None:
+        if data is None:
+            raise PlanError("expected a data set to train on; for example: manymask train data/train")
+        folder, checkpoint = RunFolder(Path(output or Path("runs") / Path(data).resolve().name)), None
+        folder.check_unused()
+        plan = make_plan(recipe or "baseline", settings)
+        data_set = load_data(Path(data), Path(val) if val else None, data_format, plan, console)
+        plan = plan.resolve_detections(data_set.record.max_instances).model_copy(update={"data": data_set.record})
+        write_plan(plan, folder.plan_file)
+    else:
+        folder, checkpoint = find_resume(Path(resume))
+        old_plan = read_plan(folder.plan_file)
+        plan = check_changes(old_plan, recipe, settings)
+        data_set = reload_data(old_plan, data, val, console)
+    fit(folder, plan, data_set, checkpoint, console)
+    return folder.path
+
+
+def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console) -> TrainingData:
+    """Read and check every file, and split the images.
+
+    Raises:
+        DatasetError: A file cannot be used.
+    """
+    dataset = read_dataset(path, data_format)
+    check = _check(dataset, plan, console)
+    if val_path is not None:
+        train_set, val_set = dataset, read_dataset(val_path, data_format)
+        val_fingerprint = _check(val_set, plan, console).fingerprint
+    else:
+        train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.seed)
+        val_fingerprint = ""
+        if len(dataset) == 1:
+            console.print(
+                "[yellow]warning:[/] one image only: trained and validated on the same, so scores mean little"
+            )
+    counts = {image.name: image.num_instances for image in check.images}
+    record = DataRecord(
+        path=str(path.resolve()),
+        val_path=str(val_path.resolve()) if val_path else None,
+        data_format=dataset.data_format,
+        fingerprint=check.fingerprint + val_fingerprint,
+        categories=tuple((category.id, category.name) for category in dataset.categories),
+        train_names=tuple(r.name for r in train_set.records),
+        val_names=tuple(r.name for r in val_set.records),
+        max_instances=max(counts[r.name] for r in train_set.records),
+    )
+    console.print(
+        f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
+        f"at most {record.max_instances} instances an image",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return TrainingData(train_set, val_set, record)
+
+
+def _check(dataset: Dataset, plan: Plan, console: Console) -> DatasetCheck:
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"checking {len(dataset)} images of {dataset.root}", total=len(dataset))
+        return check_dataset(dataset, lambda num_done: bar.update(task, completed=num_done), plan.num_workers)
+
+
+def split_dataset(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Hold out a random share of the images, at least one; a single image serves as both parts."""
+    if len(dataset) == 1:
+        return dataset, dataset
+    num_val = min(max(1, round(val_fraction * len(dataset))), len(dataset) - 1)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    return dataset.subset(sorted(order[num_val:])), dataset.subset(sorted(order[:num_val]))
+
+
+def find_resume(path: Path) -> tuple[RunFolder, Path | None]:
+    """The run folder and the checkpoint to go on from; None where no epoch was finished.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged.
+        PlanError: There is no such run.
+    """
+    if path.is_file():
+        read_checkpoint(path)
+        root = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        return RunFolder(root), path
+    folder = RunFolder(path)
+    return folder, folder.find_resume_checkpoint() if folder.plan_file.exists() else None
+
+
+def check_changes(plan: Plan, recipe: str | None, settings: dict[str, Any]) -> Plan:
+    """The plan of a run that is resumed with some settings given again.
+
+    Raises:
+        PlanError: A setting that changes the result is another than it was.
+    """
+    if recipe is not None and recipe != plan.recipe:
+        raise PlanError(f"the run began with recipe {plan.recipe!r}; a resume cannot change it to {recipe!r}")
+    new_plan = change_plan(plan, settings)
+    for name in SETTINGS:
+        old, new = getattr(plan, name), getattr(new_plan, name)
+        if name == "detections_per_image" and new == "auto":
+            new_plan = new_plan.model_copy(update={name: old})
+        elif old != new and name not in CHANGEABLE:
+            raise PlanError(
+                f"the run began with {name}={old}; a resume cannot change it to {new}: leave it out, or start a new run"
+            )
+    return new_plan
+
+
+def reload_data(plan: Plan, data: str | Path | None, val: str | Path | None, console: Console) -> TrainingData:
+    """The data of a run that is resumed, from where it was or has moved to.
+
+    Raises:
+        DatasetError: The data is not what the run began with.
+    """
+    old = plan.data
+    if old is None:
+        raise PlanError("plan.json does not say what the run was trained on; start a new run")
+    val_path = val or old.val_path
+    found = load_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
+    if found.record.fingerprint != old.fingerprint:
+        changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
+        what = f"images added or removed: {', '.join(changed[:5])}" if changed else "pixels, labels or classes changed"
+        raise DatasetError(
+            f"the data in {data or old.path} is not what the run began with ({what}); restore it, or start a new run"
+        )
+    return found
+
+
+def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | None, console: Console) -> None:
+    """Run the epochs that are left.
+
+    Raises:
+        TrainingError: The loss is not finite, or memory or disk is full.
+        Interrupted: Ctrl-C or SIGTERM arrived.
+    """
+    device = choose_device(plan.device)
+    datamodule = InstanceDataModule(data.train, data.val, plan)
+    categories = tuple(Category(*entry) for entry in data.record.categories)
+    torch.manual_seed(plan.seed)
+    network = assemble_model(len(categories) + 1, plan)
+    if checkpoint is None:
+        load_starting_weights(network, plan)
+    sizes = (datamodule.steps_per_epoch, datamodule.total_steps)
+    module = TrainingModule(network, plan, categories, data.val.categories, *sizes)
+    rows: list[MetricsRow] = []
+    if checkpoint is not None:
+        epoch = int(read_checkpoint(checkpoint)["epoch"]) + 1
+        rows = folder.read_metrics(last_epoch=epoch)
+        console.print(
+            f"going on from {checkpoint}, the end of epoch {epoch}/{datamodule.num_epochs}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    backbone = f" with {plan.backbone}" if plan.backbone else ""
+    console.print(
+        f"{plan.architecture}{backbone} on {device} in "
+        f"{choose_precision(plan.precision, device)}, {datamodule.total_steps} steps in {datamodule.num_epochs} epochs, "
+        f"at most {plan.max_detections} detections an image",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with _explain_failures(), _quiet_lightning():
+        callbacks = [EndOnSignal(folder), RunWriter(folder, rows, console)]
+        callbacks.append(ShowProgress(datamodule.total_steps, datamodule.num_epochs, console))
+        trainer = L.Trainer(
+            accelerator="cpu" if device.type == "cpu" else "gpu",
+            devices=1 if device.type == "cpu" else [device.index or 0],
+            plugins=[make_precision(plan.precision, device), WholeFileIO()],
+            max_epochs=datamodule.num_epochs,
+            accumulate_grad_batches=plan.accumulate,
+            gradient_clip_val=plan.gradient_clip or None,
+            deterministic=plan.deterministic,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(str(folder.path), name="tensorboard", version=""),
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def make_precision(precision: str, device: torch.device) -> Precision:
+    """Lightning's plugin: fp16 has one scaler for the whole run, whose state is in each checkpoint."""
+    chosen = choose_precision(precision, device)
+    if chosen == "fp32":
+        return Precision()
+    if chosen == "bf16":
+        return MixedPrecision("bf16-mixed", device.type)
+    return MixedPrecision("16-mixed", device.type, torch.amp.GradScaler(device.type))
+
+
+@contextmanager
+def _explain_failures() -> Iterator[None]:
+    """Turn what a full memory raises into words.
+
+    Raises:
+        TrainingError: Says which setting to lower.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), max_size "
+            "or roi_samples"
+        ) from error
+    except (RuntimeError, OSError) as error:
+        text = str(error)
+        if "can't allocate memory" in text:
+            raise TrainingError("memory is full; start a new run with a lower batch_size or max_size") from error
+        if any(sign in text for sign in ("shared memory", "/torch_", "Bus error", "shm")):
+            raise TrainingError(
+                "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm"
+            ) from error
+        raise
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's notes on its own set-up, and on loaders that this package chose on purpose, from the user."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

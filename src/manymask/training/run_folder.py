@@ -1,0 +1,138 @@
+"""The run folder: where a run keeps its plan, metrics, curves and checkpoints."""
+
+import csv
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from manymask.core.files import replace_file
+from manymask.drawing import draw_curves
+from manymask.errors import CheckpointError, PlanError
+from manymask.modeling.checkpoint import read_checkpoint
+
+MetricsRow = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run; nothing is held in memory that the files do not say."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        """The settings and the record of the data."""
+        return self.path / "plan.json"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch."""
+        return self.path / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the highest validation mask AP."""
+        return self.path / "best.ckpt"
+
+    def epoch_file(self, epoch: int) -> Path:
+        """The checkpoint of an epoch, counted from 1."""
+        return self.path / "checkpoints" / f"epoch_{epoch:03d}.ckpt"
+
+    def list_epoch_files(self) -> list[Path]:
+        """All epochs' checkpoints, the newest first."""
+        return sorted((self.path / "checkpoints").glob("epoch_*.ckpt"), reverse=True)
+
+    def check_unused(self) -> None:
+        """Refuse to train over another run.
+
+        Raises:
+            PlanError: The folder holds something.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise PlanError(
+                f"{self.path} is not empty; choose another --output, or go on: manymask train --resume {self.path}"
+            )
+
+    def read_metrics(self, last_epoch: int) -> list[MetricsRow]:
+        """The rows of ``metrics.csv`` up to an epoch; later ones are of epochs that will be run again."""
+        file = self.path / "metrics.csv"
+        if not file.exists():
+            return []
+        with open(file, newline="", encoding="utf-8") as f:
+            rows = [{name: float(v) if v else None for name, v in row.items()} for row in csv.DictReader(f)]
+        return [row for row in rows if (row["epoch"] or 0) <= last_epoch]
+
+    def write_metrics(self, rows: list[MetricsRow]) -> None:
+        """Write ``metrics.csv``, one row an epoch, and draw the curves."""
+        with replace_file(self.path / "metrics.csv", "w") as f:
+            writer = csv.DictWriter(f, fieldnames=list(rows[-1]))
+            writer.writeheader()
+            writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
+        draw_curves(rows, self.path / "curves")
+
+    def finish_epoch(self, epoch: int, rows: list[MetricsRow], keep_all: bool) -> None:
+        """Make ``best.ckpt`` and ``last.ckpt`` of the epoch's checkpoint; last comes last, since resume reads it."""
+        if find_best_epoch(rows) == epoch:
+            _copy(self.epoch_file(epoch), self.best)
+        _copy(self.epoch_file(epoch), self.last)
+        if not keep_all:
+            for file in self.list_epoch_files():
+                file.unlink()
+
+    def find_resume_checkpoint(self) -> Path | None:
+        """``last.ckpt``, or None where no epoch was finished.
+
+        Raises:
+            CheckpointError: It is damaged; names the newest good checkpoint.
+        """
+        if not self.last.exists():
+            return None
+        try:
+            read_checkpoint(self.last)
+        except CheckpointError as error:
+            good = self._find_good_checkpoint()
+            hint = f"go on from {good}: manymask train --resume {good}" if good else "no other is good; start anew"
+            raise CheckpointError(f"{error}; {hint}") from error
+        return self.last
+
+    def _find_good_checkpoint(self) -> Path | None:
+        for file in [*self.list_epoch_files(), self.best]:
+            try:
+                read_checkpoint(file)
+            except CheckpointError:
+                continue
+            return file
+        return None
+
+
+def find_best_epoch(rows: list[MetricsRow]) -> int:
+    """The epoch with the highest validation mask AP, the earliest on ties; an undefined AP loses to any."""
+
+    def rank(row: MetricsRow) -> tuple[float, float]:
+        ap = row["val_mask_AP"]
+        return (-1.0 if ap is None else ap), -(row["epoch"] or 0)
+
+    return int(max(rows, key=rank)["epoch"] or 0)
+
+
+def flatten_scores(scores: Mapping) -> MetricsRow:
+    """The scores that go to ``metrics.csv``: of all classes, and mask AP and AP50 of each."""
+    row: MetricsRow = {
+        f"val_{kind}_{name}": scores[kind][name] for kind in ("mask", "box") for name in ("AP", "AP50", "AP75")
+    }
+    for category, entry in scores["mask"]["per_class"].items():
+        row |= {f"val_mask_{name}_{category}": entry[name] for name in ("AP", "AP50", "AP75")}
+    return row
+
+
+def _format(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy, not a link: a file that is damaged later must not take the other with it."""
+    with open(source, "rb") as original, replace_file(target) as f:
+        shutil.copyfileobj(original, f, 1 << 22)

@@ -1,0 +1,96 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manymask.core import Category, Dataset, InstanceLayers, Record, Sample
+
+CATEGORIES = (Category(1, "round"), Category(4, "long"))
+
+
+def read_record(record, categories):
+    """A sample of as many one-pixel instances as the annotation says, labels taking turns."""
+    ids = np.arange(1, record.annotation + 1).reshape(1, 1, -1)
+    labels = np.arange(record.annotation, dtype=np.int64) % len(categories) + 1
+    pixels = np.zeros((1, record.annotation, 3), dtype=np.uint8)
+    layers, iscrowd = InstanceLayers(ids), labels == 2
+    return Sample(record.image_id, record.name, record.path, pixels, layers, labels, iscrowd)
+
+
+def make_dataset(*counts):
+    records = tuple(Record(10 + i, f"image{i}", Path(f"image{i}.png"), count) for i, count in enumerate(counts))
+    return Dataset(Path("root"), "test", CATEGORIES, records, read_record)
+
+
+def test_no_images():
+    dataset = make_dataset()
+    assert (len(dataset), list(dataset), len(dataset.subset([]))) == (0, [], 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 300, 70_000])
+def test_sample_to_instances(count):
+    sample = make_dataset(count)[0]
+    instances = sample.to_instances()
+    assert len(instances) == count
+    assert instances.size == (1, count)
+    assert (instances.runs.areas == 1).all()
+    np.testing.assert_array_equal(instances.labels, sample.labels)
+    np.testing.assert_array_equal(instances.iscrowd, sample.iscrowd)
+
+
+def test_iteration_reads_each_image_each_time():
+    reads = []
+
+    def read(record, categories):
+        reads.append(record.name)
+        return read_record(record, categories)
+
+    dataset = Dataset(Path("root"), "test", CATEGORIES, make_dataset(1, 2).records, read)
+    assert reads == []
+    assert [sample.name for sample in dataset] == [sample.name for sample in dataset] == ["image0", "image1"]
+    assert reads == ["image0", "image1"] * 2
+
+
+def test_indices():
+    dataset = make_dataset(1, 2, 3)
+    assert dataset[-1].name == "image2"
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_subset_keeps_order_and_everything_else():
+    dataset = make_dataset(1, 2, 3)
+    subset = dataset.subset([2, 0])
+    assert [sample.image_id for sample in subset] == [12, 10]
+    assert (subset.root, subset.data_format, subset.categories) == (dataset.root, "test", CATEGORIES)
+    assert len(dataset) == 3
+
+
+def test_subset_of_images_that_do_not_exist():
+    with pytest.raises(IndexError):
+        make_dataset(1).subset([1])
+
+
+def test_pickles():
+    dataset = make_dataset(1, 2)
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
+
+
+def test_samples_pickle():
+    sample = make_dataset(3)[0]
+    other = pickle.loads(pickle.dumps(sample))
+    assert type(other.layers) is InstanceLayers
+    assert torch.equal(other.layers, sample.layers)
+    np.testing.assert_array_equal(other.labels, sample.labels)
+
+
+def test_loader_process_gives_samples():
+    dataset: Any = make_dataset(2, 3)
+    loader = torch.utils.data.DataLoader(dataset, num_workers=1, batch_size=None, timeout=20)
+    assert [(sample.name, sample.layers.tolist()) for sample in loader] == [
+        ("image0", [[[1, 2]]]),
+        ("image1", [[[1, 2, 3]]]),
+    ]

@@ -1,0 +1,121 @@
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from manymask.core import files
+from manymask.core.files import replace_file
+
+# The module is run by its path, so that the process need not import torch.
+WRITE = """
+import pathlib, runpy, sys
+with runpy.run_path(sys.argv[1])["replace_file"](pathlib.Path(sys.argv[2])) as f:
+    for _ in range(int(sys.argv[3])):
+        f.write(b"x" * int(sys.argv[4]))
+"""
+
+
+def run_script(prelude, *arguments):
+    """Write in another process: a path, a number of times, a number of bytes."""
+    command = [sys.executable, "-c", prelude + WRITE, files.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_bytes_and_parents(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    with replace_file(path) as f:
+        f.write(b"\x00\r\n")
+    assert path.read_bytes() == b"\x00\r\n"
+    assert names(path.parent) == ["file.bin"]
+
+
+def test_nothing_written_is_an_empty_file(tmp_path):
+    with replace_file(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_text_is_utf8_and_keeps_its_line_ends(tmp_path):
+    with replace_file(tmp_path / "file.csv", "w") as f:
+        f.write("µ\n\r\n")
+    assert (tmp_path / "file.csv").read_bytes() == b"\xc2\xb5\n\r\n"
+
+
+def test_old_content_is_there_until_the_end(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replace_file(path, "w") as f:
+        f.write("new" * 100_000)
+        f.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" * 100_000
+    assert names(tmp_path) == ["file"]
+
+
+def write_half(path, error):
+    with replace_file(path, "w") as f:
+        f.write("half")
+        raise error("stop")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("old", [[], ["file"]])
+def test_body_that_raises(tmp_path, error, old):
+    for name in old:
+        (tmp_path / name).write_text("old")
+    with pytest.raises(error, match="stop"):
+        write_half(tmp_path / "file", error)
+    assert names(tmp_path) == old
+    assert all((tmp_path / name).read_text() == "old" for name in old)
+
+
+def test_two_processes_do_not_mix(tmp_path):
+    path = tmp_path / "file"
+    with replace_file(path, "w") as f:
+        f.write("mine")
+        assert run_script("", path, "1", "5").returncode == 0
+        assert path.read_text() == "xxxxx"
+    assert path.read_text() == "mine"
+    assert names(tmp_path) == ["file"]
+
+
+def test_folder_in_the_way(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="file"), replace_file(tmp_path / "file") as f:
+        f.write(b"x")
+    assert names(tmp_path) == ["file"]
+
+
+def test_file_is_readable_as_the_umask_says(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        with replace_file(tmp_path / "file") as f:
+            f.write(b"x")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+LIMIT = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+"""
+
+
+@pytest.mark.parametrize(("times", "size"), [("1", "1001"), ("300", "100")], ids=["at the flush", "in the body"])
+@pytest.mark.parametrize("old", [[], ["file.bin"]])
+def test_file_size_limit(tmp_path, times, size, old):
+    path = tmp_path / "file.bin"
+    for name in old:
+        (tmp_path / name).write_bytes(b"old")
+    done = run_script(LIMIT, path, times, size)
+    assert done.stderr.splitlines()[-1].startswith(f"manymask.errors.ManymaskError: cannot write {path}: ")
+    assert names(tmp_path) == old
+    assert all((tmp_path / name).read_bytes() == b"old" for name in old)

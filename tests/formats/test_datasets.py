@@ -1,0 +1,126 @@
+import pickle
+
+import numpy as np
+import pytest
+from format_files import cut_short, make_coco, make_ids, make_pixels, write_array
+
+from manymask.errors import DatasetError, FormatError, PlanError
+from manymask.formats import READERS, check_dataset, detect_format, read_dataset
+
+TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}
+
+
+def make_class_folders(root):
+    write_array(root / "a" / "image.tif", make_pixels())
+    write_array(root / "a" / "class2.tif", make_ids((0, 0, 2, 2)))
+
+
+def make_label_images(root, names=("a",)):
+    for name in names:
+        write_array(root / "images" / f"{name}.png", make_pixels())
+        write_array(root / "labels" / f"{name}.png", make_ids((0, 0, 2, 2), (4, 4, 6, 6)))
+
+
+def make_mask_files(root):
+    write_array(root / "a" / "images" / "a.png", make_pixels())
+    write_array(root / "a" / "masks" / "1.png", make_ids((0, 0, 2, 2)))
+
+
+MAKERS = {
+    "class_folders": make_class_folders,
+    "label_images": make_label_images,
+    "mask_files": make_mask_files,
+    "coco": lambda root: make_coco(root, [TRIANGLE]),
+}
+
+
+@pytest.mark.parametrize("data_format", READERS)
+def test_each_format_is_detected_and_goes_to_other_processes(tmp_path, data_format):
+    MAKERS[data_format](tmp_path)
+    assert detect_format(tmp_path) == data_format
+    dataset = pickle.loads(pickle.dumps(read_dataset(tmp_path)))
+    assert dataset.data_format == data_format
+    np.testing.assert_array_equal(dataset[0].pixels, make_pixels())
+
+
+def test_other_layouts_are_detected(tmp_path):
+    make_class_folders(tmp_path)
+    (tmp_path / "ids.json").write_text("[]")
+    assert detect_format(tmp_path) == "class_folders"
+    assert detect_format(tmp_path / "a") == "class_folders"
+    assert detect_format(tmp_path / "ids.json") == "coco"
+    write_array(tmp_path / "pairs" / "x_masks.tif", make_ids())
+    assert detect_format(tmp_path / "pairs") == "label_images"
+
+
+def test_nothing_fits_or_more_than_one(tmp_path):
+    with pytest.raises(DatasetError, match=r"fits no layout .*class_folders .*coco"):
+        detect_format(tmp_path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        detect_format(tmp_path / "x")
+    make_label_images(tmp_path)
+    make_coco(tmp_path, [])
+    with pytest.raises(DatasetError, match="fits label_images and coco"):
+        read_dataset(tmp_path)
+    assert read_dataset(tmp_path, "label_images").data_format == "label_images"
+
+
+@pytest.mark.parametrize("data_format", READERS)
+def test_empty_or_missing_data_set_is_refused(tmp_path, data_format):
+    with pytest.raises(DatasetError):
+        read_dataset(tmp_path, data_format)
+    with pytest.raises(DatasetError):
+        read_dataset(tmp_path / "x", data_format)
+
+
+def test_unknown_format_is_refused(tmp_path):
+    with pytest.raises(PlanError, match="'voc' does not exist; choose one of class_folders, label_images"):
+        read_dataset(tmp_path, "voc")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_check(tmp_path, num_workers):
+    make_label_images(tmp_path, "abc")
+    write_array(tmp_path / "labels" / "b.png", make_ids())
+    done = []
+    check = check_dataset(read_dataset(tmp_path), done.append, num_workers)
+    assert [(image.name, image.size, image.num_instances) for image in check.images] == [
+        ("a", (6, 8), 2),
+        ("b", (6, 8), 0),
+        ("c", (6, 8), 2),
+    ]
+    assert check.max_instances == 2
+    assert done == [1, 2, 3]
+
+
+def test_crowd_and_empty_rows_are_not_counted(tmp_path):
+    outside = {"segmentation": [[-9, -9, -8, -9, -8, -8]]}
+    path = make_coco(tmp_path, [TRIANGLE, TRIANGLE | {"iscrowd": 1}, outside])
+    assert check_dataset(read_dataset(path)).max_instances == 1
+
+
+def test_fingerprint_follows_content_only(tmp_path):
+    for name in ("first", "second"):
+        make_label_images(tmp_path / name, "abc")
+    dataset = read_dataset(tmp_path / "first")
+    fingerprint = check_dataset(dataset).fingerprint
+    assert check_dataset(read_dataset(tmp_path / "second")).fingerprint == fingerprint
+    assert check_dataset(dataset.subset([2, 0, 1])).fingerprint == fingerprint
+    assert check_dataset(dataset.subset([0, 1])).fingerprint != fingerprint
+    write_array(tmp_path / "first" / "labels" / "c.png", make_ids((0, 0, 2, 2), (4, 4, 6, 7)))
+    assert check_dataset(dataset).fingerprint != fingerprint
+
+
+def test_check_raises_the_first_error_in_order(tmp_path):
+    make_label_images(tmp_path, "abcd")
+    for name in ("b", "d"):
+        cut_short(tmp_path / "images" / f"{name}.png", 0.8)
+    with pytest.raises(FormatError, match=r"b\.png"):
+        check_dataset(read_dataset(tmp_path), num_workers=4)
+
+
+@pytest.mark.parametrize(("folder", "data_format"), [("dsb2018", "label_images"), ("powder", "coco")])
+def test_real_data(shared_data, folder, data_format):
+    dataset = read_dataset(shared_data / folder)
+    assert dataset.data_format == data_format
+    assert check_dataset(dataset.subset([0, 1]), num_workers=2).max_instances > 0

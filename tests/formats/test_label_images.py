@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import tifffile
+from format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
+
+from manymask.core import Category
+from manymask.errors import DatasetError, FormatError
+from manymask.formats import read_label_images, write_label_image
+
+OBJECTS = (Category(1, "object"),)
+
+
+@pytest.mark.parametrize("folder", ["labels", "masks"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "float64"])
+def test_two_folders(tmp_path, folder, dtype):
+    ids = make_ids((0, 0, 1, 1), (2, 2, 6, 8), dtype=dtype)
+    write_array(tmp_path / "images" / "a.png", make_pixels())
+    write_array(tmp_path / folder / "a.tif", ids * 7)
+    dataset = read_label_images(tmp_path)
+    assert dataset.categories == OBJECTS
+    np.testing.assert_array_equal(dataset[0].layers[0], ids)
+    np.testing.assert_array_equal(dataset[0].pixels, make_pixels())
+
+
+def test_no_objects_and_full_image(tmp_path):
+    for name, ids in (("a", make_ids()), ("b", make_ids((0, 0, 6, 8)))):
+        write_array(tmp_path / "images" / f"{name}.png", make_pixels())
+        write_array(tmp_path / "labels" / f"{name}.png", ids)
+    empty, full = read_label_images(tmp_path)
+    assert len(empty.labels) == 0
+    assert full.to_instances().runs.areas.tolist() == [48]
+
+
+@pytest.mark.parametrize("suffix", ["_masks.tif", "_masks.png", "_cp_masks.png"])
+def test_cellpose_pairs(tmp_path, suffix):
+    write_array(tmp_path / "a.tif", make_pixels())
+    write_array(tmp_path / "a_flows.tif", np.zeros((5, 6, 8), "float32"))
+    write_array(tmp_path / f"a{suffix}", make_ids((0, 0, 2, 2)))
+    dataset = read_label_images(tmp_path)
+    assert [record.name for record in dataset.records] == ["a"]
+    assert dataset[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535)])
+def test_binary_mask_is_refused(tmp_path, white):
+    write_array(tmp_path / "a.tif", make_pixels())
+    write_array(tmp_path / "a_masks.tif", make_ids((0, 0, 2, 2)).astype(white.dtype) * white)
+    with pytest.raises(FormatError, match=r"a_masks\.tif holds only 0 and \d+: a binary mask"):
+        read_label_images(tmp_path)[0]
+
+
+def test_one_bit_label_is_refused(tmp_path):
+    write_array(tmp_path / "a.png", make_pixels())
+    write_array(tmp_path / "a_masks.png", make_ids((0, 0, 2, 2)) > 0)
+    with pytest.raises(FormatError, match="a binary mask"):
+        read_label_images(tmp_path)[0]
+
+
+def test_lone_files_are_refused(tmp_path):
+    write_array(tmp_path / "images" / "a.png", make_pixels())
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(DatasetError, match=r"a\.png has no label image"):
+        read_label_images(tmp_path)
+    for name in ("a", "b"):
+        write_array(tmp_path / "labels" / f"{name}.png", make_ids())
+    with pytest.raises(DatasetError, match=r"b\.png labels an image 'b' that is not there"):
+        read_label_images(tmp_path)
+
+
+def test_no_images_two_label_folders_and_equal_stems_are_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(DatasetError, match="holds no images"):
+        read_label_images(tmp_path)
+    for suffix in ("png", "tif"):
+        write_array(tmp_path / "images" / f"a.{suffix}", make_pixels())
+    with pytest.raises(DatasetError, match="both named 'a'"):
+        read_label_images(tmp_path)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DatasetError, match="2 folders of labels"):
+        read_label_images(tmp_path)
+
+
+def test_label_of_another_size_or_cut_short_is_refused(tmp_path):
+    write_array(tmp_path / "a.png", make_pixels())
+    label = write_array(tmp_path / "a_masks.png", make_ids(size=(8, 6)))
+    dataset = read_label_images(tmp_path)
+    with pytest.raises(DatasetError, match=r"is 8 x 6 .* is 6 x 8"):
+        dataset[0]
+    cut_short(label, 0.7)
+    with pytest.raises(FormatError, match=r"a_masks\.png"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(("num_instances", "dtype"), [(100, "uint16"), (300, "uint16"), (70_000, "uint32")])
+def test_round_trip(tmp_path, num_instances, dtype):
+    instances = make_many(num_instances, 100)
+    write_array(tmp_path / "images" / "a.tif", make_pixels(num_instances // 100, 100))
+    path = tmp_path / "labels" / "a.tif"
+    assert write_label_image(path, instances, OBJECTS) == 0
+    assert tifffile.imread(path).dtype == dtype
+    result = read_label_images(tmp_path)[0].to_instances()
+    np.testing.assert_array_equal(result.runs.start, instances.runs.start)
+
+
+def test_writer_orders_by_score_and_lists_classes(tmp_path):
+    masks = [make_ids((0, 0, 3, 3)), make_ids((2, 2, 6, 6)), make_ids((2, 2, 3, 3))]
+    instances = make_instances(*masks, labels=[1, 2, 1], scores=[0.25, 0.95, 0.5])
+    categories = (Category(1, "cell"), Category(9, "seed, large"))
+    assert write_label_image(tmp_path / "a.tif", instances, categories) == 2
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), np.where(masks[1], 1, masks[0] * 2))
+    assert (tmp_path / "a.csv").read_text() == 'id,class,score\n1,"seed, large",0.95\n2,cell,0.25\n'
+
+
+def test_real_labels(shared_data):
+    sample = read_label_images(shared_data / "dsb2018")[0]
+    assert sample.layers.shape[1:] == sample.pixels.shape[:2]
+    assert len(sample.labels) == int(sample.layers.max())

@@ -1,0 +1,191 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from manymask.core import Category, Instances
+from manymask.drawing import PALETTE, draw_curves, draw_overlay, write_overlay
+from manymask.synthetic import make_categories, make_sample
+
+CATEGORIES = make_categories(3)
+
+
+def make_instances(size, *rectangles, labels=None, scores=None):
+    masks = np.zeros((len(rectangles), *size), dtype=bool)
+    for mask, (top, left, bottom, right) in zip(masks, rectangles, strict=True):
+        mask[top:bottom, left:right] = True
+    labels = np.array(labels or [1] * len(rectangles), dtype=np.int64)
+    instances = Instances.from_masks(masks, labels)
+    return Instances.from_runs(instances.runs, labels, scores=scores)
+
+
+def find_colour(picture, label):
+    return (picture == PALETTE[label - 1]).all(axis=2)
+
+
+def make_rows(count):
+    return [
+        {"epoch": i + 1, "step": 10 * i, "loss": 2 / (i + 1), "loss_mask": 1 / (i + 1), "val_mask_AP": 0.1}
+        for i in range(count)
+    ]
+
+
+def read_size(path):
+    return cv2.imread(str(path)).shape[:2]
+
+
+def test_no_instances():
+    pixels = np.full((900, 800, 3), 255, dtype=np.uint8)
+    picture = draw_overlay(pixels, make_instances((900, 800)), CATEGORIES)
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] == 800
+    assert (picture[:900] == pixels).all()
+    assert 0 < len(picture) - 900 < 100
+
+
+def test_outline_is_the_outermost_pixels_of_the_mask():
+    pixels = np.zeros((800, 800, 3), dtype=np.uint8)
+    picture = draw_overlay(pixels, make_instances((800, 800), (100, 200, 110, 212)), CATEGORIES)
+    expected = np.zeros((800, 800), dtype=bool)
+    expected[100:110, 200:212] = True
+    expected[101:109, 201:211] = False
+    assert (find_colour(picture[:800], 1) == expected).all()
+    assert (picture[:800][~expected] == 0).all()
+
+
+def test_outline_of_an_enlarged_image_lies_on_the_enlarged_border():
+    picture = draw_overlay(
+        np.zeros((80, 80, 1), dtype=np.uint8), make_instances((80, 80), (10, 20, 15, 26)), CATEGORIES
+    )
+    rows, columns = np.nonzero(find_colour(picture[:800], 1))
+    assert picture.shape[1] == 800
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 149, 200, 259)
+    assert not find_colour(picture, 1)[110:140, 210:250].any()
+
+
+def test_outline_at_the_images_border_and_of_full_columns():
+    size = (801, 800)
+    picture = draw_overlay(np.zeros((*size, 3), dtype=np.uint8), make_instances(size, (0, 0, 801, 5)), CATEGORIES)
+    colour = find_colour(picture[:801], 1)
+    assert colour[:, 0].any()
+    assert colour[0, :5].all()
+    assert colour[800, :5].all()
+    assert not colour[:, 5:].any()
+
+
+def test_outlines_equal_those_of_dense_masks():
+    pixels, instances = make_sample(0, size=(120, 150), num_instances=30)
+    picture = draw_overlay(pixels, instances, CATEGORIES)
+    factor = picture.shape[1] // 150
+    expected = np.zeros((120 * factor, 150 * factor), dtype=bool)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for mask in instances.to_masks():
+        large = np.pad(mask.astype(np.uint8).repeat(factor, 0).repeat(factor, 1), 1)
+        expected |= (large > cv2.erode(large, cross, iterations=3))[1:-1, 1:-1]
+    found = np.any([find_colour(picture[: len(expected)], label) for label in (1, 2, 3)], axis=0)
+    assert (found == expected).all()
+
+
+def test_overlapping_instances_each_keep_their_outline():
+    instances = make_instances((800, 800), (10, 10, 40, 40), (30, 30, 60, 60), labels=[1, 2])
+    picture = draw_overlay(np.zeros((800, 800, 3), dtype=np.uint8), instances, CATEGORIES)
+    assert find_colour(picture, 1)[39, 33:38].all()
+    assert find_colour(picture, 2)[30, 33:38].all()
+
+
+def test_instances_below_the_threshold_are_left_out():
+    instances = make_instances(
+        (800, 800), (10, 10, 40, 40), (50, 50, 90, 90), labels=[1, 2], scores=np.float32([0.4, 0.6])
+    )
+    picture = draw_overlay(np.zeros((800, 800, 3), dtype=np.uint8), instances, CATEGORIES, score_threshold=0.5)
+    assert not find_colour(picture, 1).any()
+    assert find_colour(picture[:800], 2).any()
+
+
+def test_an_empty_mask_is_skipped():
+    instances = make_instances((800, 800), (5, 5, 5, 5), (10, 10, 40, 40))
+    assert find_colour(draw_overlay(np.zeros((800, 800, 3), dtype=np.uint8), instances, CATEGORIES)[:800], 1).any()
+
+
+def test_legend_lies_below_and_shows_the_classes_that_occur():
+    instances = make_instances((800, 900), (10, 10, 40, 40), (50, 50, 90, 90), labels=[1, 3])
+    legend = draw_overlay(np.zeros((800, 900, 3), dtype=np.uint8), instances, CATEGORIES)[800:]
+    assert find_colour(legend, 1).sum() > 50
+    assert not find_colour(legend, 2).any()
+    assert find_colour(legend, 3).sum() > 50
+
+
+def test_legend_wraps_and_colours_cycle():
+    categories = [Category(i + 1, f"a rather long $name {i}") for i in range(30)]
+    instances = make_instances((800, 900), *[(9 * i, 0, 9 * i + 8, 8) for i in range(30)], labels=list(range(1, 31)))
+    legend = draw_overlay(np.zeros((800, 900, 3), dtype=np.uint8), instances, categories)[800:]
+    assert len(legend) > 200
+    assert all(find_colour(legend, label).any() for label in range(1, 8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_types_and_channels_are_stretched_for_display(dtype, channels):
+    ramp = np.linspace(0, 100, 800 * 801).reshape(800, 801, 1).repeat(channels, axis=2).astype(dtype)
+    picture = draw_overlay(ramp, make_instances((800, 801)), CATEGORIES)[:800]
+    assert picture.min() == 0
+    assert picture.max() == 255
+    assert (picture[..., 0] == picture[..., 2]).all()
+
+
+def test_flat_and_undefined_pixels():
+    pixels = np.full((20, 20, 1), np.nan)
+    assert (draw_overlay(pixels, make_instances((20, 20)), CATEGORIES)[:800] == 0).all()
+
+
+def test_a_thousand_instances():
+    pixels, instances = make_sample(0, size=(1000, 1000), num_instances=1000)
+    assert draw_overlay(pixels, instances, CATEGORIES).shape[1] == 1000
+
+
+def test_a_long_strip_is_not_blown_up():
+    picture = draw_overlay(np.zeros((10, 3000, 3), dtype=np.uint8), make_instances((10, 3000)), CATEGORIES)
+    assert picture.shape[1] == 3000
+
+
+def test_wrong_size_and_unknown_label():
+    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="the image's size"):
+        draw_overlay(pixels, make_instances((30, 20)), CATEGORIES)
+    with pytest.raises(ValueError, match="got label 4"):
+        draw_overlay(pixels, make_instances((20, 30), (1, 1, 5, 5), labels=[4]), CATEGORIES)
+
+
+def test_write_overlay_keeps_the_colours(tmp_path):
+    pixels, instances = make_sample(0, size=(100, 100), num_instances=5)
+    path = tmp_path / "overlays" / "a.png"
+    write_overlay(path, pixels, instances, CATEGORIES)
+    written = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    assert (written == draw_overlay(pixels, instances, CATEGORIES)).all()
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_curves(tmp_path, count):
+    draw_curves(make_rows(count), tmp_path / "curves")
+    assert sorted(p.name for p in (tmp_path / "curves").iterdir()) == ["loss.png", "map.png"]
+    assert all(read_size(tmp_path / "curves" / name) == (500, 900) for name in ("loss.png", "map.png"))
+
+
+def test_curves_with_one_row_show_markers(tmp_path):
+    draw_curves([], tmp_path / "none")
+    draw_curves([{**make_rows(1)[0], "val_mask_AP": 0.5}], tmp_path / "one")
+    dark = [
+        (cv2.imread(str(tmp_path / name / "map.png"))[50:400, 100:700] == 0).all(axis=2).sum()
+        for name in ("none", "one")
+    ]
+    assert dark[1] > dark[0] + 20
+
+
+def test_curves_with_undefined_values(tmp_path):
+    rows = make_rows(4)
+    rows[1]["val_mask_AP"], rows[2]["val_mask_AP"], rows[3]["loss"] = None, math.nan, None
+    draw_curves(rows, tmp_path)
+    draw_curves([{**row, "val_mask_AP": None} for row in rows], tmp_path / "undefined")
+    assert (tmp_path / "undefined" / "map.png").exists()
