@@ -1,5 +1,6 @@
 """The command line: one command a step."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ ModelArgument = Annotated[Path, typer.Argument(help="A run folder or a checkpoin
 
 def main() -> None:
     """Run the command line; an error that a user can act on becomes one line and exit code 2."""
+    # torch's threads spin while they wait, which on a machine that does anything else makes a step 20 times slower;
+    # asleep they cost a few percent on an idle one (benchmarks/RESULTS.md). It must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except ManymaskError as error:

@@ -183,3 +183,8 @@ class TestCost:
         assert 2 <= len(layers) <= 4
         dense.assert_same_runs(encode_layers(layers, 2000), runs)
         dense.assert_same_runs(decode_coco_rle(encode_coco_rle(runs), self.SIZE), runs)
+
+    def test_large_crops(self):
+        crop = np.eye(1024, dtype=bool)
+        runs = encode_crops(((i, i, crop) for i in range(200)), self.SIZE)
+        assert (runs.areas == 1024).all()

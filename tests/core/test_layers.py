@@ -95,6 +95,10 @@ class TestEncodeLayers:
         x, y = runs.boxes[:, 0].astype(int), runs.boxes[:, 1].astype(int)
         np.testing.assert_array_equal(y * 280 + x, np.arange(70_000))
 
+    def test_ids_above_the_number(self):
+        with pytest.raises(ValueError, match="up to 2, got 3"):
+            encode_layers(make_layers([[[3, 1, 0]]]), 2)
+
     def test_views_and_plain_tensors(self):
         ids = np.arange(24, dtype=np.int64).reshape(1, 4, 6)
         view = torch.from_numpy(ids)[:, ::2, 1::2].transpose(1, 2)

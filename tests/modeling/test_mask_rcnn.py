@@ -16,11 +16,12 @@ LOSSES = {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "lo
 BUILDERS = {"maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn, "maskrcnn_resnet50_fpn_v2": maskrcnn_resnet50_fpn_v2}
 
 
-def build_pair(architecture, size=256):
+def build_pair(architecture):
     """Our model and torchvision's with the same random weights; scores vary enough that NMS has a definite order."""
     torch.manual_seed(0)
-    settings = {"min_size": size, "max_size": size}
-    ours = build_model(NUM_CLASSES, architecture, weights="none", detections_per_image=100, min_score=0.0, **settings)
+    settings = {"min_size": 256, "max_size": 256}
+    own = {"detections_per_image": 100, "min_score": 0.0, "roi_samples": 128}
+    ours = build_model(NUM_CLASSES, architecture, weights="none", **own, **settings)
     torch.nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.1)
     torch.nn.init.normal_(ours.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.1)
     theirs = BUILDERS[architecture](
@@ -29,6 +30,7 @@ def build_pair(architecture, size=256):
         num_classes=NUM_CLASSES,
         box_detections_per_img=100,
         box_score_thresh=0.0,
+        box_batch_size_per_image=128,
         **settings,
     )
     theirs.load_state_dict(ours.state_dict())
@@ -97,7 +99,8 @@ class TestEqualsTorchvision:
 def build_small(**settings):
     """A model of few parameters, so that the tests below take no time."""
     torch.manual_seed(0)
-    settings = {"min_size": 0, "min_score": 0.0, "anchor_sizes": (8, 16, 32, 64, 128), **settings}
+    counts = {"detections_per_image": 20, "roi_samples": 64}
+    settings = {"min_size": 0, "min_score": 0.0, "anchor_sizes": (8, 16, 32, 64, 128), **counts, **settings}
     return build_model(NUM_CLASSES, "maskrcnn_fpn", backbone="test_resnet", weights="none", **settings)
 
 
@@ -119,7 +122,7 @@ def test_images_of_several_sizes_in_a_batch(small):
     examples = [make_example(12, size) for size in (96, 64, 160)]
     assert_finite(compute_losses(small, [e[0] for e in examples], [e[1] for e in examples]), small)
     for (image, _, _), found in zip(examples, detect(small, [e[0] for e in examples]), strict=True):
-        assert 0 < len(found["boxes"]) <= 100
+        assert 0 < len(found["boxes"]) <= 20
         assert found["boxes"].min() >= 0
         assert found["boxes"].max() <= image.shape[-1]
         assert found["mask_probabilities"].shape == (len(found["boxes"]), 28, 28)
@@ -181,7 +184,7 @@ def test_detections_come_in_the_size_of_the_image():
 
 
 def test_many_detections_pass_the_mask_head_in_chunks(monkeypatch):
-    model = build_small(detections_per_image=20)
+    model = build_small()
     image = make_example(0, 128)[0]
     sizes = []
     model.roi_heads.mask_head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))

@@ -28,7 +28,7 @@ class InstanceLayers(tv_tensors.Mask):
             ValueError: The stack is not of three axes, or not of whole numbers.
         """
         tensor = torch.as_tensor(data, device=device)  # pyright: ignore[reportArgumentType]
-        if tensor.ndim != 3 or tensor.is_floating_point() or tensor.dtype == torch.bool:
+        if tensor.ndim != 3 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             raise ValueError(
                 f"expected whole numbers of shape (layers, height, width), got {tensor.dtype} {tuple(tensor.shape)}"
             )
@@ -41,6 +41,9 @@ def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances:
     Args:
         layers: Ids, 0 for background, at most ``num_instances``.
         num_instances: Number of instances; ids that no pixel holds get an empty mask.
+
+    Raises:
+        ValueError: An id is above ``num_instances``.
     """
     height, width = int(layers.shape[-2]), int(layers.shape[-1])
     owner, start, length = [], [], []
@@ -58,6 +61,8 @@ def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances:
     if not owner:
         return RunLengths.empty((height, width), num_instances)
     owner, start, length = np.concatenate(owner), np.concatenate(start), np.concatenate(length)
+    if owner.max(initial=-1) >= num_instances:
+        raise ValueError(f"expected ids up to {num_instances}, got {owner.max() + 1}")
     order = np.argsort(owner, kind="stable")  # starts already ascend within each id, which lives in one layer
     return RunLengths((height, width), num_instances, owner[order], start[order], length[order])
 
@@ -112,7 +117,7 @@ def compact_layers(
     kept = torch.nonzero(areas >= max(min_area, 1)).flatten()
     new_ids = torch.zeros(num_instances + 1, dtype=torch.int32, device=stack.device)
     new_ids[kept] = torch.arange(1, len(kept) + 1, dtype=torch.int32, device=stack.device)
-    compacted = new_ids[stack.long()] if len(kept) < num_instances else stack
+    compacted = new_ids.index_select(0, stack.flatten()).view(stack.shape)
     is_used = compacted.flatten(1).any(dim=1)
     is_used[:1] |= ~is_used.any()
     return InstanceLayers(compacted[is_used]), kept - 1

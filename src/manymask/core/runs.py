@@ -102,8 +102,7 @@ class RunLengths:
 
     def select(self, rows: Integer[np.ndarray, " selected"] | Bool[np.ndarray, " instances"]) -> "RunLengths":
         """Runs of the given rows (indices or a flag for each row), in that order."""
-        if rows.dtype == bool:
-            rows = np.flatnonzero(rows)
+        rows = np.arange(self.num_instances)[rows]
         splits = self.row_splits
         counts = np.diff(splits)[rows]
         new_owner = np.repeat(np.arange(len(rows)), counts)
@@ -130,9 +129,7 @@ def concatenate_runs(parts: Sequence[RunLengths]) -> RunLengths:
     )
 
 
-def encode_crops(
-    crops: Iterable[tuple[int, int, Bool[np.ndarray, "crop_height crop_width"]]], size: tuple[int, int]
-) -> RunLengths:
+def encode_crops(crops: Iterable[tuple[int, int, Bool[np.ndarray, "_ _"]]], size: tuple[int, int]) -> RunLengths:
     """Turn masks that are known inside boxes only into runs of the whole image, without painting the image.
 
     Args:
@@ -249,7 +246,7 @@ def decode_coco_rle(rles: Sequence[dict[str, object]], size: tuple[int, int]) ->
                 "make the RLE from a mask of the image's own size"
             )
         counts.append(_decode_counts(rle.get("counts"), index))
-        if (counts[-1] < 0).any() or counts[-1].sum() != size[0] * size[1]:
+        if counts[-1].sum() != size[0] * size[1]:
             raise FormatError(
                 f"the counts of RLE {index} add up to {int(counts[-1].sum())}, expected height x width = "
                 f"{size[0] * size[1]}; the RLE is damaged or belongs to another image"
@@ -269,11 +266,13 @@ def decode_coco_rle(rles: Sequence[dict[str, object]], size: tuple[int, int]) ->
 def _decode_counts(counts: object, index: int) -> Int64[np.ndarray, " counts"]:
     """The counts of one RLE, from COCO's text or from a list."""
     if isinstance(counts, list):
+        if not all(isinstance(count, int) and 0 <= count < 1 << 32 for count in counts):
+            raise FormatError(f"RLE {index} has counts that are not whole numbers of pixels; write the file again")
         return np.asarray(counts, dtype=np.int64)
     if not isinstance(counts, str | bytes):
         raise FormatError(f"RLE {index} has counts of type {type(counts).__name__}, expected text or a list of numbers")
     if isinstance(counts, str):
-        counts = counts.encode("utf-8")  # whatever is not ASCII becomes bytes above COCO's characters
+        counts = counts.encode("utf-8", "surrogatepass")  # what is not ASCII becomes bytes above COCO's characters
     chars = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     is_last = (chars & 0x20) == 0
     if len(chars) == 0 or chars.min() < 0 or chars.max() > 63 or not is_last[-1]:
@@ -281,11 +280,13 @@ def _decode_counts(counts: object, index: int) -> Int64[np.ndarray, " counts"]:
     end = np.flatnonzero(is_last) + 1
     begin = np.concatenate([[0], end[:-1]])
     num_chars = end - begin
-    if num_chars.max() > 12:
+    if num_chars.max() > 7:  # enough for COCO's 32 bits; longer ones could overflow in the sums below
         raise FormatError(f"RLE {index} holds a number too large for any image; write the file again")
     place = np.arange(len(chars)) - np.repeat(begin, num_chars)
     values = np.add.reduceat((chars & 0x1F) << (5 * place), begin)
     values -= np.where(chars[end - 1] & 0x10, np.int64(1) << (5 * num_chars), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise FormatError(f"RLE {index} has negative counts; write the file again")
     return values

@@ -150,6 +150,7 @@ class TimmBackbone(nn.Module):
 
         A stem without a feature map of its own, as ConvNeXt's and Swin's, belongs to the first stage.
         """
+        self.body.requires_grad_(True)
         if trainable_stages == 5:
             return
         is_frozen = [stride <= 2 ** (5 - trainable_stages) for stride in self.strides]

@@ -254,7 +254,8 @@ def _validate(values: dict[str, Any], source: str) -> Plan:
         return Plan.model_validate(values)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in found["loc"][:1])
+        depth = 2 if found["loc"][:1] == ("data",) else 1  # deeper parts are pydantic's own
+        name = ".".join(str(part) for part in found["loc"][:depth])
         message = found["msg"].removeprefix("Value error, ")
         text = f"{name} is {found['input']!r}: {message}" if name else message
         raise PlanError(f"in {source}, {text}") from error

@@ -1,0 +1,19 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+# Before torch is imported: threads that spin while they wait bring a busy machine to a stop (see manymask.cli).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data for development, beside the project's root; tests that need it skip without it."""
+    default = Path(__file__).parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get("MANYMASK_SHARED_DATA", default)).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no data for development in {folder}")
+    return folder
