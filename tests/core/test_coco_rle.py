@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import dense, strategies
 
 from manymask.core import RunLengths, decode_coco_rle, encode_coco_rle
 from manymask.errors import FormatError
+from tests import dense, strategies
 
 SIZE = (6, 5)
 WHOLE: dict[str, Any] = {"size": [6, 5], "counts": [0, 30]}

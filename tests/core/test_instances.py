@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import dense, strategies
 
 from manymask.core import (
     InstanceLayers,
@@ -19,6 +18,7 @@ from manymask.core import (
     encode_layers,
     paint_layers,
 )
+from tests import dense, strategies
 
 SIZE = (6, 5)
 FIELDS = ("labels", "scores", "boxes", "iscrowd")

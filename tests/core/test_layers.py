@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import dense, strategies
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from manymask.core import InstanceLayers, RunLengths, compact_layers, encode_layers, find_layers, paint_layers
+from tests import dense, strategies
 
 SIZE = (6, 5)
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import dense, strategies
 
 from manymask.core import RunLengths, compute_iou, intersect_runs
+from tests import dense, strategies
 
 SIZE = (6, 5)
 

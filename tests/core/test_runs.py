@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import dense, strategies
 
 from manymask.core import RunLengths, concatenate_runs, encode_crops
 from manymask.core import runs as runs_module
+from tests import dense, strategies
 
 SIZE = (6, 5)
 

@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.modeling.scenes import make_scene
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 
 from manymask.core import InstanceLayers, Instances
 from manymask.modeling import mask_rcnn
 from manymask.modeling.architectures import build_model
 from manymask.modeling.masks import paste_masks
+from tests.modeling.scenes import make_scene
 
 NUM_CLASSES = 5
 LOSSES = {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}

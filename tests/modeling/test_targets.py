@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tests.modeling.scenes import make_scene
 from torch.nn.functional import interpolate
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
@@ -8,6 +7,7 @@ from manymask.core import InstanceLayers, find_layers
 from manymask.modeling import targets as targets_module
 from manymask.modeling.mask_rcnn import map_boxes
 from manymask.modeling.targets import sample_mask_targets
+from tests.modeling.scenes import make_scene
 
 SIZE = 160
 
