@@ -45,7 +45,7 @@ _MODULES = {
     "train": "manymask.training",
 }
 
-__all__ = ["__version__", *_MODULES]
+__all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
 
 from manymask import __version__
 from manymask.errors import Interrupted, ManymaskError, PlanError
@@ -24,8 +27,6 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 
-# Settings may be given as options of their own: --epochs 5 is short for --set epochs=5.
-SETTINGS_CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set a setting of the plan; `--NAME VALUE` is short for it."),
@@ -43,24 +44,60 @@ def main() -> None:
     # torch's threads spin while they wait, which on a machine that does anything else makes a step 20 times slower;
     # asleep they cost a few percent on an idle one (benchmarks/RESULTS.md). It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    warnings.showwarning = _show_warning
     try:
-        app()
+        app(prog_name="manymask")
     except ManymaskError as error:
-        console.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        message = " ".join(str(error).splitlines())
+        console.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
         sys.exit(2)
     except Interrupted as error:
-        console.print(str(error), soft_wrap=True, highlight=False)
+        console.print(Text(str(error)), soft_wrap=True)
         sys.exit(128 + error.signal_number)
 
 
-def _escape(text: str) -> str:
-    return " ".join(text.split()).replace("[", "\\[")
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code."""
+    console.print(Text.assemble(("warning:", "bold yellow"), f" {message}"), soft_wrap=True)
 
 
-def _show_version(is_asked: bool) -> None:
+class SettingsCommand(TyperCommand):
+    """A command that takes settings as options of their own: ``--epochs 5`` is short for ``--set epochs=5``."""
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command's own options, with all others turned into ``--set``.
+
+        Raises:
+            PlanError: A setting has no value, or an argument is too many.
+        """
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if extra := super().parse_args(ctx, _expand_settings(args, own)):
+            raise PlanError(f"there is nothing to do with {extra[0]!r}; see {ctx.command_path} --help")
+        return []
+
+
+def _expand_settings(arguments: list[str], own: set[str]) -> list[str]:
+    """``--set name=value`` in place of each ``--name value`` or ``--name=value`` that is not an option of its own."""
+    expanded, rest = [], list(arguments)
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        name, has_value, value = argument.partition("=")
+        if name in own or not name.startswith("--"):
+            expanded.append(argument)
+            continue
+        if not has_value and (not rest or rest[0].startswith("--")):
+            raise PlanError(f"{name} needs a value; settings are given as --set name=value or --name value")
+        expanded += ["--set", f"{name[2:]}={value if has_value else rest.pop(0)}"]
+    return expanded + rest
+
+
+def _show_version(is_asked: bool) -> bool:
     if is_asked:
         typer.echo(__version__)
         raise typer.Exit
+    return is_asked
 
 
 @app.callback()
@@ -72,9 +109,8 @@ def _options(
     """Mask R-CNN instance segmentation for crowded images."""
 
 
-@app.command(context_settings=SETTINGS_CONTEXT)
+@app.command(cls=SettingsCommand)
 def train(
-    context: typer.Context,
     data: Annotated[Path | None, typer.Argument(help="Folder of labelled images, or a COCO file.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder. [runs/NAME OF DATA]")] = None,
     recipe: Annotated[str | None, typer.Option(help="Where the settings start from. [baseline]")] = None,
@@ -86,14 +122,13 @@ def train(
     """Train a model and keep its plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    values = _parse(settings, context)
+    values = _parse_settings(settings)
     folder = run(data, output=output, recipe=recipe, val=val, data_format=data_format, resume=resume, **values)
-    console.print(f"done: {folder}", highlight=False)
+    typer.echo(f"written to {folder}")
 
 
-@app.command(context_settings=SETTINGS_CONTEXT)
+@app.command(cls=SettingsCommand)
 def evaluate(
-    context: typer.Context,
     model: ModelArgument,
     data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
     output: Annotated[Path | None, typer.Option(help="Where to write. [RUN/evaluation]")] = None,
@@ -105,8 +140,8 @@ def evaluate(
     from manymask import prediction
     from manymask.evaluation import format_scores
 
-    loaded = prediction.load_model(model, device, **_parse(settings, context))
-    folder = output or (model if model.is_dir() else loaded.source.parent) / "evaluation"
+    loaded = prediction.load_model(model, **{"device": device, **_parse_settings(settings)})
+    folder = output or loaded.source.parent / "evaluation"
     with _show_progress("scoring") as progress:
         scores = prediction.evaluate(loaded, data, output=folder, data_format=data_format, progress=progress)
     names = ("class", "mask AP", "AP50", "AP75", "box AP", "AP50", "AP75", "instances")
@@ -115,21 +150,21 @@ def evaluate(
     )
     for row in format_scores(scores):
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)  # classes may be named [like this]
     pooled = scores["ap_t"]["pooled"]
     texts = [f"{t}: {'-' if pooled[t] is None else f'{pooled[t]:.3f}'}" for t in ("0.50", "0.75", "0.90")]
     typer.echo(f"TP / (TP + FP + FN) at score {scores['score_threshold']:g}, by IoU: {', '.join(texts)}")
     typer.echo(f"written to {folder / 'evaluation.json'}")
 
 
-@app.command(context_settings=SETTINGS_CONTEXT)
+@app.command(cls=SettingsCommand)
 def predict(
-    context: typer.Context,
     model: ModelArgument,
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     output: Annotated[Path, typer.Option(help="Where to write.")] = Path("out"),
     ids: Annotated[
-        Path | None, typer.Option(help="JSON list of file_name and id: writes test-results.json and .zip.")
+        Path | None,
+        typer.Option(help="JSON list of file_name, id, height and width: writes test-results.json and .zip."),
     ] = None,
     format: Annotated[
         list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
@@ -140,7 +175,7 @@ def predict(
     """Find the instances of images and write COCO results, label images and overlays."""
     from manymask import prediction
 
-    loaded = prediction.load_model(model, device, **_parse(settings, context))
+    loaded = prediction.load_model(model, **{"device": device, **_parse_settings(settings)})
     with _show_progress("predicting") as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress
@@ -163,8 +198,8 @@ def synthetic(
     from manymask.formats import write_class_folder
     from manymask.synthetic import make_categories, make_sample
 
-    if output.exists() and any(output.iterdir()):
-        raise PlanError(f"{output} is not empty; choose another folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise PlanError(f"{output} is not an empty folder; choose another")
     categories, total = make_categories(classes), 0
     with _show_progress("drawing") as progress:
         for index in range(images):
@@ -177,28 +212,22 @@ def synthetic(
     typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
 
 
-def _parse(settings: list[str] | None, context: typer.Context) -> dict[str, Any]:
-    """Settings from ``--set`` and from options that are named like a setting.
+def _parse_settings(assignments: list[str] | None) -> dict[str, Any]:
+    """The settings of ``--set``, whose values are still text.
 
     Raises:
-        PlanError: A text is not of the form name=value, an option has no value, or a name is given twice.
+        PlanError: A text is not of the form name=value, there is no such setting, or one is given twice.
     """
-    from manymask.planning import parse_settings
+    from manymask.planning import SETTINGS, Plan, change_plan, parse_settings
 
-    assignments, rest = list(settings or []), list(context.args)
-    while rest:
-        name = rest.pop(0)
-        if not name.startswith("--"):
-            raise PlanError(f"there is nothing to do with {name!r}; see manymask {context.info_name} --help")
-        if "=" not in name and (not rest or rest[0].startswith("--")):
-            raise PlanError(f"{name} needs a value; settings are given as --set name=value or --name value")
-        assignments.append(name[2:] if "=" in name else f"{name[2:]}={rest.pop(0)}")
-    return parse_settings(assignments)
+    values = parse_settings(assignments or [])
+    change_plan(Plan(), {name: values[name] for name in values if name not in SETTINGS})  # refuses what does not exist
+    return values
 
 
 @contextmanager
 def _show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for a loop that calls back with the number done and the total."""
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda num_done, total: bar.update(task, completed=num_done, total=total)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from manymask.core import Category, Instances, compute_iou, encode_coco_rle, intersect_runs
+from manymask.core import Category, Instances, Overlaps, compute_iou, encode_coco_rle, intersect_runs
 from manymask.core.files import replace_file
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -76,7 +76,8 @@ def count_matches(truth: Instances, predictions: Instances) -> Int64[np.ndarray,
 
     A prediction matches an instance of its own class at IoU >= t; among all ways to match, one with the most matches is
     taken (the optimal assignment whose first criterion is the threshold, as ``stardist.matching`` and
-    ``cellpose.metrics`` do). A prediction that matches nothing and lies in a crowd region by the share t is left out.
+    ``cellpose.metrics`` do), and of those one with the fewest false positives. A prediction that matches nothing and
+    lies in a crowd region of its class by the share t is left out.
     """
     overlaps = intersect_runs(predictions.runs, truth.runs)
     iou = compute_iou(overlaps, predictions.runs.areas, truth.runs.areas, truth.iscrowd)
@@ -86,24 +87,23 @@ def count_matches(truth: Instances, predictions: Instances) -> Int64[np.ndarray,
     counts = np.zeros((len(IOU_THRESHOLDS), 3), dtype=np.int64)
     for index, threshold in enumerate(IOU_THRESHOLDS):
         is_pair = is_class & (iou >= threshold)
-        matched = _match(shape, overlaps.first, overlaps.second, is_pair & ~is_crowd)
         is_ignored = np.zeros(len(predictions), dtype=bool)
         is_ignored[overlaps.first[is_pair & is_crowd]] = True
-        num_matched = int(matched.sum())
-        num_false = int((~matched & ~is_ignored).sum())
-        counts[index] = num_matched, num_false, int((~truth.iscrowd).sum()) - num_matched
+        is_pair &= ~is_crowd
+        num_matched = _match(shape, overlaps, is_pair)
+        # Every matching of some predictions can grow to a largest one that keeps them (Berge's augmenting paths).
+        num_claimed = _match(shape, overlaps, is_pair & ~is_ignored[overlaps.first])
+        counts[index] = num_matched, (~is_ignored).sum() - num_claimed, (~truth.iscrowd).sum() - num_matched
     return counts
 
 
-def _match(
-    shape: tuple[int, int], first: np.ndarray, second: np.ndarray, is_pair: Bool[np.ndarray, " pairs"]
-) -> Bool[np.ndarray, " first"]:
-    """Whether each row of the first set is matched in a largest matching of the sparse graph."""
-    if 0 in shape:
-        return np.zeros(shape[0], dtype=bool)
+def _match(shape: tuple[int, int], overlaps: Overlaps, is_pair: Bool[np.ndarray, " pairs"]) -> int:
+    """Number of pairs in a largest matching of the chosen pairs."""
+    if not is_pair.any():
+        return 0
     edges = np.ones(int(is_pair.sum()), dtype=np.int8)
-    graph = csr_array((edges, (first[is_pair], second[is_pair])), shape=shape)
-    return maximum_bipartite_matching(graph, perm_type="column") >= 0
+    graph = csr_array((edges, (overlaps.first[is_pair], overlaps.second[is_pair])), shape=shape)
+    return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
 def summarize_scores(
@@ -202,21 +202,22 @@ def summarize_ap_t(counts: Int64[np.ndarray, "images thresholds 3"]) -> dict[str
 def merge_categories(
     data: tuple[Category, ...], model: tuple[Category, ...]
 ) -> tuple[tuple[Category, ...], Int64[np.ndarray, " labels"]]:
-    """Bring a model's classes and a data set's together: by name, then by id.
+    """Bring a model's classes and a data set's together: by name, and what is left by id.
 
     Returns:
-        The data's categories followed by those that only the model has, and for each label of the model (0 first, which
-        is background) its label in that list.
+        The data's categories followed by those that only the model has (under a new id where theirs is taken), and for
+        each label of the model (0 first, which is background) its label in that list.
     """
     merged = list(data)
+    model_names = {category.name for category in model}
     names = {category.name: index for index, category in enumerate(data)}
-    ids = {category.id: index for index, category in enumerate(data)}
+    ids = {category.id: index for index, category in enumerate(data) if category.name not in model_names}
     labels = [0]
     for category in model:
         index = names.get(category.name, ids.get(category.id))
         if index is None:
-            merged.append(category)
-            index = len(merged) - 1
+            index, taken = len(merged), {other.id for other in merged}
+            merged.append(replace(category, id=max(taken) + 1) if category.id in taken else category)
         labels.append(index + 1)
     return tuple(merged), np.array(labels, dtype=np.int64)
 
@@ -238,4 +239,4 @@ def format_scores(scores: Mapping[str, Any]) -> list[list[str]]:
 def write_scores(scores: Mapping[str, Any], path: Path) -> None:
     """Write ``evaluation.json``."""
     with replace_file(path, "w") as f:
-        json.dump(scores, f, indent=2)
+        json.dump(scores, f, indent=2, allow_nan=False)

@@ -1,5 +1,6 @@
 """Use a trained model: instances of images, their files, and scores on labelled data."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -32,17 +33,27 @@ from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.modeling.masks import make_instances
-from manymask.planning import Plan, change_plan, load_plan
+from manymask.planning import SETTINGS, Plan, change_plan, load_plan
 
 OUTPUT_FORMATS = ("coco", "labels", "overlay")
 """What ``predict_files`` can write: COCO results, label images, pictures with outlines."""
 
 INFERENCE_SETTINGS = frozenset(
-    {"detections_per_image", "min_score", "score_threshold", "mask_threshold", "min_size", "max_size", "precision"}
+    {
+        "detections_per_image",
+        "min_score",
+        "score_threshold",
+        "mask_threshold",
+        "min_size",
+        "max_size",
+        "precision",
+        "num_workers",
+    }
 )
 """Settings that a trained model can be given other values for."""
 
-Pixels = Shaped[np.ndarray, "height width channels"]
+# (height, width, channels) or (height, width); the axes have no names, since images of one call differ in size.
+Pixels = Shaped[np.ndarray, "_ _ _"] | Shaped[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +62,7 @@ class Model:
 
     Attributes:
         network: The network, in evaluation mode on its device.
-        plan: The settings that it was trained with.
+        plan: The settings that it was trained with, apart from those that were given other values on loading.
         categories: Its classes; label i + 1 is the i-th.
         source: The checkpoint that it was read from.
     """
@@ -67,7 +78,7 @@ class Model:
         return next(self.network.parameters()).device
 
 
-def load_model(source: str | Path, device: str = "auto", **settings: Any) -> Model:
+def load_model(source: str | Path, /, device: str = "auto", **settings: Any) -> Model:
     """Load a trained model.
 
     Args:
@@ -77,20 +88,22 @@ def load_model(source: str | Path, device: str = "auto", **settings: Any) -> Mod
 
     Raises:
         CheckpointError: There is no checkpoint, or it cannot be read.
-        PlanError: A setting does not exist or does not act at prediction.
+        PlanError: A setting does not exist, does not act at prediction or is out of range, or there is no such device.
     """
+    if wrong := sorted(settings.keys() & set(SETTINGS) - INFERENCE_SETTINGS):
+        names = ", ".join(sorted(INFERENCE_SETTINGS))
+        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set device, {names}")
     path = find_checkpoint(Path(source))
     checkpoint = read_checkpoint(path)
     plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))
-    if wrong := sorted(settings.keys() - INFERENCE_SETTINGS):
-        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(INFERENCE_SETTINGS)}")
-    plan = change_plan(plan, settings)
-    if plan.data is None:
+    record = plan.data
+    if record is None:
         raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
-    categories = tuple(Category(*entry) for entry in plan.data.categories)
+    plan = change_plan(plan, {**settings, "device": device}).resolve_detections(record.max_instances)
+    categories = tuple(Category(*entry) for entry in record.categories)
     network = assemble_model(len(categories) + 1, plan)
-    load_weights(network, strip_prefix(checkpoint["state_dict"]), str(path))
-    return Model(network.to(choose_device(device)).eval(), plan, categories, path)
+    load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
+    return Model(network.to(choose_device(plan.device)).eval(), plan, categories, path)
 
 
 def find_checkpoint(source: Path) -> Path:
@@ -113,21 +126,23 @@ def predict(model: Model, images: Iterable[str | Path | Pixels]) -> Iterator[Ins
 
     Args:
         model: The model.
-        images: Files, or pixels (height, width, channels) of any size.
+        images: Files, or pixels (height, width, channels) or (height, width) of any size; 1 or 3 channels.
 
     Yields:
         The instances of each image at its own resolution, by falling score, down to the plan's ``min_score``.
 
     Raises:
-        DatasetError: An image cannot be read.
+        DatasetError: An image cannot be read, or is not one.
     """
+    yield from (predict_tensor(model, image) for image in _read_ahead(_load_image, images))
 
-    def load(image: str | Path | Pixels) -> torch.Tensor:
-        if isinstance(image, np.ndarray):
-            return scale_pixels(image if image.ndim == 3 else image[..., None], "the array")
+
+def _load_image(image: str | Path | np.ndarray) -> torch.Tensor:
+    if not isinstance(image, np.ndarray):
         return scale_pixels(read_pixels(Path(image)), str(image))
-
-    yield from (predict_tensor(model, image) for image in _read_ahead(load, images))
+    if image.ndim not in (2, 3) or image.size == 0:
+        raise DatasetError(f"expected pixels of shape (height, width, channels), found an array of shape {image.shape}")
+    return scale_pixels(image if image.ndim == 3 else image[..., None], "an array")
 
 
 def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
@@ -138,6 +153,16 @@ def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
     with torch.inference_mode(), cast:
         output = model.network([image.to(model.device)])[0]
     return make_instances(output, (image.shape[-2], image.shape[-1]), model.plan.mask_threshold)
+
+
+def _warn_of_cap(instances: Instances, plan: Plan, path: Path) -> None:
+    """Say so where the cap on detections may have cut off instances that the model is sure of."""
+    if len(instances) == plan.max_detections and instances.scores.min() >= plan.score_threshold:
+        warnings.warn(
+            f"{path}: the cap of {plan.max_detections} detections is reached, and more instances may be there; set "
+            f"detections_per_image higher",
+            stacklevel=3,
+        )
 
 
 def _read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -184,21 +209,21 @@ def predict_files(
     """
     if unknown := set(formats) - set(OUTPUT_FORMATS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUT_FORMATS)}")
-    output, files = Path(output), find_images(Path(images))
-    if ids is not None:
-        matched = match_image_ids(read_image_ids(Path(ids)), files)
-        image_ids = {path: entry.id for entry, path in matched}
-    else:
-        image_ids = {path: index + 1 for index, (_, path) in enumerate(files)}
-    entries = _check_images(files, image_ids)
+    images, output = Path(images), Path(output)
+    files = find_images(images)
+    entries = _check_images(files, images, Path(ids) if ids else None, model.plan.num_workers)
     results: list[dict[str, Any]] = []
-    for index, ((stem, path), instances) in enumerate(zip(files, predict(model, [p for _, p in files]), strict=True)):
-        results += encode_coco_results(instances, image_ids[path], model.categories)
+    for index, pixels in enumerate(_read_ahead(read_pixels, [path for _, path in files])):
+        stem, path = files[index]
+        instances = predict_tensor(model, scale_pixels(pixels, str(path)))
+        _warn_of_cap(instances, model.plan, path)
+        if "coco" in formats:
+            results += encode_coco_results(instances, entries[index]["id"], model.categories)
         shown = instances[instances.scores >= model.plan.score_threshold]
         if "labels" in formats:
             write_label_image(output / "labels" / f"{stem}.tif", shown, model.categories)
         if "overlay" in formats:
-            write_overlay(output / "overlays" / f"{stem}.png", read_pixels(path), shown, model.categories)
+            write_overlay(output / "overlays" / f"{stem}.png", pixels, shown, model.categories)
         if progress is not None:
             progress(index + 1, len(files))
     written = [output / name for name, kind in (("labels", "labels"), ("overlays", "overlay")) if kind in formats]
@@ -212,20 +237,42 @@ def predict_files(
     return written
 
 
-def _check_images(files: list[tuple[str, Path]], image_ids: dict[Path, int]) -> list[dict[str, Any]]:
-    """COCO's entry of each image; decodes all of them, which finds the broken ones."""
+def _check_images(
+    files: list[tuple[str, Path]], images: Path, ids: Path | None, num_workers: int
+) -> list[dict[str, Any]]:
+    """COCO's entry of each image; decodes all of them, which finds the broken ones.
 
-    def check(path: Path) -> tuple[int, int]:
-        pixels = read_pixels(path)
-        scale_pixels(pixels, str(path))
-        return pixels.shape[0], pixels.shape[1]
-
-    with ThreadPoolExecutor() as executor:
-        sizes = list(executor.map(check, [path for _, path in files]))
+    Raises:
+        DatasetError: An image is broken, or the ids and the images do not meet.
+    """
+    listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files)} if ids else {}
+    paths = [path for _, path in files]
+    with ThreadPoolExecutor(max(num_workers, 1)) as executor:
+        sizes = dict(zip(paths, executor.map(_check_image, paths), strict=True))
+    for path, entry in listed.items():
+        height, width = sizes[path]
+        if (height, width) != (entry.height, entry.width):
+            raise DatasetError(
+                f"{ids} gives {entry.file_name} as {entry.height} x {entry.width} (height x width), but {path} is "
+                f"{height} x {width}; correct the list or the image"
+            )
+    root = images if images.is_dir() else images.parent
     return [
-        {"id": image_ids[path], "file_name": path.name, "name": stem, "height": height, "width": width}
-        for (stem, path), (height, width) in zip(files, sizes, strict=True)
+        {
+            "id": listed[path].id if listed else place,
+            "file_name": path.relative_to(root).as_posix(),
+            "name": stem,
+            "height": sizes[path][0],
+            "width": sizes[path][1],
+        }
+        for place, (stem, path) in enumerate(files, start=1)
     ]
+
+
+def _check_image(path: Path) -> tuple[int, int]:
+    """(height, width) of an image that the model can take."""
+    _, height, width = _load_image(path).shape
+    return height, width
 
 
 def evaluate(
@@ -255,10 +302,11 @@ def evaluate(
     if len(dataset) == 0:
         raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
     categories, labels = merge_categories(dataset.categories, model.categories)
+    limits = {"max_detections": model.plan.max_detections, "score_threshold": model.plan.score_threshold}
     scored, results = [], []
     for index, sample in enumerate(_read_ahead(dataset.__getitem__, range(len(dataset)))):
         instances = predict_tensor(model, scale_pixels(sample.pixels, str(sample.path))).relabel(labels)
-        limits = {"max_detections": model.plan.max_detections, "score_threshold": model.plan.score_threshold}
+        _warn_of_cap(instances, model.plan, sample.path)
         scored.append(score_image(sample.image_id, sample.to_instances(), instances, **limits))
         if output is not None:
             results += encode_coco_results(instances, sample.image_id, categories)

@@ -7,6 +7,7 @@ import pytest
 
 from manymask.core import files
 from manymask.core.files import replace_file
+from manymask.errors import ManymaskError
 
 # The module is run by its path, so that the process need not import torch.
 WRITE = """
@@ -87,7 +88,7 @@ def test_two_processes_do_not_mix(tmp_path):
 
 def test_folder_in_the_way(tmp_path):
     (tmp_path / "file").mkdir()
-    with pytest.raises(OSError, match="file"), replace_file(tmp_path / "file") as f:
+    with pytest.raises(ManymaskError, match="a folder is where the file belongs"), replace_file(tmp_path / "file") as f:
         f.write(b"x")
     assert names(tmp_path) == ["file"]
 
@@ -119,3 +120,10 @@ def test_file_size_limit(tmp_path, times, size, old):
     assert done.stderr.splitlines()[-1].startswith(f"manymask.errors.ManymaskError: cannot write {path}: ")
     assert names(tmp_path) == old
     assert all((tmp_path / name).read_bytes() == b"old" for name in old)
+
+
+def test_file_where_a_folder_is_needed(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ManymaskError, match="a file is where a folder is needed"), replace_file(tmp_path / "out" / "x"):
+        pass
+    assert (tmp_path / "out").read_text() == "a file"

@@ -3,14 +3,23 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from manymask.errors import ManymaskError
 
-_FULL = {errno.ENOSPC: "no space left on the device", errno.EFBIG: "the file-size limit is reached"}
-_FULL[errno.EDQUOT] = "the disk quota is used up"
+_CAUSES = {
+    errno.ENOSPC: "no space left on the device; make room and run again",
+    errno.EDQUOT: "the disk quota is used up; make room and run again",
+    errno.EFBIG: "the file-size limit is reached; raise it and run again",
+    errno.EACCES: "no permission; choose another place or change the folder's permissions",
+    errno.EPERM: "not permitted; choose another place or change the folder's permissions",
+    errno.EROFS: "the disk is read-only; choose another place",
+    errno.ENOTDIR: "a file is where a folder is needed; choose another place",
+    errno.EEXIST: "a file is where a folder is needed; choose another place",
+    errno.EISDIR: "a folder is where the file belongs; choose another name",
+}
 
 
 @contextmanager
@@ -21,21 +30,21 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     one. Parent folders are made.
 
     Raises:
-        ManymaskError: The disk is full; the message names the file, and the old one is untouched.
+        ManymaskError: The disk is full or cannot be written to; names the file, and the old one is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(
-            temporary, mode, encoding=None if "b" in mode else "utf-8", newline="" if "b" not in mode else None
-        ) as f:
+        text_options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with open(temporary, mode, **text_options) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in _FULL:
-            raise ManymaskError(f"cannot write {path}: {_FULL[error.errno]}; make room and run again") from error
+        if error.errno in _CAUSES:
+            raise ManymaskError(f"cannot write {path}: {_CAUSES[error.errno]}") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)

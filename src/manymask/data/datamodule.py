@@ -1,5 +1,6 @@
 """Batches for training and validation, in an order that is a function of (seed, epoch)."""
 
+import signal
 from typing import Any
 
 import lightning as L
@@ -68,7 +69,7 @@ class InstanceDataModule(L.LightningDataModule):
         order = torch.randperm(len(self.train_images), generator=generator).tolist()
         batches = [order[i : i + self.plan.batch_size] for i in range(0, len(order), self.plan.batch_size)]
         steps_left = self.total_steps - epoch * self.steps_per_epoch
-        return batches[: steps_left * self.plan.accumulate]
+        return batches[: max(steps_left, 0) * self.plan.accumulate]
 
     def train_dataloader(self) -> DataLoader[TrainingItem]:
         """The loader of the trainer's current epoch; it is made anew for each."""
@@ -85,8 +86,15 @@ class InstanceDataModule(L.LightningDataModule):
             batch_sampler=batches,
             num_workers=min(self.plan.num_workers, len(batches)),
             collate_fn=collate,
+            worker_init_fn=ignore_signals,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def ignore_signals(worker_index: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which may reach the whole process group, to the main process: it ends the loaders."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:

@@ -15,10 +15,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from manymask.errors import Interrupted
 from manymask.modeling.checkpoint import read_checkpoint, write_checkpoint
 from manymask.training.module import TrainingModule
-from manymask.training.run_folder import MetricsRow, RunFolder, flatten_scores
+from manymask.training.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
 
 # Seconds between lines of progress where there is no terminal to draw a bar on.
 SECONDS_BETWEEN_LINES = 30
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line as it is: not wrapped, and brackets in a path are not markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class WholeFileIO(CheckpointIO):
@@ -59,7 +64,7 @@ class EndOnSignal(L.Callback):
 
     def _check(self) -> None:
         if self._received is not None:
-            raise Interrupted(self._received, f"go on with: manymask train --resume {self.folder.path}")
+            raise Interrupted(self._received, f"go on with: {format_resume(self.folder.path)}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         """End here if asked to."""
@@ -71,8 +76,16 @@ class EndOnSignal(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the signals back: Lightning calls no teardown after an exception."""
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous = {}
 
 
 class RunWriter(L.Callback):
@@ -108,7 +121,7 @@ class RunWriter(L.Callback):
         self._log_to_tensorboard(trainer, row)
         trainer.save_checkpoint(self.folder.epoch_file(epoch))
         self.folder.finish_epoch(epoch, self.rows, keep_all=module.plan.keep_checkpoints == "all")
-        self.console.print(format_epoch(row, self.folder), highlight=False, soft_wrap=True)
+        print_line(self.console, format_epoch(row, self.folder))
 
     def _log_to_tensorboard(self, trainer: L.Trainer, row: MetricsRow) -> None:
         logger = trainer.logger
@@ -139,7 +152,13 @@ class ShowProgress(L.Callback):
         self.num_epochs = num_epochs
         self.console = console
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
+        self._bar = Progress(
+            *columns,
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._task = self._bar.add_task("training", total=total_steps, note="")
         self._first_step = 0
         self._started = self._last_line = 0.0
@@ -148,8 +167,7 @@ class ShowProgress(L.Callback):
         """Start the clock, at the step that a resume begins with."""
         self._first_step = trainer.global_step
         self._started = self._last_line = time.monotonic()
-        if self.console.is_terminal:
-            self._bar.start()
+        self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         """Move the bar."""
@@ -164,12 +182,14 @@ class ShowProgress(L.Callback):
         self._bar.update(self._task, completed=trainer.global_step, description=description, note=note)
         if not self.console.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.console.print(
-                f"{description}  step {trainer.global_step}/{self.total_steps}  {note}", highlight=False, soft_wrap=True
-            )
+            print_line(self.console, f"{description}  step {trainer.global_step}/{self.total_steps}  {note}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove the bar."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Remove the bar: Lightning calls no teardown after an exception."""
         self._bar.stop()
 
 

@@ -15,6 +15,10 @@ from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.modeling.masks import make_instances
 from manymask.planning import Plan
 
+_REMEDY = (
+    "the last good checkpoint is kept: look at these images, or start anew with a lower learning_rate, warmup_steps, "
+    "gradient_clip or precision=fp32"
+)
 # Where multistep's learning rate falls, as shares of the run (the baseline recipe).
 MILESTONES = (0.8, 0.9)
 
@@ -49,6 +53,7 @@ class TrainingModule(L.LightningModule):
         self.last_learning_rate = 0.0
         self.scores: dict[str, Any] = {}
         self._scored: list[ScoredImage] = []
+        self._last_names: list[str] = []
 
     def configure_optimizers(self) -> Any:
         """The plan's optimizer, and its learning rate as a function of the step alone."""
@@ -59,7 +64,8 @@ class TrainingModule(L.LightningModule):
         else:
             betas = (plan.momentum, 0.999)
             optimizer = torch.optim.AdamW(parameters, plan.learning_rate, betas, weight_decay=plan.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.scale_learning_rate)
+        # A plain function, because LambdaLR puts the attributes of anything else into the checkpoint.
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.scale_learning_rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def scale_learning_rate(self, step: int) -> float:
@@ -72,10 +78,13 @@ class TrainingModule(L.LightningModule):
         return warmup
 
     def _list_milestones(self) -> list[int]:
-        """Steps at which the learning rate falls: at whole epochs, or by steps in a run that ``max_steps`` ends."""
+        """Steps at which the learning rate falls: at whole epochs, or by steps in a run that ``max_steps`` ends.
+
+        It never falls before the first epoch (or step) is done, however short the run.
+        """
         if self.plan.max_steps is None:
-            return [int(share * self.plan.epochs) * self.steps_per_epoch for share in MILESTONES]
-        return [int(share * self.total_steps) for share in MILESTONES]
+            return [max(int(share * self.plan.epochs), 1) * self.steps_per_epoch for share in MILESTONES]
+        return [max(int(share * self.total_steps), 1) for share in MILESTONES]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move images and targets; ground truth for scoring stays where it is."""
@@ -99,23 +108,31 @@ class TrainingModule(L.LightningModule):
         # The sampling of anchors and proposals is a function of (seed, epoch, batch): a resume has no state to restore.
         torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
         losses = self.network(images, targets)
-        loss = torch.stack(list(losses.values())).sum()
-        values = {name: value.item() for name, value in {"loss": loss, **losses}.items()}
-        if not math.isfinite(values["loss"]):
+        parts = torch.stack(list(losses.values()))
+        loss = parts.sum()
+        if not loss.isfinite():
             raise TrainingError(
-                f"the loss is {values['loss']} in epoch {self.current_epoch + 1}, images {', '.join(names)}; the last "
-                "good checkpoint is kept: look at these images, or start anew with a lower learning_rate, "
-                "warmup_steps, gradient_clip or precision=fp32"
+                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, images {', '.join(names)}; {_REMEDY}"
             )
-        for name, value in values.items():
+        self._last_names = names
+        for name, value in zip(["loss", *losses], [loss.item(), *parts.tolist()], strict=True):
             self.losses[name] = self.losses.get(name, 0.0) + value
         self.num_batches += 1
         self.last_learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the images of the last validation."""
+        """Forget the images of the last validation.
+
+        Raises:
+            TrainingError: The epoch's last step left weights that are not finite, which no checkpoint may hold.
+        """
         self._scored = []
+        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
+            raise TrainingError(
+                f"the weights are not finite after epoch {self.current_epoch + 1}, whose last images are "
+                f"{', '.join(self._last_names)}; {_REMEDY}"
+            )
 
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""

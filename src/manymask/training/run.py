@@ -2,9 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
-from manymask.core import Category, Dataset
+from manymask.core import Category, Dataset, Record, Sample
 from manymask.data.datamodule import InstanceDataModule
-from manymask.errors import DatasetError, PlanError, TrainingError
+from manymask.data.transforms import scale_pixels
+from manymask.errors import DatasetError, PlanError
 from manymask.formats import DatasetCheck, check_dataset, read_dataset
 from manymask.modeling.architectures import assemble_model, load_starting_weights
 from manymask.modeling.checkpoint import read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.planning import CHANGEABLE, SETTINGS, DataRecord, Plan, change_plan, make_plan, read_plan, write_plan
-from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO
+from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
+from manymask.training.failures import explain_failures
 from manymask.training.module import TrainingModule
-from manymask.training.run_folder import MetricsRow, RunFolder
+from manymask.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def train(
         data: The training data; with ``resume`` only where it has moved.
         output: The run folder, which must be empty or new; ``runs/<name of the data>`` by default.
         recipe: Where the settings start from; ``baseline`` by default.
-        val: A separate validation set; by default a part of ``data`` is held out (``val_fraction``).
+        val: A separate validation set in the format of ``data``; by default a part of ``data`` is held out
+            (``val_fraction``).
         data_format: Name of the reader; found out from the folder by default.
         resume: A run folder, or a checkpoint in one, to go on with.
         **settings: Settings of the plan by name.
@@ -69,15 +74,20 @@ def train(
         folder, checkpoint = RunFolder(Path(output or Path("runs") / Path(data).resolve().name)), None
         folder.check_unused()
         plan = make_plan(recipe or "baseline", settings)
+        choose_device(plan.device)  # a device that is not there is said before the check of every file, not after
         data_set = load_data(Path(data), Path(val) if val else None, data_format, plan, console)
-        plan = plan.resolve_detections(data_set.record.max_instances).model_copy(update={"data": data_set.record})
-        write_plan(plan, folder.plan_file)
+        plan = plan.resolve_detections(data_set.record.max_instances)
     else:
         folder, checkpoint = find_resume(Path(resume))
-        old_plan = read_plan(folder.plan_file)
-        plan = check_changes(old_plan, recipe, settings)
-        data_set = reload_data(old_plan, data, val, console)
-    fit(folder, plan, data_set, checkpoint, console)
+        if output is not None and Path(output).resolve() != folder.path.resolve():
+            raise PlanError(f"a resumed run stays in its folder, {folder.path}; leave --output out")
+        plan = check_changes(read_plan(folder.plan_file), recipe, settings)
+        choose_device(plan.device)
+        data_set = reload_data(plan, data, val, data_format, console)
+        folder.remove_partial_files()
+        if checkpoint is None:
+            print_line(console, f"no epoch of {folder.path} was finished: starting at step 0")
+    fit(folder, plan.model_copy(update={"data": data_set.record}), data_set, checkpoint, console)
     return folder.path
 
 
@@ -90,15 +100,13 @@ def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: 
     dataset = read_dataset(path, data_format)
     check = _check(dataset, plan, console)
     if val_path is not None:
-        train_set, val_set = dataset, read_dataset(val_path, data_format)
+        train_set, val_set = dataset, read_dataset(val_path, dataset.data_format)
         val_fingerprint = _check(val_set, plan, console).fingerprint
     else:
         train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.seed)
         val_fingerprint = ""
         if len(dataset) == 1:
-            console.print(
-                "[yellow]warning:[/] one image only: trained and validated on the same, so scores mean little"
-            )
+            print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")
     counts = {image.name: image.num_instances for image in check.images}
     record = DataRecord(
         path=str(path.resolve()),
@@ -110,19 +118,28 @@ def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: 
         val_names=tuple(r.name for r in val_set.records),
         max_instances=max(counts[r.name] for r in train_set.records),
     )
-    console.print(
+    print_line(
+        console,
         f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
         f"at most {record.max_instances} instances an image",
-        highlight=False,
-        soft_wrap=True,
     )
     return TrainingData(train_set, val_set, record)
 
 
 def _check(dataset: Dataset, plan: Plan, console: Console) -> DatasetCheck:
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"checking {len(dataset)} images of {dataset.root}", total=len(dataset))
-        return check_dataset(dataset, lambda num_done: bar.update(task, completed=num_done), plan.num_workers)
+    """Decode every file as training will, so that what it would stop at is found before the first step."""
+    as_in_training = replace(dataset, read_record=partial(_read_scalable, dataset.read_record))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(f"checking {len(dataset)} images of {dataset.root}"), total=len(dataset))
+        return check_dataset(as_in_training, lambda num_done: bar.update(task, completed=num_done), plan.num_workers)
+
+
+def _read_scalable(
+    read_record: Callable[[Record, tuple[Category, ...]], Sample], record: Record, categories: tuple[Category, ...]
+) -> Sample:
+    sample = read_record(record, categories)
+    scale_pixels(sample.pixels, str(sample.path))
+    return sample
 
 
 def split_dataset(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -157,30 +174,33 @@ def check_changes(plan: Plan, recipe: str | None, settings: dict[str, Any]) -> P
     """
     if recipe is not None and recipe != plan.recipe:
         raise PlanError(f"the run began with recipe {plan.recipe!r}; a resume cannot change it to {recipe!r}")
-    new_plan = change_plan(plan, settings)
+    new_plan = change_plan(plan, settings).resolve_detections(plan.data.max_instances if plan.data else 0)
     for name in SETTINGS:
         old, new = getattr(plan, name), getattr(new_plan, name)
-        if name == "detections_per_image" and new == "auto":
-            new_plan = new_plan.model_copy(update={name: old})
-        elif old != new and name not in CHANGEABLE:
+        if old != new and name not in CHANGEABLE:
             raise PlanError(
                 f"the run began with {name}={old}; a resume cannot change it to {new}: leave it out, or start a new run"
             )
     return new_plan
 
 
-def reload_data(plan: Plan, data: str | Path | None, val: str | Path | None, console: Console) -> TrainingData:
+def reload_data(
+    plan: Plan, data: str | Path | None, val: str | Path | None, data_format: str | None, console: Console
+) -> TrainingData:
     """The data of a run that is resumed, from where it was or has moved to.
 
     Raises:
         DatasetError: The data is not what the run began with.
+        PlanError: The reader is another than it was, or the plan does not say what the run began with.
     """
     old = plan.data
     if old is None:
         raise PlanError("plan.json does not say what the run was trained on; start a new run")
+    if data_format not in (None, old.data_format):
+        raise PlanError(f"the run began with data format {old.data_format}; a resume cannot change it to {data_format}")
     val_path = val or old.val_path
     found = load_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
-    if found.record.fingerprint != old.fingerprint:
+    if found.record.model_copy(update={"path": old.path, "val_path": old.val_path}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
         what = f"images added or removed: {', '.join(changed[:5])}" if changed else "pixels, labels or classes changed"
         raise DatasetError(
@@ -198,51 +218,61 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
     """
     device = choose_device(plan.device)
     datamodule = InstanceDataModule(data.train, data.val, plan)
+    num_epochs, num_done = datamodule.num_epochs, 0
+    if checkpoint is not None:
+        num_done = int(read_checkpoint(checkpoint)["epoch"]) + 1
+        if num_done >= num_epochs:
+            print_line(
+                console, f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do"
+            )
+            return
+        print_line(console, f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
+    module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
+    write_plan(plan, folder.plan_file)  # only now, so that a plan that cannot be built leaves no folder behind
+    print_line(
+        console,
+        f"{plan.architecture}{f' with {plan.backbone}' if plan.backbone else ''} on {device} in "
+        f"{choose_precision(plan.precision, device)}, {datamodule.total_steps} steps in {num_epochs} epochs, "
+        f"at most {plan.max_detections} detections an image",
+    )
+    callbacks = [EndOnSignal(folder), RunWriter(folder, folder.read_metrics(last_epoch=num_done), console)]
+    callbacks.append(ShowProgress(datamodule.total_steps, num_epochs, console))
+    with explain_failures(), _quiet_lightning():
+        trainer = _make_trainer(folder, plan, device, num_epochs, callbacks)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def _make_module(datamodule: InstanceDataModule, plan: Plan, data: TrainingData, has_weights: bool) -> TrainingModule:
+    """The network with its starting weights, or where a checkpoint has them (``has_weights``) without."""
     categories = tuple(Category(*entry) for entry in data.record.categories)
     torch.manual_seed(plan.seed)
     network = assemble_model(len(categories) + 1, plan)
-    if checkpoint is None:
+    if not has_weights:
         load_starting_weights(network, plan)
-    sizes = (datamodule.steps_per_epoch, datamodule.total_steps)
-    module = TrainingModule(network, plan, categories, data.val.categories, *sizes)
-    rows: list[MetricsRow] = []
-    if checkpoint is not None:
-        epoch = int(read_checkpoint(checkpoint)["epoch"]) + 1
-        rows = folder.read_metrics(last_epoch=epoch)
-        console.print(
-            f"going on from {checkpoint}, the end of epoch {epoch}/{datamodule.num_epochs}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    backbone = f" with {plan.backbone}" if plan.backbone else ""
-    console.print(
-        f"{plan.architecture}{backbone} on {device} in "
-        f"{choose_precision(plan.precision, device)}, {datamodule.total_steps} steps in {datamodule.num_epochs} epochs, "
-        f"at most {plan.max_detections} detections an image",
-        highlight=False,
-        soft_wrap=True,
+    steps = (datamodule.steps_per_epoch, datamodule.total_steps)
+    return TrainingModule(network, plan, categories, data.val.categories, *steps)
+
+
+def _make_trainer(
+    folder: RunFolder, plan: Plan, device: torch.device, num_epochs: int, callbacks: list[L.Callback]
+) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+        devices=1 if device.type == "cpu" else [device.index or 0],
+        plugins=[make_precision(plan.precision, device), WholeFileIO()],
+        max_epochs=num_epochs,
+        accumulate_grad_batches=plan.accumulate,
+        gradient_clip_val=plan.gradient_clip or None,
+        deterministic=plan.deterministic,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(str(folder.path), name="tensorboard", version=""),
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
-    with _explain_failures(), _quiet_lightning():
-        callbacks = [EndOnSignal(folder), RunWriter(folder, rows, console)]
-        callbacks.append(ShowProgress(datamodule.total_steps, datamodule.num_epochs, console))
-        trainer = L.Trainer(
-            accelerator="cpu" if device.type == "cpu" else "gpu",
-            devices=1 if device.type == "cpu" else [device.index or 0],
-            plugins=[make_precision(plan.precision, device), WholeFileIO()],
-            max_epochs=datamodule.num_epochs,
-            accumulate_grad_batches=plan.accumulate,
-            gradient_clip_val=plan.gradient_clip or None,
-            deterministic=plan.deterministic,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(str(folder.path), name="tensorboard", version=""),
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
 
 
 def make_precision(precision: str, device: torch.device) -> Precision:
@@ -256,39 +286,16 @@ def make_precision(precision: str, device: torch.device) -> Precision:
 
 
 @contextmanager
-def _explain_failures() -> Iterator[None]:
-    """Turn what a full memory raises into words.
-
-    Raises:
-        TrainingError: Says which setting to lower.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), max_size "
-            "or roi_samples"
-        ) from error
-    except (RuntimeError, OSError) as error:
-        text = str(error)
-        if "can't allocate memory" in text:
-            raise TrainingError("memory is full; start a new run with a lower batch_size or max_size") from error
-        if any(sign in text for sign in ("shared memory", "/torch_", "Bus error", "shm")):
-            raise TrainingError(
-                "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm"
-            ) from error
-        raise
-
-
-@contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's notes on its own set-up, and on loaders that this package chose on purpose, from the user."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,6 +1,7 @@
 """The run folder: where a run keeps its plan, metrics, curves and checkpoints."""
 
 import csv
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from manymask.drawing import draw_curves
 from manymask.errors import CheckpointError, PlanError
 from manymask.modeling.checkpoint import read_checkpoint
 
-MetricsRow = dict[str, float | None]
+MetricsRow = dict[str, int | float | None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class RunFolder:
 
     def list_epoch_files(self) -> list[Path]:
         """All epochs' checkpoints, the newest first."""
-        return sorted((self.path / "checkpoints").glob("epoch_*.ckpt"), reverse=True)
+        files = (self.path / "checkpoints").glob("epoch_*.ckpt")
+        return sorted(files, key=lambda file: (len(file.name), file.name), reverse=True)
 
     def check_unused(self) -> None:
         """Refuse to train over another run.
@@ -50,9 +52,12 @@ class RunFolder:
             PlanError: The folder holds something.
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise PlanError(
-                f"{self.path} is not empty; choose another --output, or go on: manymask train --resume {self.path}"
-            )
+            raise PlanError(f"{self.path} is not empty; choose another --output, or go on: {format_resume(self.path)}")
+
+    def remove_partial_files(self) -> None:
+        """Remove what a kill in the middle of writing has left."""
+        for file in self.path.rglob(".*.partial"):
+            file.unlink()
 
     def read_metrics(self, last_epoch: int) -> list[MetricsRow]:
         """The rows of ``metrics.csv`` up to an epoch; later ones are of epochs that will be run again."""
@@ -84,15 +89,15 @@ class RunFolder:
         """``last.ckpt``, or None where no epoch was finished.
 
         Raises:
-            CheckpointError: It is damaged; names the newest good checkpoint.
+            CheckpointError: It is damaged, or missing though epochs were finished; names the newest good checkpoint.
         """
-        if not self.last.exists():
+        if not self.last.exists() and len(self.list_epoch_files()) < 2:  # one alone may be from a kill before the copy
             return None
         try:
             read_checkpoint(self.last)
         except CheckpointError as error:
             good = self._find_good_checkpoint()
-            hint = f"go on from {good}: manymask train --resume {good}" if good else "no other is good; start anew"
+            hint = f"go on from {good}: {format_resume(good)}" if good else "no other is good; start anew"
             raise CheckpointError(f"{error}; {hint}") from error
         return self.last
 
@@ -106,18 +111,23 @@ class RunFolder:
         return None
 
 
+def format_resume(path: Path) -> str:
+    """The command that goes on with a run, or from a checkpoint, ready for a shell."""
+    return f"manymask train --resume {shlex.quote(str(path))}"
+
+
 def find_best_epoch(rows: list[MetricsRow]) -> int:
     """The epoch with the highest validation mask AP, the earliest on ties; an undefined AP loses to any."""
 
-    def rank(row: MetricsRow) -> tuple[float, float]:
+    def rank(row: MetricsRow) -> tuple[int | float, int | float]:
         ap = row["val_mask_AP"]
-        return (-1.0 if ap is None else ap), -(row["epoch"] or 0)
+        return (-1 if ap is None else ap), -(row["epoch"] or 0)
 
     return int(max(rows, key=rank)["epoch"] or 0)
 
 
 def flatten_scores(scores: Mapping) -> MetricsRow:
-    """The scores that go to ``metrics.csv``: of all classes, and mask AP and AP50 of each."""
+    """The scores that go to ``metrics.csv``: of all classes, and mask AP, AP50 and AP75 of each."""
     row: MetricsRow = {
         f"val_{kind}_{name}": scores[kind][name] for kind in ("mask", "box") for name in ("AP", "AP50", "AP75")
     }
@@ -126,7 +136,7 @@ def flatten_scores(scores: Mapping) -> MetricsRow:
     return row
 
 
-def _format(value: float | None) -> str:
+def _format(value: int | float | None) -> str:
     if value is None:
         return ""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))

@@ -1,0 +1,58 @@
+"""What a full memory or disk and broken loader processes raise, in words that say what to do."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from manymask.errors import ManymaskError, TrainingError
+
+_DEVICE_FULL = (
+    "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), max_size or "
+    "roi_samples"
+)
+_MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or max_size"
+# What torch (2.15) writes, and what it means; the first that fits is taken.
+_CAUSES = (
+    (
+        ("shared memory", "/torch_", "Bus error"),
+        "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm",
+    ),
+    (("can't allocate memory",), _MEMORY_FULL),
+    (("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"), _DEVICE_FULL),
+    (
+        ("exited unexpectedly", "is killed by signal"),
+        "a loader process was ended from outside, most likely because memory is full; lower num_workers and resume",
+    ),
+)
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FROM_LOADER = "in DataLoader worker process"
+
+
+@contextmanager
+def explain_failures() -> Iterator[None]:
+    """Turn what a full memory, a full disk or a loader process raises into one line.
+
+    Raises:
+        TrainingError: Memory, shared memory or the disk is full; says what to change.
+        ManymaskError: What a loader process raised, without its traceback.
+    """
+    try:
+        yield
+    except ManymaskError as error:
+        if _FROM_LOADER not in str(error):
+            raise
+        last_line = str(error).strip().splitlines()[-1]  # of the traceback that DataLoader makes the message of
+        raise type(error)(last_line.partition(": ")[2]) from error
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_DEVICE_FULL) from error
+    except MemoryError as error:
+        raise TrainingError(_MEMORY_FULL) from error
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise TrainingError(f"the disk is full ({error}); make room and resume") from error
+        for signs, text in _CAUSES:
+            if any(sign in str(error) for sign in signs):
+                raise TrainingError(text) from error
+        raise

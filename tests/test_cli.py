@@ -1,0 +1,237 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import manymask
+from manymask.cli import app, main
+from manymask.core import Category
+from manymask.errors import PlanError
+from tests.tiny_model import write_tiny_model
+
+PROGRAM = "import sys; from manymask.cli import main; main()"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the program in this process; gives exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["manymask", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return int(exit_.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def assert_one_line(result: tuple[int, str, str], *parts: str) -> None:
+    """Exit code 2, and one line on stderr that begins with error: and holds the parts."""
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    for part in parts:
+        assert part in err
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Three class folders that the command synthetic makes."""
+    folder = tmp_path_factory.mktemp("data") / "cells"
+    sizes = ["--images", "3", "--size", "48", "--instances", "8", "--classes", "2", "--diameter", "9"]
+    result = CliRunner().invoke(app, ["synthetic", str(folder), *sizes])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("3 images with ")
+    assert f"of 2 classes written to {folder}" in result.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_tiny_model(folder / "last.ckpt")
+    return folder
+
+
+def test_help_is_quick():
+    def measure() -> float:
+        start = time.perf_counter()
+        assert "synthetic" in run_process("--help").stdout
+        return time.perf_counter() - start
+
+    assert min(measure() for _ in range(3)) < 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["predict"]])
+def test_help_loads_nothing_heavy(arguments):
+    report = "import atexit, sys; atexit.register(lambda: print('loaded', {'torch', 'numpy'} & {*sys.modules}))"
+    command = [sys.executable, "-c", f"{report}; {PROGRAM}", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "loaded set()" in found.stdout
+
+
+def test_errors_of_a_real_process(tmp_path):
+    found = run_process("train", tmp_path / "none", "--epohs", "3")
+    result = (found.returncode, found.stdout, found.stderr)
+    assert_one_line(result, "there is no setting 'epohs'; did you mean 'epochs'?")
+
+
+def test_a_bug_keeps_its_traceback():
+    code = "from manymask import cli\ncli.app.command('crash')(lambda: 1 / 0)\ncli.main()"
+    found = subprocess.run([sys.executable, "-c", code, "crash"], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "Traceback" in found.stderr
+    assert "ZeroDivisionError" in found.stderr
+
+
+def test_version(run):
+    assert run("--version") == (0, f"{manymask.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "synthetic"])
+def test_every_command_has_help(run, command):
+    code, out, _ = run(command, "-h")
+    assert code == 0
+    assert f"manymask {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--epohs", "3"], "there is no setting 'epohs'; did you mean 'epochs'?"),
+        (["--set", "epohs=3"], "there is no setting 'epohs'; did you mean 'epochs'?"),
+        (["--set", "epochs"], "expected name=value, found 'epochs'"),
+        (["--set", "output=x"], "there is no setting 'output'"),
+        (["--set", "data=x"], "there is no setting 'data'"),
+        (["--epochs"], "--epochs needs a value; settings are given as --set name=value or --name value"),
+        (["--epochs", "--seed", "1"], "--epochs needs a value"),
+        (["--epochs", "3", "--set", "epochs=4"], "the setting 'epochs' is given twice"),
+        (["--epochs", "three"], "epochs is 'three'"),
+        (["--epochs", "-1"], "epochs is '-1'"),
+        (["--learning-rate=0"], "learning_rate is '0'"),
+        (["stray"], "there is nothing to do with 'stray'; see manymask train --help"),
+        (["--recipe", "none"], "there is no recipe 'none'; there are: baseline"),
+        (["--data-format", "png"], "data format 'png' does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(run, data, tmp_path, arguments, part):
+    assert_one_line(run("train", data, "--output", tmp_path / "run", *arguments), part)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["DATA", "--set", "epochs=0"],
+        ["DATA", "--epochs", "0"],
+        ["DATA", "--epochs=0"],
+        ["--epochs", "0", "DATA"],
+        ["--set", "seed=3", "DATA", "--epochs", "0", "--batch-size", "2"],
+        ["--epochs", "0", "--", "DATA"],
+    ],
+)
+def test_all_ways_to_give_a_setting_are_the_same(run, data, arguments):
+    result = run("train", *(str(data) if a == "DATA" else a for a in arguments))
+    assert_one_line(result, "in the settings, epochs is '0': Input should be greater than or equal to 1")
+
+
+def test_train_without_data(run):
+    assert_one_line(run("train"), "expected a data set to train on; for example: manymask train data/train")
+
+
+@pytest.mark.parametrize("name", ["with  two spaces", "[bold] and [/x] :smile:", "a" * 120 + " [1]", "back\\[x]"])
+def test_paths_in_messages_are_as_given(run, tmp_path, name):
+    assert_one_line(run("train", tmp_path / name), f"error: {tmp_path / name} does not exist; ")
+    assert_one_line(run("predict", tmp_path / name, tmp_path), f"checkpoint at {tmp_path / name}, found nothing; ")
+
+
+def test_a_message_of_several_lines_becomes_one(run, tmp_path):
+    assert_one_line(run("train", tmp_path / "two\nlines"), "two lines does not exist")
+
+
+def test_synthetic_leaves_what_is_there(run, data, tmp_path):
+    assert_one_line(run("synthetic", data), f"{data} is not an empty folder; choose another")
+    (tmp_path / "file").touch()
+    assert_one_line(run("synthetic", tmp_path / "file"), "file is not an empty folder")
+
+
+def test_predict_writes_everything(run, model, data, tmp_path):
+    code, out, err = run("predict", model, data, "--output", tmp_path / "my [out]", "--score-threshold", "0.2")
+    assert code == 0
+    written = [Path(line.removeprefix("written to ")) for line in out.splitlines()]
+    assert {path.name for path in written} == {"labels", "overlays", "predictions.json", "images.json"}
+    assert all(path.exists() for path in written)
+    assert sorted(path.name for path in (tmp_path / "my [out]" / "overlays").iterdir()) == [
+        "0000.png",
+        "0001.png",
+        "0002.png",
+    ]
+    assert err.strip() == ""
+
+
+def test_settings_before_the_arguments_and_some_formats(run, model, data, tmp_path):
+    options = ["--detections-per-image", "2", "--format", "coco", "--device", "cpu", "--set", "device=cpu"]
+    code, out, _ = run("predict", *options, model, data / "0001", "--output", tmp_path)
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--format", "png"], "there is no output format 'png'; there are: coco, labels, overlay"),
+        (["--epochs", "3"], "epochs is fixed by training"),
+        (["--min_scor", "3"], "there is no setting 'min_scor'; did you mean 'min_score'?"),
+        (["--device", "tpu"], "device is 'tpu', expected auto, cpu, cuda or cuda:N"),
+        (["--ids", "none.json"], "none.json does not exist"),
+    ],
+)
+def test_errors_of_predict(run, model, data, tmp_path, arguments, part):
+    assert_one_line(run("predict", model, data, "--output", tmp_path / "out", *arguments), part)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_prints_a_table_and_writes_beside_the_model(run, model, data):
+    code, out, err = run("evaluate", model, data)
+    assert (code, err.strip()) == (0, "")
+    scores = json.loads((model / "evaluation" / "evaluation.json").read_text())
+    assert scores["num_images"] == 3
+    assert "3 images, at most 12 detections each" in out
+    for name in ("all", "class1", "class2", "long", "mask AP", "box AP"):
+        assert name in out
+    assert "TP / (TP + FP + FN) at score 0.3, by IoU: 0.50: 0." in out
+    assert f"written to {model / 'evaluation' / 'evaluation.json'}" in out
+
+
+def test_classes_with_brackets_stay_in_the_table(run, data, tmp_path):
+    write_tiny_model(tmp_path / "a.ckpt", categories=(Category(1, "round"), Category(9, "[red]x[/]")))
+    code, out, _ = run("evaluate", tmp_path / "a.ckpt", data, "--output", tmp_path / "out")
+    assert code == 0
+    assert "[red]x[/]" in out
+    assert (tmp_path / "out" / "evaluation.json").is_file()
+
+
+def test_errors_reach_callers_of_the_app_as_they_are():
+    result = CliRunner().invoke(app, ["train", "nowhere", "--epohs", "3"])
+    assert isinstance(result.exception, PlanError)

@@ -1,0 +1,399 @@
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from manymask.core import Category, Instances, encode_coco_rle, encode_crops
+from manymask.errors import CheckpointError, DatasetError, PlanError
+from manymask.formats import read_dataset, read_pixels
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
+from manymask.planning import make_plan
+from manymask.prediction import (
+    OUTPUT_FORMATS,
+    Model,
+    _warn_of_cap,
+    evaluate,
+    find_checkpoint,
+    load_model,
+    predict,
+    predict_files,
+)
+from tests import dense
+from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run folder with a best checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    write_tiny_model(folder / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Model:
+    return load_model(run)
+
+
+def make_pixels(height: int = 40, width: int = 52, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def write_images(folder: Path, *names: str) -> Path:
+    """PNG or TIFF files of different sizes."""
+    folder.mkdir(parents=True)
+    for index, name in enumerate(names):
+        pixels = make_pixels(36 + 4 * index, 48, seed=index)
+        if name.endswith(".tif"):
+            tifffile.imwrite(folder / name, pixels, photometric="rgb")
+        else:
+            Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def assert_same_instances(found: Instances, expected: Instances) -> None:
+    dense.assert_same_runs(found.runs, expected.runs)
+    for name in ("labels", "scores", "boxes"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+
+
+def predict_one(model: Model, image) -> Instances:
+    (instances,) = predict(model, [image])
+    return instances
+
+
+def test_model_of_a_run_folder(run, model):
+    assert model.source == run / "best.ckpt"
+    assert model.categories == CATEGORIES
+    assert model.plan.score_threshold == SETTINGS["score_threshold"]
+    assert not model.network.training
+
+
+def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    last.touch()
+    assert find_checkpoint(tmp_path) == last
+    best.touch()
+    assert find_checkpoint(tmp_path) == best
+    assert find_checkpoint(last) == last
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"expected a run folder or a checkpoint at .*none, found nothing"):
+        load_model(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"found a folder without best\.ckpt and last\.ckpt"):
+        load_model(tmp_path)
+
+
+def test_a_file_that_is_not_ours(tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match=r"other\.ckpt is not a checkpoint of manymask's"):
+        load_model(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"other\.ckpt is cut short"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(("has_data", "message"), [(True, "does not fit the architecture"), (False, "which classes")])
+def test_a_checkpoint_that_lacks_weights_or_classes(tmp_path, has_data, message):
+    plan = make_tiny_plan().model_copy(update={} if has_data else {"data": None})
+    write_checkpoint({CHECKPOINT_KEY: {"plan": plan.model_dump(mode="json")}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_scor": 0.1}, "there is no setting 'min_scor'; did you mean 'min_score'?"),
+        ({"source": "x"}, "there is no setting 'source'"),
+        ({"epochs": 3}, "epochs is fixed by training; at prediction one can set device, detections_per_image, mask_th"),
+        ({"min_score": 2}, "min_score is 2"),
+        ({"device": "gpu"}, "device is 'gpu', expected auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "device is cuda:99, but torch sees"),
+    ],
+)
+def test_wrong_settings(run, settings, message):
+    with pytest.raises(PlanError) as error:
+        load_model(run, **settings)
+    assert message in str(error.value)
+
+
+def test_settings_act(run, model):
+    found = predict_one(model, make_pixels())
+    median = float(np.median(found.scores))
+    assert_same_instances(predict_one(load_model(run, detections_per_image=3), make_pixels()), found[:3])
+    high = predict_one(load_model(run, min_score=str(median)), make_pixels())
+    assert_same_instances(high, found[found.scores > median])
+    # What is cut in JSON and AP does not depend on what is shown.
+    assert_same_instances(predict_one(load_model(run, score_threshold=1), make_pixels()), found)
+    assert load_model(run, detections_per_image="auto").plan.max_detections == 135  # 1.5 x 90
+
+
+@pytest.mark.parametrize("size", [(33, 33), (34, 97), (70, 41)])
+def test_instances_lie_in_an_image_of_any_size(model, size):
+    instances = predict_one(model, make_pixels(*size))
+    assert instances.size == size
+    assert 2 < len(instances) <= SETTINGS["detections_per_image"]
+    assert (np.diff(instances.scores) <= 0).all()
+    assert instances.scores.min() > SETTINGS["min_score"]
+    assert set(instances.labels.tolist()) <= {1, 2}
+    assert (instances.boxes >= 0).all()
+    assert (instances.boxes <= [size[1], size[0]] * 2).all()
+    dense.assert_valid_runs(instances.runs)
+
+
+def test_grey_of_any_shape_and_depth_is_the_same(model):
+    grey = make_pixels(channels=1)
+    expected = predict_one(model, grey)
+    for pixels in (grey[..., 0], grey.repeat(3, axis=2), grey.astype(np.uint16) * 257, (grey / 255).astype(np.float64)):
+        assert_same_instances(predict_one(model, pixels), expected)
+
+
+def test_files_and_arrays_are_the_same(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.tif")
+    paths = [str(folder / "a.png"), folder / "b.tif"]
+    for found, path in zip(predict(model, paths), paths, strict=True):
+        assert_same_instances(found, predict_one(model, read_pixels(Path(path))))
+
+
+def test_an_image_alone_is_the_same_as_among_others(model):
+    images = [make_pixels(60, 40, seed=1), make_pixels(seed=2), make_pixels(33, 80, seed=3)]
+    for together, image in zip(list(predict(model, images)), images, strict=True):
+        assert_same_instances(together, predict_one(model, image))
+
+
+def test_images_are_taken_one_ahead_only(model):
+    taken = []
+
+    def give():
+        for index in range(5):
+            taken.append(index)
+            yield make_pixels(33, 33)
+
+    results = predict(model, give())
+    assert taken == []
+    next(results)
+    assert taken == [0, 1]
+    results.close()
+
+
+def test_no_images(model):
+    assert list(predict(model, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((40, 40, 4), dtype=np.uint8), "expected 1 or 3 channels, found 4 in an array"),
+        (np.full((40, 40), 2.0), r"expected intensities in \[0, 1\], found 2 to 2 in an array"),
+        (np.zeros((0, 40), dtype=np.uint8), r"expected pixels of shape .* found an array of shape \(0, 40\)"),
+        (Path("nowhere.png"), "nowhere.png does not exist"),
+    ],
+)
+def test_images_that_cannot_be_used(model, image, message):
+    with pytest.raises(DatasetError, match=message):
+        predict_one(model, image)
+
+
+def test_predictions_json_is_what_pycocotools_reads(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.tif")
+    written = predict_files(model, folder, tmp_path / "out", formats=["coco"])
+    assert written == [tmp_path / "out" / "predictions.json", tmp_path / "out" / "images.json"]
+    images = json.loads(written[1].read_text())
+    names = [(image["id"], image["file_name"], image["name"], image["height"], image["width"]) for image in images]
+    assert names == [(1, "a.png", "a", 36, 48), (2, "b.tif", "b", 40, 48)]
+    truth = COCO()
+    truth.dataset = {"images": images, "annotations": [], "categories": [{"id": c.id} for c in CATEGORIES]}
+    truth.createIndex()
+    found = truth.loadRes(str(written[0]))
+    for image, instances in zip(images, predict(model, [folder / "a.png", folder / "b.tif"]), strict=True):
+        results = found.loadAnns(found.getAnnIds(imgIds=image["id"]))
+        masks = dense.decode_coco([result["segmentation"] for result in results], instances.size)
+        np.testing.assert_array_equal(masks, instances.to_masks())
+        boxes = np.array([result["bbox"] for result in results])
+        np.testing.assert_array_equal(boxes[:, :2], instances.boxes[:, :2])
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], instances.boxes[:, 2:])
+        assert [result["score"] for result in results] == instances.scores.tolist()
+        assert [result["category_id"] for result in results] == [CATEGORIES[i - 1].id for i in instances.labels]
+
+
+def test_label_images_and_overlays_show_scores_from_the_threshold_on(run, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png")
+    model = load_model(run, score_threshold=float(np.median(predict_one(load_model(run), folder / "a.png").scores)))
+    written = predict_files(model, folder, tmp_path / "out")
+    assert {path.name for path in written} == {"labels", "overlays", "predictions.json", "images.json"}
+    rows = (tmp_path / "out" / "labels" / "a.csv").read_text().splitlines()
+    scores = [float(row.split(",")[2]) for row in rows[1:]]
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert rows[0] == "id,class,score"
+    assert len(scores) < len(results)
+    assert min(scores) >= model.plan.score_threshold
+    assert min(result["score"] for result in results) < model.plan.score_threshold
+    ids = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
+    assert ids.shape == (36, 48)
+    assert np.unique(ids).tolist() == list(range(len(scores) + 1))
+    assert Image.open(tmp_path / "out" / "overlays" / "a.png").size[0] % 48 == 0
+
+
+@pytest.mark.parametrize("formats", [["labels"], ["overlay"], ["labels", "coco"], []])
+def test_only_the_wanted_formats_are_written(model, tmp_path, formats):
+    folder = write_images(tmp_path / "in", "a.png")
+    written = predict_files(model, folder / "a.png", tmp_path / "out", formats=formats)
+    expected = {"coco": {"predictions.json", "images.json"}, "labels": {"labels"}, "overlay": {"overlays"}}
+    there = {path.name for path in (tmp_path / "out").glob("*")}
+    assert there == {path.name for path in written} == set().union(*(expected[name] for name in formats))
+
+
+def test_class_folders_are_named_by_their_folders(model, tmp_path):
+    for name in ("x", "y"):
+        write_images(tmp_path / "in" / name, "image.tif", "class1.tif")
+    predict_files(model, tmp_path / "in", tmp_path / "out", formats=["coco", "labels"])
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [(image["name"], image["file_name"]) for image in images] == [("x", "x/image.tif"), ("y", "y/image.tif")]
+    assert (tmp_path / "out" / "labels" / "y.tif").is_file()
+
+
+def test_progress_is_told(model, tmp_path):
+    calls = []
+    folder = write_images(tmp_path / "in", "a.png", "b.png")
+    predict_files(model, folder, tmp_path / "out", formats=["coco"], progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def write_ids(path: Path, *entries: tuple[str, int, int, int]) -> Path:
+    keys = ("file_name", "id", "height", "width")
+    path.write_text(json.dumps([dict(zip(keys, entry, strict=True)) for entry in entries]))
+    return path
+
+
+def test_listed_ids_go_to_a_submission(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.png")
+    ids = write_ids(tmp_path / "ids.json", ("b.png", 4, 40, 48), ("a.png", 9, 36, 48))
+    written = predict_files(model, folder, tmp_path / "out", formats=["coco"], ids=ids)
+    assert [path.name for path in written] == ["test-results.json", "test-results.zip"]
+    results = json.loads(written[0].read_text())
+    sizes = {result["image_id"]: result["segmentation"]["size"] for result in results}
+    assert sizes == {9: [36, 48], 4: [40, 48]}
+    with zipfile.ZipFile(written[1]) as archive:
+        assert json.loads(archive.read("test-results.json")) == results
+    assert not (tmp_path / "out" / "images.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([("a.png", 1, 36, 48)], "1 images are not in the list of ids; .*: b$"),
+        ([("a.png", 1, 36, 48), ("b.png", 2, 40, 48), ("c.png", 3, 9, 9)], "1 listed images are not there; .*: c$"),
+        ([("a.png", 1, 36, 48), ("b.png", 2, 48, 40)], r"gives b.png as 48 x 40 \(height x width\), but .* is 40 x 48"),
+        ([("a.png", 1, 36, 48), ("b.png", 1, 40, 48)], "the id 1 occurs twice"),
+    ],
+)
+def test_ids_that_do_not_meet_the_images_are_refused_before_anything_is_written(model, tmp_path, entries, message):
+    folder = write_images(tmp_path / "in", "a.png", "b.png")
+    with pytest.raises(DatasetError, match=message):
+        predict_files(model, folder, tmp_path / "out", ids=write_ids(tmp_path / "ids.json", *entries))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_image_is_found_before_anything_is_written(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.png", "c.png")
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"c\.png cannot be read"):
+        predict_files(model, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_equal_stems_are_refused(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "a.tif")
+    with pytest.raises(DatasetError, match="are both named 'a'"):
+        predict_files(model, folder, tmp_path / "out")
+
+
+def test_an_unknown_format_is_refused(model, tmp_path):
+    with pytest.raises(PlanError, match=f"no output format 'png'; there are: {', '.join(OUTPUT_FORMATS)}"):
+        predict_files(model, tmp_path, tmp_path / "out", formats=["coco", "png"])
+
+
+def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Category, ...]) -> Path:
+    """A COCO data set whose objects are the model's own predictions; label i + 1 is the i-th category."""
+    folder = write_images(root / "images", "a.png", "b.png")
+    paths = sorted(folder.iterdir())
+    images, annotations = [], []
+    for image_id, (path, instances) in enumerate(zip(paths, predict(model, paths), strict=True), start=1):
+        height, width = instances.size
+        images.append({"id": image_id, "file_name": path.name, "height": height, "width": width})
+        for label, rle in zip(instances.labels, encode_coco_rle(instances.runs), strict=True):
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": categories[label - 1].id}
+            annotations.append({**entry, "segmentation": rle, "iscrowd": 0})
+    content = {"images": images, "annotations": annotations, "categories": [c.__dict__ for c in categories]}
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [CATEGORIES, (Category(7, "round"), Category(3, "long")), (Category(2, "disc"), Category(5, "rod"))],
+    ids=["same", "other ids", "other names"],
+)
+def test_predictions_as_truth_score_one(model, tmp_path, categories):
+    data = write_predictions_as_truth(model, tmp_path / "data", categories)
+    scores = evaluate(model, data, output=tmp_path / "out")
+    assert scores["mask"]["AP"] == pytest.approx(1)
+    assert scores["box"]["AP50"] > 0.9  # the masks do not quite fill the boxes
+    assert all(scores["mask"]["per_class"][category.name]["num_instances"] > 0 for category in categories)
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {result["category_id"] for result in results} == {category.id for category in categories}
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == scores
+
+
+def test_scores_say_what_they_are_of(model, tmp_path):
+    calls = []
+    data = write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)
+    scores = evaluate(model, read_dataset(data), progress=lambda *call: calls.append(call))
+    assert (scores["model"], scores["data"]) == (str(model.source), str(data))
+    assert (scores["min_score"], scores["score_threshold"], scores["detections_per_image"]) == (0.05, 0.3, 12)
+    assert scores["num_images"] == 2
+    assert calls == [(1, 2), (2, 2)]
+    assert set(tmp_path.iterdir()) == {data}
+
+
+def test_classes_that_only_the_model_has_are_listed_without_a_score(model, tmp_path):
+    data = write_predictions_as_truth(model, tmp_path / "data", (Category(4, "a"), Category(6, "b")))
+    scores = evaluate(model, data)
+    assert list(scores["mask"]["per_class"]) == ["a", "b", "round", "long"]
+    assert scores["mask"]["AP"] == 0
+    assert scores["mask"]["per_class"]["round"]["AP"] is None
+
+
+def test_nothing_to_score_on(model, tmp_path):
+    data = read_dataset(write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)).subset([])
+    with pytest.raises(DatasetError, match="found none; there is nothing to score on"):
+        evaluate(model, data)
+
+
+@pytest.mark.parametrize(("cap", "is_warned"), [(3, True), (4, False)])
+def test_warns_where_the_cap_cuts_off_sure_instances(cap, is_warned):
+    runs = encode_crops(((10 * i, 0, np.ones((5, 5), dtype=bool)) for i in range(3)), (40, 40))
+    instances = Instances.from_runs(runs, np.ones(3, dtype=np.int64))
+    plan = make_plan("baseline", {"detections_per_image": cap})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _warn_of_cap(instances, plan, Path("crowd.tif"))
+    assert [f"cap of {cap}" in str(warning.message) for warning in caught] == [True] * is_warned

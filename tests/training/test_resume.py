@@ -1,0 +1,136 @@
+"""A run that is killed anywhere and resumed is the run that was not."""
+
+import shutil
+
+import pytest
+import tifffile
+
+from manymask.errors import CheckpointError, DatasetError, PlanError
+from manymask.planning import read_plan
+from manymask.training import train
+from tests.training.runs import SETTINGS, find_differences, list_arguments, make_data, read_rows, run_in_process
+
+
+@pytest.fixture
+def start(data, output, tmp_path):
+    """Begin a run in a process of its own; ``accident`` is what befalls it, and when."""
+
+    def start(accident, data=data, **settings):
+        arguments = ["train", data, "--output", output, *list_arguments(**SETTINGS | settings)]
+        return run_in_process(arguments, tmp_path / "log", *accident)
+
+    return start
+
+
+class TestKilled:
+    def test_inside_an_epoch(self, start, run, output, capsys):
+        exit_code, _ = start(("SIGKILL", 1, 1))
+        assert exit_code == -9
+        assert [row["epoch"] for row in read_rows(output)] == ["1"]
+        train(resume=output)
+        assert find_differences(run / "last.ckpt", output / "last.ckpt") == []
+        assert [(row["epoch"], row["step"]) for row in read_rows(output)] == [("1", "3"), ("2", "6")]
+        assert f"going on from {output / 'last.ckpt'}, the end of epoch 1/2" in capsys.readouterr().err
+
+    def test_with_loader_processes_and_moved_data(self, data, start, run, output, tmp_path):
+        shutil.copytree(data, tmp_path / "old")
+        start(("SIGKILL", 1, 2), data=tmp_path / "old", num_workers=2)
+        (tmp_path / "old").rename(tmp_path / "new")
+        train(tmp_path / "new", resume=output, num_workers=1)
+        assert find_differences(run / "last.ckpt", output / "last.ckpt") == []
+        plan = read_plan(output / "plan.json")
+        assert (plan.data.path, plan.num_workers) == (str(tmp_path / "new"), 1)
+
+    def test_before_the_first_epoch_ended(self, start, output, capsys):
+        start(("SIGKILL", 0, 1), max_steps=2)
+        assert not (output / "last.ckpt").exists()
+        train(resume=output)
+        assert [row["step"] for row in read_rows(output)] == ["2"]
+        assert "starting at step 0" in capsys.readouterr().err
+
+
+class TestDamaged:
+    @pytest.fixture
+    def damaged(self, run, output):
+        """The finished run with a ``last.ckpt`` that was cut short, and what a kill while writing leaves."""
+        (output / "checkpoints").mkdir(parents=True)
+        for name in ("plan.json", "metrics.csv", "best.ckpt", "checkpoints/epoch_001.ckpt"):
+            shutil.copy(run / name, output / name)
+        (output / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:1_000_000])
+        (output / "checkpoints" / ".epoch_002.ckpt.123.partial").write_bytes(b"half")
+        return output
+
+    def test_names_the_newest_good_checkpoint(self, damaged, run):
+        good = damaged / "checkpoints" / "epoch_001.ckpt"
+        with pytest.raises(CheckpointError, match=rf"last.ckpt is cut short.*--resume {good}") as caught:
+            train(resume=damaged)
+        assert "\n" not in str(caught.value)
+        train(resume=good)
+        assert find_differences(run / "last.ckpt", damaged / "last.ckpt") == []
+        assert [row["epoch"] for row in read_rows(damaged)] == ["1", "2"]
+        assert not list(damaged.rglob("*.partial"))
+
+    def test_nothing_good(self, damaged):
+        for name in ("best.ckpt", "checkpoints/epoch_001.ckpt"):
+            (damaged / name).write_bytes(b"")
+        with pytest.raises(CheckpointError, match="start anew"):
+            train(resume=damaged)
+
+    def test_last_is_gone(self, damaged):
+        (damaged / "last.ckpt").unlink()
+        (damaged / "checkpoints" / "epoch_002.ckpt").write_bytes(b"")
+        with pytest.raises(CheckpointError, match=r"last.ckpt.*no such file.*epoch_001"):
+            train(resume=damaged)
+
+
+class TestRefused:
+    def test_changed_pixels(self, data, run, tmp_path):
+        changed = shutil.copytree(data, tmp_path / "data")
+        path = changed / "0003" / "image.tif"
+        pixels = tifffile.imread(path)
+        pixels[5, 5, 0] ^= 1
+        tifffile.imwrite(path, pixels, photometric="rgb")
+        with pytest.raises(DatasetError, match="not what the run began with .pixels, labels or classes changed"):
+            train(changed, resume=run)
+
+    @pytest.mark.parametrize("num_images", [6, 8])
+    def test_image_added_or_removed(self, run, tmp_path, num_images):
+        name = f"000{min(num_images, 7)}"
+        with pytest.raises(DatasetError, match=rf"added or removed: {name}"):
+            train(make_data(tmp_path / "data", num_images), resume=run)
+
+    def test_data_is_gone(self, run, tmp_path):
+        with pytest.raises(DatasetError, match="nowhere is not a folder"):
+            train(tmp_path / "nowhere", resume=run)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("learning_rate", 0.1), ("epochs", "9"), ("seed", 1), ("detections_per_image", 20), ("precision", "bf16")],
+    )
+    def test_changed_setting(self, run, name, value):
+        with pytest.raises(PlanError, match=rf"began with {name}=.*cannot change it to {value}"):
+            train(resume=run, **{name: value})
+
+    def test_changed_recipe(self, run):
+        with pytest.raises(PlanError, match="began with recipe 'baseline'.*to 'other'"):
+            train(resume=run, recipe="other")
+
+    def test_other_output_format_or_val(self, run, data, tmp_path):
+        with pytest.raises(PlanError, match="stays in its folder"):
+            train(resume=run, output=tmp_path)
+        with pytest.raises(PlanError, match="data format class_folders.*to coco"):
+            train(resume=run, data_format="coco")
+        with pytest.raises(DatasetError, match="not what the run began with"):
+            train(resume=run, val=data)
+
+    def test_no_run(self, tmp_path):
+        for path in (tmp_path, tmp_path / "nowhere"):
+            with pytest.raises(PlanError, match=r"expected a plan at .*plan.json.*is this a run folder"):
+                train(resume=path)
+
+
+def test_finished_run(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert train(resume=run, **SETTINGS | {"num_workers": 1, "device": "auto"}) == run
+    assert "the run is complete: 2 of 2 epochs" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

@@ -1,0 +1,183 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from manymask.errors import DatasetError, ManymaskError, PlanError
+from manymask.formats import read_dataset
+from manymask.planning import make_plan, read_plan
+from manymask.training import train
+from manymask.training.run import split_dataset
+from tests.training.runs import SETTINGS, add_image, load_checkpoint, make_data, read_rows
+
+LOSSES = ["loss", "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"]
+SCORES = [f"val_{kind}_{name}" for kind in ("mask", "box") for name in ("AP", "AP50", "AP75")]
+CLASSES = [f"val_mask_{name}_class{number}" for number in (1, 2) for name in ("AP", "AP50", "AP75")]
+
+
+class TestRunFolder:
+    def test_files(self, run):
+        files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+        assert len([name for name in files if name.startswith("tensorboard/events")]) == 1
+        assert {name for name in files if not name.startswith("tensorboard/")} == {
+            "plan.json", "metrics.csv", "curves/loss.png", "curves/map.png", "last.ckpt", "best.ckpt",
+            "checkpoints/epoch_001.ckpt", "checkpoints/epoch_002.ckpt",
+        }  # fmt: skip
+
+    def test_metrics(self, run):
+        rows = read_rows(run)
+        assert list(rows[0]) == ["epoch", "step", *LOSSES, "learning_rate", *SCORES, *CLASSES, "seconds"]
+        assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
+        assert all(0 <= float(row[name]) <= 1 for row in rows for name in SCORES)
+        for row in rows:
+            assert float(row["loss"]) == pytest.approx(sum(float(row[name]) for name in LOSSES[1:]), rel=1e-5)
+
+    def test_loss_falls(self, run):
+        first, second = (float(row["loss"]) for row in read_rows(run))
+        assert second < 0.95 * first
+
+    def test_tensorboard(self, run):
+        events = EventAccumulator(str(run / "tensorboard")).Reload()
+        assert {*LOSSES, *SCORES, "learning_rate"} <= set(events.Tags()["scalars"])
+        assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [
+            (int(row["step"]), round(float(row["loss"]), 4)) for row in read_rows(run)
+        ]
+
+    @pytest.mark.parametrize("name", ["loss", "map"])
+    def test_curves(self, run, name):
+        assert (run / "curves" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_plan(self, run, data):
+        plan = read_plan(run / "plan.json")
+        assert plan.data.path == str(data)
+        assert (len(plan.data.train_names), len(plan.data.val_names)) == (6, 1)
+        assert plan.data.categories == ((1, "class1"), (2, "class2"))
+        assert json.loads((run / "plan.json").read_text())["backbone"] == "test_resnet"
+
+    def test_checkpoint(self, run):
+        checkpoint = load_checkpoint(run / "last.ckpt")
+        assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, 6)
+        assert checkpoint["manymask"]["plan"] == json.loads((run / "plan.json").read_text())
+        assert (run / "last.ckpt").read_bytes() == (run / "checkpoints" / "epoch_002.ckpt").read_bytes()
+
+    def test_best(self, run):
+        scores = [float(row["val_mask_AP"]) for row in read_rows(run)]
+        best = run / "checkpoints" / f"epoch_{int(np.argmax(scores)) + 1:03d}.ckpt"
+        assert (run / "best.ckpt").read_bytes() == best.read_bytes()
+
+
+class TestLengths:
+    def test_max_steps_inside_an_epoch(self, data, output):
+        train(data, output=output, **SETTINGS | {"max_steps": 2, "keep_checkpoints": "best"})
+        (row,) = read_rows(output)
+        assert row["step"] == "2"
+        assert row["val_mask_AP"] != ""
+        assert load_checkpoint(output / "best.ckpt")["global_step"] == 2
+        assert {path.name for path in output.rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+
+    def test_accumulate(self, data, output):
+        train(data, output=output, **SETTINGS | {"epochs": 1, "batch_size": 1, "accumulate": 4})
+        assert [row["step"] for row in read_rows(output)] == ["2"]
+
+
+class TestUnusualData:
+    def test_no_instances_and_extreme_ones(self, tmp_path, output):
+        """Nothing, one pixel, the whole image, and nothing to validate on."""
+        pixel = np.zeros((1, 64, 64), dtype=bool)
+        pixel[0, 0, 63] = True
+        for name, masks in {"none": pixel[:0], "pixel": pixel, "full": np.ones_like(pixel)}.items():
+            add_image(tmp_path / "train", name, masks)
+        val = add_image(tmp_path / "val", "val", pixel[:0])
+        train(tmp_path / "train", val=val, output=output, **SETTINGS | {"epochs": 1})
+        (row,) = read_rows(output)
+        assert np.isfinite([float(row[name]) for name in LOSSES]).all()
+        assert row["val_mask_AP"] == row["val_box_AP"] == ""
+        assert (output / "best.ckpt").exists()
+        assert read_plan(output / "plan.json").data.val_names == ("val",)
+
+    def test_no_instances_at_all(self, tmp_path, output, capsys):
+        """One image, which serves as both parts."""
+        add_image(tmp_path / "train", "none", np.zeros((0, 40, 50), dtype=bool))
+        train(tmp_path / "train", output=output, **SETTINGS | {"max_steps": 1, "detections_per_image": "auto"})
+        assert "warning: one image only" in capsys.readouterr().err
+        plan = read_plan(output / "plan.json")
+        assert plan.data.train_names == plan.data.val_names == ("none",)
+        assert (plan.data.max_instances, plan.detections_per_image) == (0, 100)
+
+
+class TestRefused:
+    """Before the first step, by name, and with nothing left behind."""
+
+    def test_output_in_use(self, data, run):
+        with pytest.raises(PlanError, match=r"is not empty.*--resume"):
+            train(data, output=run, **SETTINGS)
+
+    def test_no_data(self):
+        with pytest.raises(PlanError, match="expected a data set"):
+            train()
+
+    def test_broken_image(self, tmp_path):
+        path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"
+        path.write_bytes(path.read_bytes()[:300])
+        self.check_refused(tmp_path, DatasetError, str(path))
+
+    @pytest.mark.parametrize(
+        ("pixels", "text"),
+        [
+            (np.full((64, 64), 7, dtype=np.float32), "in [0, 1], found 7"),
+            (np.full((64, 64, 2), 7, dtype=np.uint8), "1 or 3 channels, found 2"),
+        ],
+    )
+    def test_image_that_cannot_be_scaled(self, tmp_path, pixels, text):
+        path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+        self.check_refused(tmp_path, DatasetError, text, str(path))
+
+    @pytest.mark.parametrize(
+        ("settings", "text"),
+        [
+            ({"device": "cuda:77"}, "device"),
+            ({"backbone": "no_such_net"}, "no_such_net"),
+            ({"weights": "no_such_file.pth"}, "no_such_file"),
+            ({"lerning_rate": 1}, "did you mean 'learning_rate'"),
+        ],
+    )
+    def test_settings(self, tmp_path, settings, text):
+        make_data(tmp_path / "data", 2)
+        self.check_refused(tmp_path, ManymaskError, text, **settings)
+
+    @staticmethod
+    def check_refused(tmp_path, error, *texts, **settings):
+        with pytest.raises(error) as caught:
+            train(tmp_path / "data", output=tmp_path / "run", **SETTINGS | settings)
+        assert all(text in str(caught.value) for text in texts)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+class TestSplitDataset:
+    @pytest.mark.parametrize(
+        ("num_images", "fraction", "num_val"), [(1, 0.1, 1), (2, 0.9, 1), (3, 0.1, 1), (20, 0.1, 2), (7, 0.5, 4)]
+    )
+    def test_sizes(self, data, num_images, fraction, num_val):
+        dataset = read_dataset(data).subset([index % 7 for index in range(num_images)])
+        train_set, val_set = split_dataset(dataset, fraction, 0)
+        assert len(val_set) == num_val
+        assert len(train_set) == max(num_images - num_val, 1)
+
+    def test_parts_make_the_whole(self, data):
+        dataset = read_dataset(data)
+        names = [record.name for part in split_dataset(dataset, 0.3, 5) for record in part.records]
+        assert sorted(names) == [record.name for record in dataset.records]
+
+    def test_function_of_the_seed(self, data):
+        dataset = read_dataset(data)
+        first, again, *others = (split_dataset(dataset, 0.3, seed)[1].records for seed in (0, 0, 1, 2, 3))
+        assert first == again
+        assert any(first != other for other in others)
+
+
+def test_baseline_does_not_clip_gradients():
+    assert make_plan().gradient_clip == 0
