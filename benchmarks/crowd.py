@@ -5,7 +5,7 @@ Each case runs in a process of its own, whose peak resident memory is what is re
     python benchmarks/crowd.py step          # ours at 2048 x 2048, 20 against 2,000 instances
     python benchmarks/crowd.py predict MODEL # a trained model, images of 20 and 2,000 cells, 2048 px
     python benchmarks/crowd.py curve         # ours and torchvision's at 1024 x 1024, 20 to 2,000 instances
-    python benchmarks/crowd.py paste         # 1,000 detections in 2000 x 2000 to COCO RLE, torchvision's paste beside it
+    python benchmarks/crowd.py paste         # 1,000 detections in 2000 x 2000 to COCO RLE, torchvision beside
 """
 
 import json
@@ -201,7 +201,8 @@ def draw_curve(rows, path):
                 axes.plot(
                     missing, [max(values)] * len(missing), "x", color=color, ms=10, label=f"{name}: out of memory"
                 )
-        axes.set(xscale="log", yscale="log", xlabel="instances in a 1024 x 1024 image", ylabel=label)
+        axes.set(xscale="log", xlabel="instances in a 1024 x 1024 image", ylabel=label)
+        axes.set_ylim(bottom=0)
         axes.set_xticks(COUNTS, [f"{n:,}" for n in COUNTS])
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -19,7 +19,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """Seven images of 64 x 64 in class folders; training holds out one."""
+    """Seven images of 40 x 48 in class folders; training holds out one."""
     return make_data(tmp_path_factory.mktemp("data") / "cells", 7)
 
 

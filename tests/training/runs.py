@@ -37,9 +37,9 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["manymask.cli", "manymask.training"])
 
 
-def make_data(root: Path, num_images: int, size: int = 64, seed: int = 0) -> Path:
+def make_data(root: Path, num_images: int) -> Path:
     for index in range(num_images):
-        pixels, cells = make_sample(index, seed=seed, size=(size, size), num_instances=8, num_classes=2, diameter=16.0)
+        pixels, cells = make_sample(index, size=(40, 48), num_instances=5, num_classes=2, diameter=12.0)
         write_class_folder(root, f"{index:04d}", pixels, cells, make_categories(2))
     return root
 
@@ -102,6 +102,7 @@ def run_in_process(
 
 def _main(arguments: list[str], log: Path, action: str, epoch: int, batch: int) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked from a server
     with open(log, "wb") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
@@ -118,7 +119,11 @@ def _main(arguments: list[str], log: Path, action: str, epoch: int, batch: int) 
 
     TrainingModule.training_step = step_with_accident
     sys.argv = ["manymask", *arguments]
-    main()
+    try:
+        main()
+    except SystemExit as error:
+        exit_code = error.code
+    sys.exit(exit_code)  # outside of the handler: its traceback holds the loaders, and their end would take seconds
 
 
 def _act(action: str) -> None:

@@ -85,8 +85,8 @@ class TestLengths:
 class TestUnusualData:
     def test_no_instances_and_extreme_ones(self, tmp_path, output):
         """Nothing, one pixel, the whole image, and nothing to validate on."""
-        pixel = np.zeros((1, 64, 64), dtype=bool)
-        pixel[0, 0, 63] = True
+        pixel = np.zeros((1, 40, 48), dtype=bool)
+        pixel[0, 0, 47] = True
         for name, masks in {"none": pixel[:0], "pixel": pixel, "full": np.ones_like(pixel)}.items():
             add_image(tmp_path / "train", name, masks)
         val = add_image(tmp_path / "val", "val", pixel[:0])
@@ -99,7 +99,7 @@ class TestUnusualData:
 
     def test_no_instances_at_all(self, tmp_path, output, capsys):
         """One image, which serves as both parts."""
-        add_image(tmp_path / "train", "none", np.zeros((0, 40, 50), dtype=bool))
+        add_image(tmp_path / "train", "none", np.zeros((0, 50, 30), dtype=bool))
         train(tmp_path / "train", output=output, **SETTINGS | {"max_steps": 1, "detections_per_image": "auto"})
         assert "warning: one image only" in capsys.readouterr().err
         plan = read_plan(output / "plan.json")
@@ -126,8 +126,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("pixels", "text"),
         [
-            (np.full((64, 64), 7, dtype=np.float32), "in [0, 1], found 7"),
-            (np.full((64, 64, 2), 7, dtype=np.uint8), "1 or 3 channels, found 2"),
+            (np.full((40, 48), 7, dtype=np.float32), "in [0, 1], found 7"),
+            (np.full((40, 48, 2), 7, dtype=np.uint8), "1 or 3 channels, found 2"),
         ],
     )
     def test_image_that_cannot_be_scaled(self, tmp_path, pixels, text):
