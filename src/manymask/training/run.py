@@ -71,7 +71,7 @@ def train(
     if resume is None:
         if data is None:
             raise PlanError("expected a data set to train on; for example: manymask train data/train")
-        folder, checkpoint = RunFolder(Path(output or Path("runs") / Path(data).resolve().name)), None
+        folder, checkpoint = RunFolder(Path(output or _choose_folder(Path(data)))), None
         folder.check_unused()
         plan = make_plan(recipe or "baseline", settings)
         choose_device(plan.device)  # a device that is not there is said before the check of every file, not after
@@ -89,6 +89,12 @@ def train(
             print_line(console, f"no epoch of {folder.path} was finished: starting at step 0")
     fit(folder, plan.model_copy(update={"data": data_set.record}), data_set, checkpoint, console)
     return folder.path
+
+
+def _choose_folder(data: Path) -> Path:
+    """The default run folder, named after the data's folder."""
+    data = data.resolve()
+    return Path("runs") / (data.parent.name if data.is_file() else data.name)
 
 
 def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console) -> TrainingData:
