@@ -186,7 +186,7 @@ def test_predict_writes_everything(run, model, data, tmp_path):
         "0001.png",
         "0002.png",
     ]
-    assert err.strip() == ""
+    assert all("the cap of 12 detections is reached" in line for line in err.strip().splitlines())
 
 
 def test_settings_before_the_arguments_and_some_formats(run, model, data, tmp_path):

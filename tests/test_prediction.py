@@ -28,6 +28,8 @@ from manymask.prediction import (
 from tests import dense
 from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*cap of 12")  # the tiny model finds something everywhere
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
