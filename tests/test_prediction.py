@@ -11,8 +11,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from manymask.core import Category, Instances, encode_coco_rle, encode_crops
-from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.formats import read_dataset, read_pixels
+from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
+from manymask.formats import read_dataset, read_pixels, write_class_folder
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
 from manymask.planning import make_plan
 from manymask.prediction import (
@@ -25,6 +25,7 @@ from manymask.prediction import (
     predict,
     predict_files,
 )
+from manymask.synthetic import make_categories, make_sample
 from tests import dense
 from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
 
@@ -112,10 +113,18 @@ def test_a_file_that_is_not_ours(tmp_path):
         load_model(path)
 
 
-@pytest.mark.parametrize(("has_data", "message"), [(True, "does not fit the architecture"), (False, "which classes")])
-def test_a_checkpoint_that_lacks_weights_or_classes(tmp_path, has_data, message):
-    plan = make_tiny_plan().model_copy(update={} if has_data else {"data": None})
-    write_checkpoint({CHECKPOINT_KEY: {"plan": plan.model_dump(mode="json")}}, tmp_path / "a.ckpt")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state_dict": {}}, "does not fit the architecture"),
+        ({CHECKPOINT_KEY: {"plan": make_tiny_plan().model_copy(update={"data": None}).model_dump()}}, "which classes"),
+        ({CHECKPOINT_KEY: {}}, "is not a checkpoint of manymask's"),
+    ],
+    ids=["weights", "classes", "plan"],
+)
+def test_a_checkpoint_that_lacks_something(tmp_path, changes, message):
+    content = {CHECKPOINT_KEY: {"plan": make_tiny_plan().model_dump(mode="json")}, "state_dict": {}}
+    write_checkpoint(content | changes, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path / "a.ckpt")
 
@@ -399,3 +408,44 @@ def test_warns_where_the_cap_cuts_off_sure_instances(cap, is_warned):
         warnings.simplefilter("always")
         _warn_of_cap(instances, plan, Path("crowd.tif"))
     assert [f"cap of {cap}" in str(warning.message) for warning in caught] == [True] * is_warned
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> Path:
+    """Two labelled images."""
+    folder = tmp_path_factory.mktemp("cells")
+    for index in range(2):
+        pixels, found = make_sample(index, size=(40, 40), num_instances=3, num_classes=2)
+        write_class_folder(folder, f"{index:04d}", pixels, found, make_categories(2))
+    return folder
+
+
+class TestOneImage:
+    """A single file, folder or array is one call away, without a list around it."""
+
+    def test_array(self, model):
+        pixels = np.full((40, 48, 3), 128, dtype=np.uint8)
+        assert [found.size for found in predict(model, pixels)] == [(40, 48)]
+
+    def test_file_and_folder(self, model, cells):
+        image = cells / "0000" / "image.tif"
+        assert len(list(predict(model, image))) == 1
+        assert len(list(predict(model, str(image)))) == 1
+        assert len(list(predict(model, str(cells)))) == len(read_dataset(cells))
+
+    def test_missing_file_is_said_at_the_call(self, model, tmp_path):
+        with pytest.raises(DatasetError, match="does not exist"):
+            predict(model, tmp_path / "nothing.png")
+
+    def test_model_by_its_path(self, model, cells):
+        assert len(list(predict(model.source, cells / "0000" / "image.tif"))) == 1
+        assert evaluate(str(model.source), cells)["num_images"] == len(read_dataset(cells))
+
+
+def test_full_device_is_one_line(model, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.network, "forward", fail)
+    with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
+        list(predict(model, np.zeros((40, 48), dtype=np.uint8)))

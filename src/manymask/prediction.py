@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from manymask.core import Category, Dataset, Instances
 from manymask.data.transforms import scale_pixels
 from manymask.drawing import write_overlay
-from manymask.errors import CheckpointError, DatasetError, PlanError
+from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.evaluation import merge_categories, score_image, summarize_scores, write_scores
 from manymask.formats import (
     encode_coco_results,
@@ -78,7 +78,7 @@ class Model:
         return next(self.network.parameters()).device
 
 
-def load_model(source: str | Path, /, device: str = "auto", **settings: Any) -> Model:
+def load_model(source: str | Path, /, device: str | torch.device = "auto", **settings: Any) -> Model:
     """Load a trained model.
 
     Args:
@@ -99,7 +99,7 @@ def load_model(source: str | Path, /, device: str = "auto", **settings: Any) -> 
     record = plan.data
     if record is None:
         raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
-    plan = change_plan(plan, {**settings, "device": device}).resolve_detections(record.max_instances)
+    plan = change_plan(plan, {**settings, "device": str(device)}).resolve_detections(record.max_instances)
     categories = tuple(Category(*entry) for entry in record.categories)
     network = assemble_model(len(categories) + 1, plan)
     load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
@@ -121,20 +121,33 @@ def find_checkpoint(source: Path) -> Path:
     raise CheckpointError(f"expected a run folder or a checkpoint at {source}, found {found}; train a model first")
 
 
-def predict(model: Model, images: Iterable[str | Path | Pixels]) -> Iterator[Instances]:
+def predict(
+    model: Model | str | Path, images: str | Path | Pixels | Iterable[str | Path | Pixels]
+) -> Iterator[Instances]:
     """Find the instances of images, one image after the other; the next one is read meanwhile.
 
     Args:
-        model: The model.
-        images: Files, or pixels (height, width, channels) or (height, width) of any size; 1 or 3 channels.
+        model: The model, or its run folder or checkpoint.
+        images: A file, a folder of images, pixels (height, width, channels) or (height, width) of 1 or 3 channels; or
+            several files and pixels. Sizes may differ.
 
-    Yields:
-        The instances of each image at its own resolution, by falling score, down to the plan's ``min_score``.
+    Returns:
+        The instances of each image at its own resolution, by falling score, down to the plan's ``min_score``; each is
+        found when it is asked for. A folder's images come in the order of their names.
 
     Raises:
         DatasetError: An image cannot be read, or is not one.
     """
-    yield from (predict_tensor(model, image) for image in _read_ahead(_load_image, images))
+    model = _get_model(model)
+    if isinstance(images, np.ndarray):
+        images = [images]
+    elif isinstance(images, str | Path):
+        images = [path for _, path in find_images(Path(images))]
+    return (predict_tensor(model, image) for image in _read_ahead(_load_image, images))
+
+
+def _get_model(model: Model | str | Path) -> Model:
+    return model if isinstance(model, Model) else load_model(model)
 
 
 def _load_image(image: str | Path | np.ndarray) -> torch.Tensor:
@@ -146,12 +159,22 @@ def _load_image(image: str | Path | np.ndarray) -> torch.Tensor:
 
 
 def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
-    """Find the instances of one image, (3, height, width) in [0, 1]."""
+    """Find the instances of one image, (3, height, width) in [0, 1].
+
+    Raises:
+        ManymaskError: The device's memory is full.
+    """
     precision = choose_precision(model.plan.precision, model.device)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
     cast = torch.autocast(model.device.type, types[precision]) if precision in types else nullcontext()
-    with torch.inference_mode(), cast:
-        output = model.network([image.to(model.device)])[0]
+    try:
+        with torch.inference_mode(), cast:
+            output = model.network([image.to(model.device)])[0]
+    except torch.OutOfMemoryError as error:
+        raise ManymaskError(
+            f"the device's memory is full at an image of {image.shape[-2]} x {image.shape[-1]}; lower max_size or "
+            "detections_per_image, or set device=cpu"
+        ) from error
     return make_instances(output, (image.shape[-2], image.shape[-1]), model.plan.mask_threshold)
 
 
@@ -179,7 +202,7 @@ def _read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[An
 
 
 def predict_files(
-    model: Model,
+    model: Model | str | Path,
     images: str | Path,
     output: str | Path,
     *,
@@ -192,7 +215,7 @@ def predict_files(
     Every image is read once before the first prediction, so that a broken file is found before anything is written.
 
     Args:
-        model: The model.
+        model: The model, or its run folder or checkpoint.
         images: An image, a folder of images, or a folder of class folders.
         output: Where to write: ``predictions.json`` and ``images.json``, or with ``ids`` ``test-results.json`` and
             ``test-results.zip``; ``labels/<stem>.tif`` and ``.csv``; ``overlays/<stem>.png``.
@@ -209,7 +232,7 @@ def predict_files(
     """
     if unknown := set(formats) - set(OUTPUT_FORMATS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUT_FORMATS)}")
-    images, output = Path(images), Path(output)
+    model, images, output = _get_model(model), Path(images), Path(output)
     files = find_images(images)
     entries = _check_images(files, images, Path(ids) if ids else None, model.plan.num_workers)
     results: list[dict[str, Any]] = []
@@ -245,7 +268,7 @@ def _check_images(
     Raises:
         DatasetError: An image is broken, or the ids and the images do not meet.
     """
-    listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files)} if ids else {}
+    listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files, str(ids))} if ids else {}
     paths = [path for _, path in files]
     with ThreadPoolExecutor(max(num_workers, 1)) as executor:
         sizes = dict(zip(paths, executor.map(_check_image, paths), strict=True))
@@ -276,7 +299,7 @@ def _check_image(path: Path) -> tuple[int, int]:
 
 
 def evaluate(
-    model: Model,
+    model: Model | str | Path,
     data: Dataset | str | Path,
     *,
     output: str | Path | None = None,
@@ -286,7 +309,7 @@ def evaluate(
     """Score a model on labelled images.
 
     Args:
-        model: The model.
+        model: The model, or its run folder or checkpoint.
         data: A data set, or its folder.
         output: A folder to write ``evaluation.json`` and ``predictions.json`` to.
         data_format: Name of the reader; found out from the folder by default.
@@ -298,6 +321,7 @@ def evaluate(
     Raises:
         DatasetError: The data cannot be read.
     """
+    model = _get_model(model)
     dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), data_format)
     if len(dataset) == 0:
         raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")

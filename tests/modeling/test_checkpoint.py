@@ -14,7 +14,10 @@ from manymask.modeling.checkpoint import (
     write_checkpoint,
 )
 
-CHECKPOINT = {CHECKPOINT_KEY: {"epochs": 3}, "state_dict": {"network.a": torch.arange(500.0), "metric": torch.zeros(1)}}
+CHECKPOINT = {
+    CHECKPOINT_KEY: {"plan": {"epochs": 3}},
+    "state_dict": {"network.a": torch.arange(500.0), "metric": torch.zeros(1)},
+}
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ class RunsCode:
 class TestWriteAndRead:
     def test_round_trip(self, path):
         found = read_checkpoint(path)
-        assert found[CHECKPOINT_KEY] == {"epochs": 3}
+        assert found[CHECKPOINT_KEY] == {"plan": {"epochs": 3}}
         assert torch.equal(found["state_dict"]["network.a"], torch.arange(500.0))
 
     def test_only_the_file_is_left(self, path):

@@ -1,6 +1,7 @@
 """Weights and checkpoints on disk. Opening one never runs code: safetensors, or ``torch.load(weights_only=True)``."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         CheckpointError: The file is not there, cut short, or not a checkpoint of manymask's.
     """
     checkpoint = _load(path, device)
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+    is_ours = isinstance(checkpoint, dict) and isinstance(checkpoint.get(CHECKPOINT_KEY), dict)
+    if not (is_ours and "plan" in checkpoint[CHECKPOINT_KEY] and "state_dict" in checkpoint):
         raise CheckpointError(f"{path} is not a checkpoint of manymask's; expected a file that manymask train wrote")
     return checkpoint
 
@@ -72,7 +74,7 @@ def _load(path: Path, device: str) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"expected weights at {path}, but there is no such file") from error
     except Exception as error:  # of a damaged file the readers raise about anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120, placeholder=" ...")
         raise CheckpointError(
-            f"{path} is cut short or not a weights file ({reason[:120]}); use another checkpoint or fetch it anew"
+            f"{path} is cut short or not a weights file ({reason}); use another checkpoint or fetch it anew"
         ) from error

@@ -23,6 +23,10 @@ def _none_from_text(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in {"none", "null", ""} else value
 
 
+def _text_from_path(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 def _list_from_text(value: Any) -> Any:
     return [part for part in value.replace(" ", ",").split(",") if part] if isinstance(value, str) else value
 
@@ -66,7 +70,7 @@ class Plan(BaseModel):
     """torchvision's two models, or ``maskrcnn_fpn`` with any timm backbone."""
     backbone: Annotated[str | None, BeforeValidator(_none_from_text)] = None
     """Name of a timm model with ``features_only``, for ``maskrcnn_fpn`` only."""
-    weights: str = "coco"
+    weights: Annotated[str, BeforeValidator(_text_from_path)] = "coco"
     """Where training starts: ``coco``, ``imagenet``, ``none`` or a file."""
     trainable_stages: int = Field(default=3, ge=0, le=5)
     """Backbone stages that are trained, counted from the last; all of them where there are no weights."""
