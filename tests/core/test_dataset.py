@@ -41,6 +41,15 @@ def test_sample_to_instances(count):
     np.testing.assert_array_equal(instances.iscrowd, sample.iscrowd)
 
 
+def test_sample_to_instances_drops_rows_without_pixels():
+    layers = InstanceLayers(np.array([[[1, 3]]]))
+    labels, iscrowd = np.array([2, 1, 1]), np.array([False, False, True])
+    sample = Sample(1, "a", Path("a.png"), np.zeros((1, 2, 3), dtype=np.uint8), layers, labels, iscrowd)
+    instances = sample.to_instances()
+    assert instances.runs.areas.tolist() == [1, 1]
+    assert (instances.labels.tolist(), instances.iscrowd.tolist()) == ([2, 1], [False, True])
+
+
 def test_iteration_reads_each_image_each_time():
     reads = []
 

@@ -84,6 +84,30 @@ class TestMaking:
         dense.assert_same_runs(instances.runs, dense.encode_runs(masks))
         np.testing.assert_array_equal(instances.to_masks(), masks, strict=True)
 
+    @pytest.mark.parametrize("scale", [1, 255, -0.5])
+    def test_from_masks_of_other_types(self, scale):
+        masks = np.stack([np.eye(6, 5, k=k, dtype=bool) for k in range(2)])
+        instances = Instances.from_masks((masks * scale).tolist(), [3, 1])
+        np.testing.assert_array_equal(instances.to_masks(), masks)
+        assert instances.labels.tolist() == [3, 1]
+
+    def test_from_masks_of_none(self):
+        assert Instances.from_masks(np.zeros((0, *SIZE)), []).size == SIZE
+
+    @pytest.mark.parametrize(
+        ("shape", "labels", "message"),
+        [
+            (SIZE, [1], r"\(instances, height, width\), got \(6, 5\)"),
+            ((2, *SIZE), [1, 0], "whole numbers from 1 .*0 is background"),
+            ((2, *SIZE), [1.0, 2.0], "whole numbers from 1"),
+            ((2, *SIZE), [[1], [2]], r"labels of shape \(2,\)"),
+            ((2, *SIZE), [1], r"labels of shape \(2,\)"),
+        ],
+    )
+    def test_bad_masks_or_labels_are_refused(self, shape, labels, message):
+        with pytest.raises(ValueError, match=message):
+            Instances.from_masks(np.ones(shape, dtype=bool), labels)
+
     @given(strategies.stacks())
     def test_layers_round_trip(self, masks):
         instances = Instances.from_masks(masks, np.ones(len(masks), dtype=np.int64))
@@ -97,6 +121,25 @@ class TestRows:
     def test_slices(self, rows):
         instances = make_instances(np.stack([np.eye(6, 5, k=k, dtype=bool) for k in range(4)]))
         assert_same_instances(instances[rows], instances[np.arange(4)[rows]])
+
+    @pytest.mark.parametrize("row", [0, 3, -1, np.int64(2)])
+    def test_an_index_gives_one_row(self, row):
+        instances = make_instances(np.stack([np.eye(6, 5, k=k, dtype=bool) for k in range(4)]))
+        assert_same_instances(instances[row], instances[np.array([row])])
+
+    @pytest.mark.parametrize("row", [4, -5])
+    def test_no_such_row(self, row):
+        with pytest.raises(IndexError):
+            make_instances(np.ones((4, *SIZE), dtype=bool))[row]
+
+    @pytest.mark.parametrize("rows", [[], [2, 0, 0], [True, False, False, True]])
+    def test_lists(self, rows):
+        instances = make_instances(np.ones((4, *SIZE), dtype=bool))
+        assert_same_instances(instances[rows], instances[np.arange(4)[rows]])
+
+    def test_iteration_gives_rows(self):
+        instances = make_instances(np.ones((3, *SIZE), dtype=bool))
+        assert [row.labels.tolist() for row in instances] == [[1], [2], [3]]
 
     @pytest.mark.parametrize("flags", [np.array([True]), np.array([True] * 5)])
     def test_wrong_number_of_flags(self, flags):

@@ -1,9 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manymask.core import RunLengths, compute_iou, intersect_runs
+from manymask.core import RunLengths, compute_iou, intersect_runs, overlap
 from tests import dense, strategies
 
 SIZE = (6, 5)
@@ -87,6 +89,29 @@ class TestIntersectRuns:
         overlaps = intersect_runs(runs, runs)
         found = to_matrix(overlaps, overlaps.intersection, (len(masks), len(masks)))
         np.testing.assert_array_equal(found, dense.intersections(masks, masks))
+
+    @pytest.mark.parametrize("num_pairs", [1, 3])
+    @given(pair=strategies.stack_pairs())
+    def test_chunks_give_the_same(self, num_pairs, pair):
+        first, second = (dense.encode_runs(masks) for masks in pair)
+        expected = intersect_runs(first, second)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(overlap, "RUN_PAIRS", num_pairs)
+            found = intersect_runs(first, second)
+        for name in ("first", "second", "intersection"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+
+    def test_memory_does_not_grow_with_pairs_of_runs(self):
+        count, num_runs = 200, 100  # 4 million pairs of runs, 40,000 of instances
+        owner, run = np.divmod(np.arange(count * num_runs), num_runs)
+        runs = RunLengths((200, 200), count, owner, run * 200, np.full_like(run, 100))
+        tracemalloc.start()
+        overlaps = intersect_runs(runs, runs)
+        peak_mib = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+        assert (overlaps.intersection == 100 * num_runs).all()
+        assert len(overlaps) == count**2
+        assert peak_mib < 120  # about 310 if all pairs are expanded at once
 
 
 class TestComputeIou:

@@ -91,6 +91,14 @@ class TestLoaders:
             assert [tuple(image.shape) for image in images] == [(3, index + 1, 4) for index in indices]
             assert [target["boxes"].tolist() for target in targets] == [[[0, 0, 4, index + 1]] for index in indices]
 
+    @pytest.mark.parametrize("pin_memory", [True, False])
+    def test_pin_memory_follows_the_device_of_the_run(self, pin_memory):
+        made = make_datamodule()
+        datamodule = InstanceDataModule(
+            made.train_images.dataset, made.val_images.dataset, made.plan, pin_memory=pin_memory
+        )
+        assert datamodule.train_dataloader().pin_memory == datamodule.val_dataloader().pin_memory == pin_memory
+
     def test_val_goes_one_by_one_in_order(self):
         batches = list(make_datamodule(num_train=3, num_val=3).val_dataloader())
         assert [image_ids for _, _, image_ids in batches] == [[4], [5], [6]]

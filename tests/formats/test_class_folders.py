@@ -93,6 +93,13 @@ def test_bad_files_are_named(tmp_path):
         dataset[0]
 
 
+def test_binary_mask_is_refused(tmp_path):
+    white = make_ids((0, 0, 2, 2), dtype="uint8") * 255
+    dataset = read_class_folders(write_folder(tmp_path / "a", class1=make_ids((0, 0, 2, 2)), class2=white))
+    with pytest.raises(FormatError, match=r"class2\.tif holds only 0 and 255: .* every object needs its own number"):
+        dataset[0]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "uint8", "uint16", "uint32"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_round_trip(tmp_path, dtype, channels):

@@ -60,11 +60,13 @@ def test_rle_with_a_hole(tmp_path, is_compressed):
     assert sample.iscrowd.tolist() == [True, False]
 
 
-def test_polygon_outside_the_image_keeps_an_empty_row(tmp_path):
-    sample = read_coco(make_coco(tmp_path, [{"segmentation": [[-9, -9, -8, -9, -8, -8]]}, TRIANGLE]))[0]
-    areas = sample.to_instances().runs.areas
-    assert areas[0] == 0
-    assert areas[1] > 0
+@pytest.mark.parametrize("polygon", [[-9, -9, -8, -9, -8, -8], [1, 1, 3, 1, 5, 1]])
+def test_polygon_without_pixels_is_no_instance(tmp_path, polygon):
+    sample = read_coco(make_coco(tmp_path, [{"segmentation": [polygon]}, TRIANGLE | {"category_id": 3}]))[0]
+    assert sample.labels.tolist() == [2, 1]
+    instances = sample.to_instances()
+    assert instances.labels.tolist() == [1]
+    assert (instances.runs.areas > 0).all()
 
 
 @pytest.mark.parametrize("place", ["x.png", "images/x.png", "val/x.png", "images/val/x.png"])
@@ -144,6 +146,8 @@ def test_no_images_missing_image_and_equal_names_are_refused(tmp_path):
         read_coco(make_coco(tmp_path, [], images=[]))
     with pytest.raises(DatasetError, match=r"lists the image b\.png, which is not in"):
         read_coco(make_coco(tmp_path, [], images=[IMAGE | {"file_name": "b.png"}]))
+    with pytest.raises(DatasetError, match=r"lists the image aaa.*\.png, which is not in"):
+        read_coco(make_coco(tmp_path, [], images=[IMAGE | {"file_name": "a" * 300 + ".png"}]))
     with pytest.raises(DatasetError, match="both named 'a'"):
         read_coco(make_coco(tmp_path, [], images=[IMAGE, IMAGE | {"id": 6}]))
 
@@ -158,6 +162,12 @@ def test_broken_json_is_refused(tmp_path, content):
 def test_missing_json_is_refused(tmp_path):
     with pytest.raises(FormatError, match="does not exist"):
         read_coco(tmp_path / "a.json")
+
+
+def test_folder_in_place_of_json_is_refused(tmp_path):
+    (tmp_path / "annotations.json").mkdir()
+    with pytest.raises(FormatError, match=r"annotations\.json cannot be read \(Is a directory\)"):
+        read_coco(tmp_path)
 
 
 def test_image_of_another_size_is_refused(tmp_path):

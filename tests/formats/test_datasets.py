@@ -43,6 +43,13 @@ def test_each_format_is_detected_and_goes_to_other_processes(tmp_path, data_form
     np.testing.assert_array_equal(dataset[0].pixels, make_pixels())
 
 
+@pytest.mark.parametrize("data_format", READERS)
+def test_path_as_text(tmp_path, data_format):
+    MAKERS[data_format](tmp_path)
+    assert detect_format(str(tmp_path)) == data_format
+    assert READERS[data_format](str(tmp_path)) == read_dataset(str(tmp_path)) == read_dataset(tmp_path)
+
+
 def test_other_layouts_are_detected(tmp_path):
     make_class_folders(tmp_path)
     (tmp_path / "ids.json").write_text("[]")

@@ -118,6 +118,17 @@ def test_one_bit_png(tmp_path):
     np.testing.assert_array_equal(read_pixels(write_array(tmp_path / "a.tif", mask))[..., 0], mask * 255)
 
 
+def test_image_above_the_limit_of_pillow(tmp_path):
+    Image.new("1", (13_400, 13_400)).save(tmp_path / "a.png")  # above 2 x 89,478,485 pixels
+    assert read_pixels(tmp_path / "a.png").shape == (13_400, 13_400, 1)
+
+
+def test_path_as_text(tmp_path):
+    path = write_array(tmp_path / "a.png", make_pixels()[..., 0])
+    np.testing.assert_array_equal(read_ids(str(path)), read_pixels(str(path))[..., 0])
+    assert find_images(str(tmp_path)) == [("a", path)]
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_alpha_of_png_is_dropped(tmp_path, mode):
     image = Image.fromarray(make_pixels()).convert(mode)

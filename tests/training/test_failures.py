@@ -28,6 +28,7 @@ BUS_ERROR = (
     "shared memory. Please try to raise your shared memory limit."
 )
 SHM_FULL = "unable to write to file </torch_7_1_0>: No space left on device (28)"
+SHM_GONE = "unable to open shared memory object </torch_7_1_0> in read-write mode: Too many open files (24)"
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ..."
 CUDA_FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB"
 KILLED = "DataLoader worker (pid 7) is killed by signal: Killed. "
@@ -45,6 +46,7 @@ class TestExplainFailures:
             (MemoryError("Unable to allocate 3 GiB"), "^memory is full"),
             (RuntimeError(BUS_ERROR), "shared memory; lower num_workers"),
             (RuntimeError(SHM_FULL), "shared memory; lower num_workers"),
+            (RuntimeError(SHM_GONE), "shared memory; lower num_workers"),
             (RuntimeError(KILLED), "ended from outside.*num_workers"),
             (RuntimeError(GONE), "ended from outside.*num_workers"),
             (OSError(errno.ENOSPC, "No space left on device", "events"), "disk is full.*resume"),
@@ -56,7 +58,17 @@ class TestExplainFailures:
         assert "\n" not in str(caught.value)
         assert caught.value.__cause__ is error
 
-    @pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "bad disk"), FormatError("a.tif")])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("a bug"),
+            RuntimeError("a bug in /home/me/torch_env/x.py"),
+            OSError(errno.EIO, "bad disk"),
+            OSError(errno.EACCES, "Permission denied", "/home/me/torch_data/x.tif"),
+            OSError(errno.EACCES, "Permission denied", "/home/me/shared memory/x.tif"),
+            FormatError("a.tif"),
+        ],
+    )
     def test_others_pass(self, error):
         with pytest.raises(type(error)) as caught, explain_failures():
             raise error

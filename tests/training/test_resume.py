@@ -1,5 +1,6 @@
 """A run that is killed anywhere and resumed is the run that was not."""
 
+import json
 import shutil
 
 import pytest
@@ -54,8 +55,9 @@ class TestDamaged:
     def damaged(self, run, output):
         """The finished run with a ``last.ckpt`` that was cut short, and what a kill while writing leaves."""
         (output / "checkpoints").mkdir(parents=True)
-        for name in ("plan.json", "metrics.csv", "best.ckpt", "checkpoints/epoch_001.ckpt"):
+        for name in ("plan.json", "best.ckpt", "checkpoints/epoch_001.ckpt"):
             shutil.copy(run / name, output / name)
+        (output / "metrics.csv").write_bytes(b"\xff\x00 garbage")
         (output / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:1_000_000])
         (output / "checkpoints" / ".epoch_002.ckpt.123.partial").write_bytes(b"half")
         return output
@@ -68,6 +70,7 @@ class TestDamaged:
         train(resume=good)
         assert find_differences(run / "last.ckpt", damaged / "last.ckpt") == []
         assert [row["epoch"] for row in read_rows(damaged)] == ["1", "2"]
+        assert find_differences(run / "best.ckpt", damaged / "best.ckpt") == []
         assert not list(damaged.rglob("*.partial"))
 
     def test_nothing_good(self, damaged):
@@ -120,8 +123,17 @@ class TestRefused:
             train(resume=run, output=tmp_path)
         with pytest.raises(PlanError, match="data format class_folders.*to coco"):
             train(resume=run, data_format="coco")
-        with pytest.raises(DatasetError, match="not what the run began with"):
+        with pytest.raises(PlanError, match="began without a separate validation set; leave --val out"):
             train(resume=run, val=data)
+
+    def test_plan_file_changed_by_hand(self, run, output):
+        output.mkdir()
+        shutil.copy(run / "last.ckpt", output)
+        plan = json.loads((run / "plan.json").read_text())
+        (output / "plan.json").write_text(json.dumps(plan | {"epochs": 4, "num_workers": 1}))
+        text = r"plan.json says epochs=4, but the checkpoint was made with epochs=2; restore it$"
+        with pytest.raises(PlanError, match=text):
+            train(resume=output)
 
     def test_no_run(self, tmp_path):
         for path in (tmp_path, tmp_path / "nowhere"):
@@ -130,7 +142,20 @@ class TestRefused:
 
 
 def test_finished_run(run, capsys):
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    before = list_contents(run)
     assert train(resume=run, **SETTINGS | {"num_workers": 1, "device": "auto"}) == run
     assert "the run is complete: 2 of 2 epochs" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert list_contents(run) == before
+
+
+def test_lost_metrics_of_a_finished_run(run):
+    before = (run / "metrics.csv").read_bytes()
+    (run / "metrics.csv").unlink()
+    train(resume=run)
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def list_contents(run):
+    """Checkpoints by the time they were written, small files by their bytes."""
+    files = [path for path in run.rglob("*") if path.is_file()]
+    return {f: f.stat().st_mtime_ns if f.suffix == ".ckpt" else f.read_bytes() for f in files}

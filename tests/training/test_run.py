@@ -97,6 +97,17 @@ class TestUnusualData:
         assert (output / "best.ckpt").exists()
         assert read_plan(output / "plan.json").data.val_names == ("val",)
 
+    def test_more_instances_to_validate_on_than_the_cap(self, tmp_path, output, capsys):
+        squares = np.zeros((4, 40, 48), dtype=bool)
+        for index, square in enumerate(squares):
+            square[10 * index : 10 * index + 8, :8] = True
+        add_image(tmp_path / "train", "few", squares[:1])
+        val = add_image(add_image(tmp_path / "val", "full", squares), "half", squares[:2])
+        train(tmp_path / "train", val=val, output=output, **SETTINGS | {"max_steps": 1, "detections_per_image": 3})
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+        assert "image full holds 4 instances, but at most 3 detections" in line
+        assert "set detections_per_image to at least 4" in line
+
     def test_no_instances_at_all(self, tmp_path, output, capsys):
         """One image, which serves as both parts."""
         add_image(tmp_path / "train", "none", np.zeros((0, 50, 30), dtype=bool))
@@ -117,6 +128,11 @@ class TestRefused:
     def test_no_data(self):
         with pytest.raises(PlanError, match="expected a data set"):
             train()
+
+    @pytest.mark.parametrize("settings", [{"backbone": "no_such_net"}, {"weights": "no_such_file.pth"}])
+    def test_settings_before_the_data_is_read(self, tmp_path, settings):
+        with pytest.raises(ManymaskError, match=next(iter(settings.values()))):
+            train(tmp_path / "no_such_data", output=tmp_path / "run", **SETTINGS | settings)
 
     def test_broken_image(self, tmp_path):
         path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"

@@ -1,11 +1,16 @@
 import pytest
 
-from manymask.errors import PlanError
-from manymask.training.run_folder import RunFolder, find_best_epoch, flatten_scores, format_resume
+from manymask.errors import CheckpointError, PlanError
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
+from manymask.training.run_folder import RunFolder, find_best_epoch, flatten_scores, format_resume, read_rows
 
 
 def make_rows(*scores):
     return [{"epoch": epoch, "step": 2 * epoch, "val_mask_AP": score} for epoch, score in enumerate(scores, start=1)]
+
+
+def write_epoch(path, **content):
+    write_checkpoint({CHECKPOINT_KEY: {"plan": {}, **content}, "state_dict": {}}, path)
 
 
 @pytest.fixture
@@ -22,19 +27,60 @@ def test_find_best_epoch(scores, best):
     assert find_best_epoch(make_rows(*scores)) == best
 
 
-class TestMetrics:
-    def test_round_trip(self, folder):
-        rows = make_rows(0.1 + 0.2, None, 1e-7)
-        folder.write_metrics(rows)
-        assert folder.read_metrics(last_epoch=3) == rows
-        assert (folder.path / "metrics.csv").read_text().splitlines()[2] == "2,4,"
+def test_write_metrics(folder):
+    folder.write_metrics(make_rows(0.1 + 0.2, None, 1e-7))
+    lines = (folder.path / "metrics.csv").read_text().splitlines()
+    assert lines == ["epoch,step,val_mask_AP", "1,2,0.30000000000000004", "2,4,", "3,6,1e-07"]
 
-    def test_later_epochs_are_dropped(self, folder):
-        folder.write_metrics(make_rows(0.1, 0.2, 0.3))
-        assert [row["epoch"] for row in folder.read_metrics(last_epoch=2)] == [1, 2]
 
-    def test_none_yet(self, folder):
-        assert folder.read_metrics(last_epoch=0) == []
+class TestRewind:
+    SCORES = (0.2, 0.5, 0.1, 0.7)
+
+    @pytest.fixture
+    def finish(self, folder):
+        """Four epochs, of which the second is the best of the first three."""
+
+        def finish(keep_all=True):
+            for epoch in range(1, 5):
+                rows = make_rows(*self.SCORES[:epoch])
+                write_epoch(folder.epoch_file(epoch), metrics=rows)
+                folder.finish_epoch(epoch, rows, keep_all)
+            return folder
+
+        return finish
+
+    def test_older_epoch(self, finish):
+        folder = finish()
+        (folder.path / "metrics.csv").write_bytes(b"\xff garbage")
+        (folder.path / "checkpoints" / "epoch_of_mine.ckpt").write_text("")
+        assert folder.rewind(folder.epoch_file(3)) == make_rows(*self.SCORES[:3])
+        assert (len(read_rows(folder.best)), len(read_rows(folder.last))) == (2, 3)
+        names = {file.name for file in folder.list_epoch_files()}
+        assert names == {"epoch_001.ckpt", "epoch_002.ckpt", "epoch_003.ckpt", "epoch_of_mine.ckpt"}
+        assert len((folder.path / "metrics.csv").read_text().splitlines()) == 4
+
+    def test_last_leaves_the_checkpoints(self, finish):
+        folder = finish()
+        before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*.ckpt")}
+        folder.rewind(folder.last)
+        assert {file: file.stat().st_mtime_ns for file in folder.path.rglob("*.ckpt")} == before
+
+    def test_best_only(self, finish):
+        folder = finish(keep_all=False)
+        folder.best.unlink()  # as a kill between the two copies leaves it
+        folder.rewind(folder.last)
+        assert len(read_rows(folder.best)) == 4
+
+    def test_best_is_lost(self, finish):
+        folder = finish()
+        folder.epoch_file(2).write_bytes(b"damaged")
+        folder.rewind(folder.epoch_file(3))
+        assert not folder.best.exists()
+
+    def test_no_metrics(self, folder):
+        write_epoch(folder.last)
+        with pytest.raises(CheckpointError, match=r"last.ckpt holds no metrics.*new run"):
+            folder.rewind(folder.last)
 
 
 class TestCheckpoints:
@@ -77,7 +123,7 @@ class TestCheckUnused:
 
     def test_file(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(PlanError, match="is not empty"):
+        with pytest.raises(PlanError, match=r"is a file; choose another --output$"):
             RunFolder(tmp_path / "file").check_unused()
 
 

@@ -48,8 +48,9 @@ class Sample:
     iscrowd: Bool[np.ndarray, " instances"]
 
     def to_instances(self) -> Instances:
-        """The labels as runs with their table."""
-        return Instances.from_layers(self.layers, self.labels, self.iscrowd)
+        """The labels that have pixels, as runs with their table; nobody can find the others."""
+        instances = Instances.from_layers(self.layers, self.labels, self.iscrowd)
+        return instances[instances.runs.areas > 0]
 
 
 @dataclass(frozen=True)

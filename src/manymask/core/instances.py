@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer
+from numpy.typing import ArrayLike
 
 from manymask.core.layers import InstanceLayers, encode_layers, paint_layers
 from manymask.core.runs import RunLengths, concatenate_runs, encode_crops
@@ -63,12 +64,25 @@ class Instances:
         return cls.from_runs(encode_layers(layers, len(labels)), labels, iscrowd=iscrowd)
 
     @classmethod
-    def from_masks(
-        cls, masks: Bool[np.ndarray, "instances height width"], labels: Integer[np.ndarray, " instances"]
-    ) -> "Instances":
-        """Make instances of a dense stack, for users who have one; manymask itself never makes such a stack."""
-        runs = encode_crops(((0, 0, mask) for mask in masks), (masks.shape[1], masks.shape[2]))
-        return cls.from_runs(runs, labels)
+    def from_masks(cls, masks: ArrayLike, labels: ArrayLike) -> "Instances":
+        """Make instances of a dense stack, for users who have one; manymask itself never makes such a stack.
+
+        Args:
+            masks: (instances, height, width), of any type; what is not 0 belongs to the instance.
+            labels: Class index of each instance, from 1.
+
+        Raises:
+            ValueError: The masks have not three axes, a label is not a whole number from 1, or their numbers differ.
+        """
+        masks, labels = np.asarray(masks), np.asarray(labels)
+        if masks.ndim != 3:
+            raise ValueError(f"expected masks of shape (instances, height, width), got {masks.shape}")
+        if labels.shape != masks.shape[:1]:
+            raise ValueError(f"expected labels of shape {masks.shape[:1]}, one for each mask, got {labels.shape}")
+        if labels.size and (labels.dtype.kind not in "iu" or labels.min() < 1):
+            raise ValueError(f"expected labels that are whole numbers from 1 (0 is background), got {labels}")
+        runs = encode_crops(((0, 0, mask != 0) for mask in masks), (masks.shape[1], masks.shape[2]))
+        return cls.from_runs(runs, labels.astype(np.int64))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,11 +93,20 @@ class Instances:
         return len(self.runs)
 
     def __getitem__(
-        self, rows: Integer[np.ndarray, " selected"] | Bool[np.ndarray, " instances"] | slice
+        self,
+        rows: int
+        | np.integer
+        | slice
+        | Sequence[int]
+        | Integer[np.ndarray, " selected"]
+        | Bool[np.ndarray, " instances"],
     ) -> "Instances":
-        """The given rows (indices, a flag for each row, or a slice), in that order."""
-        if isinstance(rows, slice):
-            rows = np.arange(len(self))[rows]
+        """The given rows (one index, a slice, indices, or a flag for each row), in that order.
+
+        Raises:
+            IndexError: There is no such row, or the flags are not one for each row.
+        """
+        rows = np.atleast_1d(np.arange(len(self))[rows])
         return Instances(
             self.runs.select(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.iscrowd[rows]
         )

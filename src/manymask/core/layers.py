@@ -70,7 +70,9 @@ def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances:
 def paint_layers(runs: RunLengths) -> InstanceLayers:
     """Turn runs into as few layers as a greedy packing finds; row i becomes id i + 1.
 
-    Instances go, in order, to the first layer in which they overlap nothing. There is at least one layer.
+    Instances go, in order, to the first layer in which they overlap nothing, so the number of layers is the depth of
+    overlap that this packing finds; at least one. That is small for ground truth, which this is for. Predictions may
+    pile up without limit: ``manymask.formats.write_label_image`` paints them as one label image.
     """
     layer_of = _assign_layers(runs)
     height, width = runs.size

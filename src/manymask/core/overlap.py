@@ -1,11 +1,16 @@
 """Overlap of two sets of runs, as sparse pairs: never an instances x instances matrix."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from manymask.core.runs import RunLengths
+
+# Pairs of runs are summed up in chunks of this many, so that memory does not grow with their number.
+RUN_PAIRS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,8 @@ class Overlaps:
 def intersect_runs(first: RunLengths, second: RunLengths) -> Overlaps:
     """Find all pairs of instances, one of each set, that share pixels, and how many.
 
-    The cost grows with the number of runs and of run pairs that overlap, not with instances x instances.
+    Time grows with the number of runs and of run pairs that overlap, memory with the number of runs and of instance
+    pairs that overlap; neither with instances x instances.
 
     Raises:
         ValueError: The two sets are of images of different sizes.
@@ -40,24 +46,34 @@ def intersect_runs(first: RunLengths, second: RunLengths) -> Overlaps:
     a_start, b_start = first.start[a], second.start[b]
     a_end, b_end = a_start + first.length[a], b_start + second.length[b]
     # Two runs overlap when the later one starts inside the other: either b starts in a, or a starts (later) in b.
-    in_a = _expand(np.searchsorted(b_start, a_start, "left"), np.searchsorted(b_start, a_end, "left"))
-    in_b = _expand(np.searchsorted(a_start, b_start, "right"), np.searchsorted(a_start, b_end, "left"))
-    a_index = np.concatenate([in_a[0], in_b[1]])
-    b_index = np.concatenate([in_a[1], in_b[0]])
-    shared = np.minimum(a_end[a_index], b_end[b_index]) - np.maximum(a_start[a_index], b_start[b_index])
-    key = first.owner[a][a_index] * max(second.num_instances, 1) + second.owner[b][b_index]
-    pair, place = np.unique(key, return_inverse=True)
-    intersection = np.bincount(place, weights=shared, minlength=len(pair)).astype(np.int64)
-    row, column = np.divmod(pair, max(second.num_instances, 1))
+    in_a = _expand_ranges(np.searchsorted(b_start, a_start, "left"), np.searchsorted(b_start, a_end, "left"))
+    in_b = _expand_ranges(np.searchsorted(a_start, b_start, "right"), np.searchsorted(a_start, b_end, "left"))
+    stride = max(second.num_instances, 1)
+    a_key, b_key = first.owner[a] * stride, second.owner[b]
+    pair = intersection = np.zeros(0, dtype=np.int64)
+    for i, j in chain(in_a, ((i, j) for j, i in in_b)):
+        shared = np.minimum(a_end[i], b_end[j]) - np.maximum(a_start[i], b_start[j])
+        keys, sums = _sum_by_key(a_key[i] + b_key[j], shared)
+        pair, intersection = _sum_by_key(np.append(pair, keys), np.append(intersection, sums))
+    row, column = np.divmod(pair, stride)
     return Overlaps(row, column, intersection)
 
 
-def _expand(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j) with begin[i] <= j < end[i]."""
-    counts = end - begin
-    i = np.repeat(np.arange(len(counts)), counts)
-    j = np.arange(counts.sum()) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
-    return i, j
+def _expand_ranges(begin: np.ndarray, end: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All (i, j) with begin[i] <= j < end[i], in chunks."""
+    last = np.cumsum(end - begin)
+    total = int(last[-1]) if len(last) else 0
+    for chunk in range(0, total, RUN_PAIRS):
+        place = np.arange(chunk, min(chunk + RUN_PAIRS, total))
+        i = np.searchsorted(last, place, "right")
+        yield i, end[i] - last[i] + place
+
+
+def _sum_by_key(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The keys that occur, ascending, and the sum of the values of each."""
+    unique, place = np.unique(keys, return_inverse=True)
+    # Exact: float64 weights hold numbers of pixels.
+    return unique, np.bincount(place, weights=values, minlength=len(unique)).astype(np.int64)
 
 
 def compute_iou(

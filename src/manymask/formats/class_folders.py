@@ -24,6 +24,7 @@ from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.images import (
     CLASS_FILE,
+    check_not_binary,
     check_size,
     list_folders,
     list_images,
@@ -46,7 +47,7 @@ def _is_class_folder(folder: Path) -> bool:
     return any(path.name in IMAGE_NAMES or CLASS_FILE.fullmatch(path.name) for path in list_images(folder))
 
 
-def read_class_folders(root: Path) -> Dataset:
+def read_class_folders(root: str | Path) -> Dataset:
     """Read a folder of class folders, or a single one.
 
     The categories are all N of ``classN.tif`` in any of the folders, named ``classN``; gaps are kept.
@@ -54,6 +55,7 @@ def read_class_folders(root: Path) -> Dataset:
     Raises:
         DatasetError: A folder lacks its image or all class files, or there are none.
     """
+    root = Path(root)
     folders = [root] if _is_class_folder(root) else list_folders(root)
     class_files = {folder: _find_class_files(folder) for folder in folders}
     entries = [(folder.resolve().name, _find_image(folder), files) for folder, files in class_files.items()]
@@ -93,6 +95,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     for category_id, path in record.annotation.items():
         ids, old_ids = renumber_ids(read_ids(path))
         check_size(path, ids.shape, record.path, size)
+        check_not_binary(path, old_ids)
         label_images.append(ids)
         labels.append(np.full(len(old_ids), class_index[category_id]))
     return make_sample(record, pixels, _merge_label_images(label_images, labels), np.concatenate(labels))

@@ -1,6 +1,7 @@
 """COCO: data sets of polygons and RLE masks, and results."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def find_coco_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if not path.name.startswith("."))
 
 
-def read_coco(path: Path) -> Dataset:
+def read_coco(path: str | Path) -> Dataset:
     """Read a COCO data set; everything but the images is checked at once.
 
     Args:
@@ -58,6 +59,7 @@ def read_coco(path: Path) -> Dataset:
         DatasetError: There is not exactly one JSON file, an image is not there, or two images have the same name.
         FormatError: The file is not COCO, or an entry of it is wrong; the message gives the entry's id.
     """
+    path = Path(path)
     json_path = _find_json(path)
     content = read_json(json_path)
     if not isinstance(content, dict):
@@ -95,16 +97,19 @@ def _find_json(path: Path) -> Path:
     return files[0]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        FormatError: The file is not there, or is not JSON.
+        FormatError: The file is not there, cannot be read, or is not JSON.
     """
+    path = Path(path)
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise FormatError(f"{path} does not exist; expected a JSON file") from error
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON ({error}); it is damaged or cut short: export it again") from error
 
@@ -225,7 +230,7 @@ def _find_image(json_path: Path, file_name: str) -> Path:
         split = json_path.stem.removeprefix("instances_")
         places += [base / part for base in (folder.parent / "images", folder.parent) for part in ("", split)]
     for place in places:
-        if (place / file_name).is_file():
+        if os.path.isfile(place / file_name):  # Path.is_file raises on a name that is too long
             return place / file_name
     looked = ", ".join(str(place) for place in places)
     raise DatasetError(f"{json_path} lists the image {file_name}, which is not in {looked}; put it there")

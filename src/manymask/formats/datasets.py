@@ -18,7 +18,7 @@ from manymask.formats.coco import find_coco_files, read_coco
 from manymask.formats.label_images import is_label_images, read_label_images
 from manymask.formats.mask_files import is_mask_files, read_mask_files
 
-READERS: dict[str, Callable[[Path], Dataset]] = {
+READERS: dict[str, Callable[[str | Path], Dataset]] = {
     "class_folders": read_class_folders,
     "label_images": read_label_images,
     "mask_files": read_mask_files,
@@ -72,12 +72,13 @@ class DatasetCheck:
     fingerprint: str
 
 
-def detect_format(path: Path) -> str:
+def detect_format(path: str | Path) -> str:
     """Tell which reader a data set is for, by the names of its files and folders.
 
     Raises:
         DatasetError: Nothing is there, or no layout fits, or more than one.
     """
+    path = Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
@@ -91,7 +92,7 @@ def detect_format(path: Path) -> str:
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
 
 
-def read_dataset(path: Path, data_format: str | None = None) -> Dataset:
+def read_dataset(path: str | Path, data_format: str | None = None) -> Dataset:
     """Read a data set; images and labels are decoded on access.
 
     Args:
@@ -104,6 +105,7 @@ def read_dataset(path: Path, data_format: str | None = None) -> Dataset:
     """
     if data_format is not None and data_format not in READERS:
         raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(READERS)}")
+    path = Path(path)
     name = data_format or detect_format(path)
     if name != "coco" and not path.is_dir():
         raise DatasetError(f"{path} is not a folder, which data format '{name}' needs; give the data set's folder")

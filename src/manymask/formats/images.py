@@ -22,7 +22,12 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG"
 _MAX_CHANNELS_FIRST = 4  # an unnamed first axis up to this long holds channels, a longer one a stack of images
 _MAX_ID = 2**53  # the largest range in which float64 holds every whole number
+# "White" of 8-bit, 16-bit and RGB-coded files.
+_WHITE = (255, 65535, 0xFFFFFF)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+
+# Pillow takes images above 179 megapixels for an attack; slide scanners make them. Set once, as threads share it.
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class _Raster:
     is_lossy: bool = False
 
 
-def read_pixels(path: Path) -> Shaped[np.ndarray, "height width channels"]:
+def read_pixels(path: str | Path) -> Shaped[np.ndarray, "height width channels"]:
     """Read an image file in the type it is stored in.
 
     TIFF, PNG, JPEG and BMP are told apart by content. Alpha is dropped, palettes become RGB, 1-bit images 0 and 255,
@@ -43,13 +48,13 @@ def read_pixels(path: Path) -> Shaped[np.ndarray, "height width channels"]:
     Raises:
         FormatError: The file cannot be read as one 2-D image, whole.
     """
-    raster = _read_raster(path)
+    raster = _read_raster(Path(path))
     if raster.palette is not None:
         return raster.palette[raster.values[..., 0]]
     return raster.values
 
 
-def read_ids(path: Path) -> Int64[np.ndarray, "height width"]:
+def read_ids(path: str | Path) -> Int64[np.ndarray, "height width"]:
     """Read the ids of a label image, as stored: 0 for background, gaps and large ids kept.
 
     Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B.
@@ -57,6 +62,7 @@ def read_ids(path: Path) -> Int64[np.ndarray, "height width"]:
     Raises:
         FormatError: The file cannot be read, is a JPEG, or holds something else than whole numbers from 0 to 2^53.
     """
+    path = Path(path)
     raster = _read_raster(path)
     if raster.is_lossy:
         raise FormatError(f"{path} is a JPEG, which changes ids when it is saved; save labels as PNG or TIFF")
@@ -102,6 +108,22 @@ def renumber_ids(
     return dense.reshape(ids.shape), old_ids[1:]
 
 
+def check_not_binary(path: Path, ids: Int64[np.ndarray, " instances"]) -> None:
+    """Refuse a label image whose only id is white.
+
+    Args:
+        path: The file, for the message.
+        ids: The ids it holds, without 0.
+
+    Raises:
+        FormatError: The file is a binary mask.
+    """
+    if len(ids) == 1 and ids[0] in _WHITE:
+        raise FormatError(
+            f"{path} holds only 0 and {ids[0]}: a binary mask, not instances; every object needs its own number"
+        )
+
+
 def check_size(path: Path, size: tuple[int, int], image_path: Path, image_size: tuple[int, int]) -> None:
     """Refuse a label of another size than its image.
 
@@ -145,7 +167,7 @@ def check_unique_names(images: Iterable[tuple[str, Path]]) -> None:
         seen[name] = path
 
 
-def find_images(path: Path) -> list[tuple[str, Path]]:
+def find_images(path: str | Path) -> list[tuple[str, Path]]:
     """Find the images to predict on.
 
     Args:
@@ -158,6 +180,7 @@ def find_images(path: Path) -> list[tuple[str, Path]]:
     Raises:
         DatasetError: Nothing is there, no image is found, or two images have the same name.
     """
+    path = Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give an image file or a folder of images")
     images = [(path.stem, path)] if path.is_file() else _find_in_folder(path)

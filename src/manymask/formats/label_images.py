@@ -9,9 +9,10 @@ import tifffile
 
 from manymask.core import Category, Dataset, Instances, Record, Sample
 from manymask.core.files import replace_file
-from manymask.errors import DatasetError, FormatError
+from manymask.errors import DatasetError
 from manymask.formats.images import (
     LABEL_STEM,
+    check_not_binary,
     check_size,
     check_unique_names,
     list_images,
@@ -23,8 +24,6 @@ from manymask.formats.painting import paint_ids
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
 
 LABEL_FOLDERS = ("labels", "masks")
-# "White" of 8-bit, 16-bit and RGB-coded files.
-_WHITE = (255, 65535, 0xFFFFFF)
 
 
 def is_label_images(root: Path) -> bool:
@@ -33,7 +32,7 @@ def is_label_images(root: Path) -> bool:
     return has_folders or any(_label_kind(path) == "masks" for path in list_images(root))
 
 
-def read_label_images(root: Path) -> Dataset:
+def read_label_images(root: str | Path) -> Dataset:
     """Read label images of one class, ``object``.
 
     They lie in ``labels`` or ``masks`` beside ``images``, under the same stems, or beside each image as
@@ -43,6 +42,7 @@ def read_label_images(root: Path) -> Dataset:
     Raises:
         DatasetError: An image has no label image, or the reverse; or there are none.
     """
+    root = Path(root)
     if (root / "images").is_dir():
         images, label_images = _find_in_folders(root)
     else:
@@ -92,10 +92,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     pixels = read_pixels(record.path)
     ids, old_ids = renumber_ids(read_ids(path))
     check_size(path, ids.shape, record.path, (pixels.shape[0], pixels.shape[1]))
-    if len(old_ids) == 1 and old_ids[0] in _WHITE:
-        raise FormatError(
-            f"{path} holds only 0 and {old_ids[0]}: a binary mask, not instances; every object needs its own number"
-        )
+    check_not_binary(path, old_ids)
     return make_sample(record, pixels, ids, np.ones(len(old_ids), dtype=np.int64))
 
 

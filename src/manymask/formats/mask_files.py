@@ -17,7 +17,7 @@ def is_mask_files(root: Path) -> bool:
     return any((folder / "images").is_dir() and (folder / "masks").is_dir() for folder in list_folders(root))
 
 
-def read_mask_files(root: Path) -> Dataset:
+def read_mask_files(root: str | Path) -> Dataset:
     """Read folders of an image and the masks of its objects, all of one class, ``object``.
 
     Every pixel of a mask that is not 0 belongs to its object. An empty folder ``masks`` means that there is no object.
@@ -25,6 +25,7 @@ def read_mask_files(root: Path) -> Dataset:
     Raises:
         DatasetError: A folder lacks its masks or has not exactly one image, or there are none.
     """
+    root = Path(root)
     entries = [(folder.name, _find_image(folder), _find_masks(folder)) for folder in list_folders(root)]
     return Dataset(root, "mask_files", OBJECT_CATEGORIES, make_records(entries, root), _read_record)
 

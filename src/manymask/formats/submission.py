@@ -1,6 +1,7 @@
 """The list of test images of a task, and the results handed in for it."""
 
 import json
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +33,13 @@ class ImageId:
     width: int
 
 
-def read_image_ids(path: Path) -> list[ImageId]:
+def read_image_ids(path: str | Path) -> list[ImageId]:
     """Read a list of ``{"file_name", "id", "height", "width"}``.
 
     Raises:
         FormatError: The file is not such a list, or an id or a name (without its ending) occurs twice.
     """
+    path = Path(path)
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise FormatError(f"{path} holds no list of images; expected entries of file_name, id, height and width")
@@ -64,29 +66,37 @@ def _check_unique(path: Path, what: str, values: Sequence[object]) -> None:
         seen.add(value)
 
 
-def match_image_ids(image_ids: Sequence[ImageId], images: Sequence[tuple[str, Path]]) -> list[tuple[ImageId, Path]]:
+def match_image_ids(
+    image_ids: Sequence[ImageId], images: Sequence[tuple[str, Path]], source: str = "the list of ids"
+) -> list[tuple[ImageId, Path]]:
     """Find the file of each listed image, by its name without ending, in the order of the list.
 
     Args:
         image_ids: What ``read_image_ids`` gives.
         images: What ``find_images`` gives.
+        source: The file that the ids are from, for messages.
 
     Raises:
         DatasetError: A listed image is not there, or one is there that is not listed.
     """
     files = dict(images)
     listed = {Path(image_id.file_name).stem: image_id for image_id in image_ids}
-    _refuse(sorted(listed.keys() - files.keys()), "listed images are not there; add them or correct the list")
-    _refuse(
-        sorted(files.keys() - listed.keys()), "images are not in the list of ids; remove them or add them to the list"
-    )
+    folder = os.path.commonpath([path.absolute().parent for path in files.values()]) if files else "the images"
+    if missing := sorted(listed.keys() - files.keys()):
+        raise DatasetError(
+            f"{source} lists {_describe(missing)} not in {folder}; complete the folder or correct the list"
+        )
+    if unlisted := sorted(files.keys() - listed.keys()):
+        raise DatasetError(
+            f"{folder} holds {_describe(unlisted)} not in {source}; complete the list or correct the folder"
+        )
     return [(image_id, files[name]) for name, image_id in listed.items()]
 
 
-def _refuse(names: list[str], problem: str) -> None:
-    if names:
-        shown = ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
-        raise DatasetError(f"{len(names)} {problem}: {shown}")
+def _describe(names: list[str]) -> str:
+    """How many images, and which, as the subject of "not in"."""
+    shown = ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
+    return f"1 image ({shown}) that is" if len(names) == 1 else f"{len(names)} images ({shown}) that are"
 
 
 def write_submission(folder: Path, results: list[dict[str, Any]]) -> None:

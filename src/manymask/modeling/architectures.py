@@ -111,6 +111,18 @@ def _make_v2_heads() -> dict[str, Any]:
     }
 
 
+def check_backbone(name: str) -> None:
+    """Refuse a name that timm does not know; builds nothing.
+
+    Raises:
+        PlanError: timm has no such model.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
+        raise PlanError(f"timm has no model {name!r} to be the backbone; {hint}")
+
+
 class TimmBackbone(nn.Module):
     """A timm model's feature maps of strides 4, 8, 16 and 32 under a feature pyramid.
 
@@ -120,10 +132,7 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
-            raise PlanError(f"timm has no model {name!r} to be the backbone; {hint}")
+        check_backbone(name)
         try:
             self.body: Any = _create_timm_body(name)
             self._probe()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from manymask.errors import Interrupted
-from manymask.modeling.checkpoint import read_checkpoint, write_checkpoint
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_checkpoint
 from manymask.training.module import TrainingModule
 from manymask.training.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
 
@@ -91,8 +91,8 @@ class EndOnSignal(L.Callback):
 class RunWriter(L.Callback):
     """After each epoch: ``metrics.csv``, curves and TensorBoard, then the checkpoints.
 
-    The row is written before the checkpoint, and rows after a checkpoint's epoch are dropped on resume, so that a kill
-    between the two leaves each epoch in ``metrics.csv`` once.
+    Each checkpoint holds the rows up to its epoch, from which a resume makes ``metrics.csv`` anew: a kill at any moment
+    leaves each epoch in it once.
     """
 
     def __init__(self, folder: RunFolder, rows: list[MetricsRow], console: Console) -> None:
@@ -122,6 +122,10 @@ class RunWriter(L.Callback):
         trainer.save_checkpoint(self.folder.epoch_file(epoch))
         self.folder.finish_epoch(epoch, self.rows, keep_all=module.plan.keep_checkpoints == "all")
         print_line(self.console, format_epoch(row, self.folder))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the rows, so that a resume needs nothing but the checkpoint."""
+        checkpoint.setdefault(CHECKPOINT_KEY, {})["metrics"] = self.rows
 
     def _log_to_tensorboard(self, trainer: L.Trainer, row: MetricsRow) -> None:
         logger = trainer.logger

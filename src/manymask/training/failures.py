@@ -13,10 +13,10 @@ _DEVICE_FULL = (
     "roi_samples"
 )
 _MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or max_size"
-# What torch (2.15) writes, and what it means; the first that fits is taken.
+# What torch (2.15) writes into a RuntimeError, and what it means; the first that fits is taken.
 _CAUSES = (
     (
-        ("shared memory", "/torch_", "Bus error"),
+        ("shared memory", "</torch_", "Bus error"),
         "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm",
     ),
     (("can't allocate memory",), _MEMORY_FULL),
@@ -49,9 +49,11 @@ def explain_failures() -> Iterator[None]:
         raise TrainingError(_DEVICE_FULL) from error
     except MemoryError as error:
         raise TrainingError(_MEMORY_FULL) from error
-    except (RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    except OSError as error:
+        if error.errno in _DISK_FULL:
             raise TrainingError(f"the disk is full ({error}); make room and resume") from error
+        raise
+    except RuntimeError as error:
         for signs, text in _CAUSES:
             if any(sign in str(error) for sign in signs):
                 raise TrainingError(text) from error

@@ -155,4 +155,4 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plan, so that a checkpoint alone is a model."""
-        checkpoint[CHECKPOINT_KEY] = {"plan": self.plan.model_dump(mode="json")}
+        checkpoint.setdefault(CHECKPOINT_KEY, {})["plan"] = self.plan.model_dump(mode="json")

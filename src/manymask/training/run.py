@@ -20,16 +20,26 @@ from rich.progress import Progress
 from manymask.core import Category, Dataset, Record, Sample
 from manymask.data.datamodule import InstanceDataModule
 from manymask.data.transforms import scale_pixels
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import DatasetCheck, check_dataset, read_dataset
-from manymask.modeling.architectures import assemble_model, load_starting_weights
-from manymask.modeling.checkpoint import read_checkpoint
+from manymask.modeling.architectures import assemble_model, check_backbone, load_starting_weights
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
-from manymask.planning import CHANGEABLE, SETTINGS, DataRecord, Plan, change_plan, make_plan, read_plan, write_plan
+from manymask.planning import (
+    CHANGEABLE,
+    SETTINGS,
+    DataRecord,
+    Plan,
+    change_plan,
+    load_plan,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
 from manymask.training.failures import explain_failures
 from manymask.training.module import TrainingModule
-from manymask.training.run_folder import RunFolder
+from manymask.training.run_folder import MetricsRow, RunFolder
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,17 @@ def train(
         folder, checkpoint = RunFolder(Path(output or _choose_folder(Path(data)))), None
         folder.check_unused()
         plan = make_plan(recipe or "baseline", settings)
-        choose_device(plan.device)  # a device that is not there is said before the check of every file, not after
+        check_start(plan)
         data_set = load_data(Path(data), Path(val) if val else None, data_format, plan, console)
         plan = plan.resolve_detections(data_set.record.max_instances)
     else:
         folder, checkpoint = find_resume(Path(resume))
         if output is not None and Path(output).resolve() != folder.path.resolve():
             raise PlanError(f"a resumed run stays in its folder, {folder.path}; leave --output out")
-        plan = check_changes(read_plan(folder.plan_file), recipe, settings)
+        plan = read_plan(folder.plan_file)
+        if checkpoint is not None:
+            check_plan_file(plan, folder.plan_file, checkpoint)
+        plan = check_changes(plan, recipe, settings)
         choose_device(plan.device)
         data_set = reload_data(plan, data, val, data_format, console)
         folder.remove_partial_files()
@@ -97,6 +110,22 @@ def _choose_folder(data: Path) -> Path:
     return Path("runs") / (data.parent.name if data.is_file() else data.name)
 
 
+def check_start(plan: Plan) -> None:
+    """Refuse what is not there before every file is checked, not after.
+
+    Raises:
+        PlanError: There is no such device or backbone.
+        CheckpointError: There is no such weights file.
+    """
+    choose_device(plan.device)
+    if plan.backbone is not None:
+        check_backbone(plan.backbone)
+    if plan.weights not in ("coco", "imagenet", "none") and not Path(plan.weights).is_file():
+        raise CheckpointError(
+            f"weights is {plan.weights!r}, expected coco, imagenet, none or a file; no such file is there"
+        )
+
+
 def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console) -> TrainingData:
     """Read and check every file, and split the images.
 
@@ -107,18 +136,19 @@ def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: 
     check = _check(dataset, plan, console)
     if val_path is not None:
         train_set, val_set = dataset, read_dataset(val_path, dataset.data_format)
-        val_fingerprint = _check(val_set, plan, console).fingerprint
+        val_check = _check(val_set, plan, console)
+        fingerprint = check.fingerprint + val_check.fingerprint
     else:
         train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.seed)
-        val_fingerprint = ""
+        val_check, fingerprint = check, check.fingerprint
         if len(dataset) == 1:
             print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")
-    counts = {image.name: image.num_instances for image in check.images}
+    counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
     record = DataRecord(
         path=str(path.resolve()),
         val_path=str(val_path.resolve()) if val_path else None,
         data_format=dataset.data_format,
-        fingerprint=check.fingerprint + val_fingerprint,
+        fingerprint=fingerprint,
         categories=tuple((category.id, category.name) for category in dataset.categories),
         train_names=tuple(r.name for r in train_set.records),
         val_names=tuple(r.name for r in val_set.records),
@@ -129,7 +159,21 @@ def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: 
         f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
         f"at most {record.max_instances} instances an image",
     )
+    cap = plan.resolve_detections(record.max_instances).max_detections
+    _warn_of_cap(val_set.records, val_counts, cap, console)
     return TrainingData(train_set, val_set, record)
+
+
+def _warn_of_cap(records: tuple[Record, ...], counts: dict[str, int], cap: int, console: Console) -> None:
+    """Say so where validation images hold more instances than can ever be found."""
+    fullest = max(records, key=lambda record: counts[record.name])
+    num_instances = counts[fullest.name]
+    if num_instances > cap:
+        print_line(
+            console,
+            f"warning: validation image {fullest.name} holds {num_instances} instances, but at most {cap} detections "
+            f"an image are scored; set detections_per_image to at least {num_instances} in a new run",
+        )
 
 
 def _check(dataset: Dataset, plan: Plan, console: Console) -> DatasetCheck:
@@ -172,6 +216,21 @@ def find_resume(path: Path) -> tuple[RunFolder, Path | None]:
     return folder, folder.find_resume_checkpoint() if folder.plan_file.exists() else None
 
 
+def check_plan_file(plan: Plan, file: Path, checkpoint: Path) -> None:
+    """Refuse a ``plan.json`` that was changed by hand.
+
+    Raises:
+        PlanError: A setting that changes the result is another than the checkpoint's.
+    """
+    original = load_plan(read_checkpoint(checkpoint)[CHECKPOINT_KEY]["plan"], str(checkpoint))
+    for name in ("recipe", *SETTINGS):
+        found, expected = getattr(plan, name), getattr(original, name)
+        if found != expected and name not in CHANGEABLE:
+            raise PlanError(
+                f"{file} says {name}={found}, but the checkpoint was made with {name}={expected}; restore it"
+            )
+
+
 def check_changes(plan: Plan, recipe: str | None, settings: dict[str, Any]) -> Plan:
     """The plan of a run that is resumed with some settings given again.
 
@@ -197,13 +256,16 @@ def reload_data(
 
     Raises:
         DatasetError: The data is not what the run began with.
-        PlanError: The reader is another than it was, or the plan does not say what the run began with.
+        PlanError: The reader is another than it was, a validation set is given to a run without one, or the plan does
+            not say what the run began with.
     """
     old = plan.data
     if old is None:
         raise PlanError("plan.json does not say what the run was trained on; start a new run")
     if data_format not in (None, old.data_format):
         raise PlanError(f"the run began with data format {old.data_format}; a resume cannot change it to {data_format}")
+    if val is not None and old.val_path is None:
+        raise PlanError("the run began without a separate validation set; leave --val out")
     val_path = val or old.val_path
     found = load_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
     if found.record.model_copy(update={"path": old.path, "val_path": old.val_path}) != old:
@@ -223,10 +285,12 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
         Interrupted: Ctrl-C or SIGTERM arrived.
     """
     device = choose_device(plan.device)
-    datamodule = InstanceDataModule(data.train, data.val, plan)
-    num_epochs, num_done = datamodule.num_epochs, 0
+    datamodule = InstanceDataModule(data.train, data.val, plan, pin_memory=device.type == "cuda")
+    num_epochs = datamodule.num_epochs
+    rows: list[MetricsRow] = []
     if checkpoint is not None:
-        num_done = int(read_checkpoint(checkpoint)["epoch"]) + 1
+        rows = folder.rewind(checkpoint)
+        num_done = len(rows)
         if num_done >= num_epochs:
             print_line(
                 console, f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do"
@@ -241,11 +305,11 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
         f"{choose_precision(plan.precision, device)}, {datamodule.total_steps} steps in {num_epochs} epochs, "
         f"at most {plan.max_detections} detections an image",
     )
-    callbacks = [EndOnSignal(folder), RunWriter(folder, folder.read_metrics(last_epoch=num_done), console)]
+    callbacks = [EndOnSignal(folder), RunWriter(folder, rows, console)]
     callbacks.append(ShowProgress(datamodule.total_steps, num_epochs, console))
     with explain_failures(), _quiet_lightning():
         trainer = _make_trainer(folder, plan, device, num_epochs, callbacks)
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=folder.last if checkpoint else None, weights_only=True)
 
 
 def _make_module(datamodule: InstanceDataModule, plan: Plan, data: TrainingData, has_weights: bool) -> TrainingModule:

@@ -10,7 +10,7 @@ from pathlib import Path
 from manymask.core.files import replace_file
 from manymask.drawing import draw_curves
 from manymask.errors import CheckpointError, PlanError
-from manymask.modeling.checkpoint import read_checkpoint
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
 MetricsRow = dict[str, int | float | None]
 
@@ -49,9 +49,13 @@ class RunFolder:
         """Refuse to train over another run.
 
         Raises:
-            PlanError: The folder holds something.
+            PlanError: The folder holds something, or is a file.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self.path.is_dir():
+            raise PlanError(
+                f"expected a new or empty folder for the run, but {self.path} is a file; choose another --output"
+            )
+        if self.path.exists() and any(self.path.iterdir()):
             raise PlanError(f"{self.path} is not empty; choose another --output, or go on: {format_resume(self.path)}")
 
     def remove_partial_files(self) -> None:
@@ -59,14 +63,38 @@ class RunFolder:
         for file in self.path.rglob(".*.partial"):
             file.unlink()
 
-    def read_metrics(self, last_epoch: int) -> list[MetricsRow]:
-        """The rows of ``metrics.csv`` up to an epoch; later ones are of epochs that will be run again."""
-        file = self.path / "metrics.csv"
-        if not file.exists():
-            return []
-        with open(file, newline="", encoding="utf-8") as f:
-            rows = [{name: float(v) if v else None for name, v in row.items()} for row in csv.DictReader(f)]
-        return [row for row in rows if (row["epoch"] or 0) <= last_epoch]
+    def rewind(self, checkpoint: Path) -> list[MetricsRow]:
+        """Make the folder what it was when a checkpoint was written, and return the rows of the epochs until then.
+
+        Afterwards ``last.ckpt`` is that checkpoint, nothing is left of later epochs, and ``metrics.csv`` and the curves
+        are made anew. ``best.ckpt`` is removed where no copy of the best epoch's checkpoint is left.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read or holds no metrics.
+        """
+        rows = read_rows(checkpoint)
+        if checkpoint != self.last:
+            _copy(checkpoint, self.last)
+        for file in self.list_epoch_files():
+            number = file.stem.removeprefix("epoch_")
+            if number.isdigit() and int(number) > len(rows):
+                file.unlink()
+        self._restore_best(rows)
+        self.write_metrics(rows)
+        return rows
+
+    def _restore_best(self, rows: list[MetricsRow]) -> None:
+        expected = rows[: find_best_epoch(rows)]
+        for file in (self.best, self.last, self.epoch_file(len(expected))):
+            try:
+                if read_rows(file) != expected:
+                    continue
+            except CheckpointError:  # gone or damaged: the next may be good
+                continue
+            if file != self.best:
+                _copy(file, self.best)
+            return
+        self.best.unlink(missing_ok=True)
 
     def write_metrics(self, rows: list[MetricsRow]) -> None:
         """Write ``metrics.csv``, one row an epoch, and draw the curves."""
@@ -77,10 +105,10 @@ class RunFolder:
         draw_curves(rows, self.path / "curves")
 
     def finish_epoch(self, epoch: int, rows: list[MetricsRow], keep_all: bool) -> None:
-        """Make ``best.ckpt`` and ``last.ckpt`` of the epoch's checkpoint; last comes last, since resume reads it."""
+        """Make ``last.ckpt`` and ``best.ckpt`` of the epoch's checkpoint; a resume makes up for a kill in between."""
+        _copy(self.epoch_file(epoch), self.last)
         if find_best_epoch(rows) == epoch:
             _copy(self.epoch_file(epoch), self.best)
-        _copy(self.epoch_file(epoch), self.last)
         if not keep_all:
             for file in self.list_epoch_files():
                 file.unlink()
@@ -109,6 +137,18 @@ class RunFolder:
                 continue
             return file
         return None
+
+
+def read_rows(checkpoint: Path) -> list[MetricsRow]:
+    """The metrics of a run's epochs, from the first to the checkpoint's.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or holds no metrics.
+    """
+    rows = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("metrics")
+    if not rows:
+        raise CheckpointError(f"{checkpoint} holds no metrics, so no run can go on from it; start a new run")
+    return rows
 
 
 def format_resume(path: Path) -> str:
