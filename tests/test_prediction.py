@@ -1,6 +1,8 @@
 import json
 import warnings
 import zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from pycocotools.coco import COCO
 
 from manymask.core import Category, Instances, encode_coco_rle, encode_crops
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
-from manymask.formats import read_dataset, read_pixels, write_class_folder
+from manymask.formats import read_class_folders, read_dataset, read_pixels, write_class_folder
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
 from manymask.planning import make_plan
 from manymask.prediction import (
@@ -449,3 +451,21 @@ def test_full_device_is_one_line(model, monkeypatch):
     monkeypatch.setattr(model.network, "forward", fail)
     with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
         list(predict(model, np.zeros((40, 48), dtype=np.uint8)))
+
+
+def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
+    strict = load_model(model.source, score_threshold=1.0)
+    with pytest.warns(UserWarning, match="no instance has a score of 1 or more"):
+        predict_files(strict, cells, tmp_path / "out", formats=["coco"])
+
+
+def test_says_that_classes_do_not_meet(model, cells):
+    dataset = read_dataset(cells)
+    strangers = replace(dataset, categories=tuple(Category(90 + i, f"x{i}") for i in range(len(dataset.categories))))
+    strangers = replace(strangers, read_record=partial(_read_as, dataset.categories))
+    with pytest.warns(UserWarning, match="do not meet, by name or by id"):
+        evaluate(model, strangers)
+
+
+def _read_as(categories, record, _):
+    return read_class_folders(record.path.parents[1]).read_record(record, categories)

@@ -29,7 +29,11 @@ console = Console(stderr=True)
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Set a setting of the plan; `--NAME VALUE` is short for it."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set a setting (docs/settings.md), as in `--set epochs=20`; `--epochs 20` is short for it.",
+    ),
 ]
 FormatOption = Annotated[
     str | None,
@@ -153,7 +157,7 @@ def evaluate(
     Console(markup=False, emoji=False, highlight=False).print(table)  # classes may be named [like this]
     pooled = scores["ap_t"]["pooled"]
     texts = [f"{t}: {'-' if pooled[t] is None else f'{pooled[t]:.3f}'}" for t in ("0.50", "0.75", "0.90")]
-    typer.echo(f"TP / (TP + FP + FN) at score {scores['score_threshold']:g}, by IoU: {', '.join(texts)}")
+    typer.echo(f"AP(t) = TP / (TP + FP + FN) at score {scores['score_threshold']:g}, by IoU: {', '.join(texts)}")
     typer.echo(f"written to {folder / 'evaluation.json'}")
 
 

@@ -236,6 +236,7 @@ def predict_files(
     files = find_images(images)
     entries = _check_images(files, images, Path(ids) if ids else None, model.plan.num_workers)
     results: list[dict[str, Any]] = []
+    num_found, num_shown = 0, 0
     for index, pixels in enumerate(_read_ahead(read_pixels, [path for _, path in files])):
         stem, path = files[index]
         instances = predict_tensor(model, scale_pixels(pixels, str(path)))
@@ -243,12 +244,19 @@ def predict_files(
         if "coco" in formats:
             results += encode_coco_results(instances, entries[index]["id"], model.categories)
         shown = instances[instances.scores >= model.plan.score_threshold]
+        num_found, num_shown = num_found + len(instances), num_shown + len(shown)
         if "labels" in formats:
             write_label_image(output / "labels" / f"{stem}.tif", shown, model.categories)
         if "overlay" in formats:
             write_overlay(output / "overlays" / f"{stem}.png", pixels, shown, model.categories)
         if progress is not None:
             progress(index + 1, len(files))
+    if num_shown == 0:
+        warnings.warn(
+            f"no instance has a score of {model.plan.score_threshold:g} or more: label images and overlays are empty, "
+            f"and {num_found} have a lower one; set score_threshold lower, or train longer",
+            stacklevel=2,
+        )
     written = [output / name for name, kind in (("labels", "labels"), ("overlays", "overlay")) if kind in formats]
     if "coco" in formats and ids is not None:
         write_submission(output, results)
@@ -327,6 +335,13 @@ def evaluate(
         raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
     categories, labels = merge_categories(dataset.categories, model.categories)
     limits = {"max_detections": model.plan.max_detections, "score_threshold": model.plan.score_threshold}
+    if len(categories) == len(dataset.categories) + len(model.categories):
+        own, theirs = (", ".join(c.name for c in group) for group in (model.categories, dataset.categories))
+        warnings.warn(
+            f"the model's classes ({own}) and those of {dataset.root} ({theirs}) do not meet, by name or by id, so "
+            "every score is 0; score on data with the model's classes",
+            stacklevel=2,
+        )
     scored, results = [], []
     for index, sample in enumerate(_read_ahead(dataset.__getitem__, range(len(dataset)))):
         instances = predict_tensor(model, scale_pixels(sample.pixels, str(sample.path))).relabel(labels)

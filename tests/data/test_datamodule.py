@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manymask.core import Category, Dataset, InstanceLayers, Record, Sample
-from manymask.data.datamodule import InstanceDataModule, collate, ignore_signals
+from manymask.data.datamodule import InstanceDataModule, collate, ignore_interrupt
 from manymask.planning import make_plan
 
 
@@ -109,12 +109,11 @@ def test_collate_keeps_lists():
     assert collate([(1, "a"), (2, "b")]) == ([1, 2], ["a", "b"])
 
 
-def test_ignore_signals():
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(number) for number in numbers]
+def test_loaders_ignore_interrupts_but_can_be_ended():
+    interrupt, terminate = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
-        ignore_signals(0)
-        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 2
+        ignore_interrupt(0)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == terminate  # a loader that ignored it would be waited for for ever
     finally:
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, interrupt)

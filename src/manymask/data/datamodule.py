@@ -93,15 +93,14 @@ class InstanceDataModule(L.LightningDataModule):
             batch_sampler=batches,
             num_workers=min(self.plan.num_workers, len(batches)),
             collate_fn=collate,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=ignore_interrupt,
             pin_memory=self.pin_memory,
         )
 
 
-def ignore_signals(worker_index: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which may reach the whole process group, to the main process: it ends the loaders."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def ignore_interrupt(worker_index: int) -> None:
+    """Leave Ctrl-C, which reaches the whole process group, to the main process: it ends the loaders by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:

@@ -236,7 +236,7 @@ def read_plan(path: Path) -> Plan:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PlanError(f"expected a plan at {path}, but found: {error.strerror}; is this a run folder?") from error
+        raise PlanError(f"expected a plan at {path}: {error.strerror}; is this a run folder?") from error
     except ValueError as error:
         raise PlanError(f"{path} is not JSON ({error}); restore it or start the run anew") from error
     return load_plan(values, str(path))

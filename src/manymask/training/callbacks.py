@@ -62,17 +62,22 @@ class EndOnSignal(L.Callback):
         for number in self._previous:
             signal.signal(number, signal.SIG_DFL)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """End if asked to.
+
+        Raises:
+            Interrupted: A signal has arrived.
+        """
         if self._received is not None:
             raise Interrupted(self._received, f"go on with: {format_resume(self.folder.path)}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         """End here if asked to."""
-        self._check()
+        self.check()
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         """End here if asked to."""
-        self._check()
+        self.check()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""

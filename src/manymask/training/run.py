@@ -82,6 +82,8 @@ def train(
         if data is None:
             raise PlanError("expected a data set to train on; for example: manymask train data/train")
         folder, checkpoint = RunFolder(Path(output or _choose_folder(Path(data)))), None
+        if not Path(data).exists():
+            raise DatasetError(f"{data} does not exist; give a folder of labelled images, or a COCO file")
         folder.check_unused()
         plan = make_plan(recipe or "baseline", settings)
         check_start(plan)
@@ -305,11 +307,16 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
         f"{choose_precision(plan.precision, device)}, {datamodule.total_steps} steps in {num_epochs} epochs, "
         f"at most {plan.max_detections} detections an image",
     )
-    callbacks = [EndOnSignal(folder), RunWriter(folder, rows, console)]
+    end_on_signal = EndOnSignal(folder)
+    callbacks = [end_on_signal, RunWriter(folder, rows, console)]
     callbacks.append(ShowProgress(datamodule.total_steps, num_epochs, console))
     with explain_failures(), _quiet_lightning():
         trainer = _make_trainer(folder, plan, device, num_epochs, callbacks)
-        trainer.fit(module, datamodule=datamodule, ckpt_path=folder.last if checkpoint else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=datamodule, ckpt_path=folder.last if checkpoint else None, weights_only=True)
+        except RuntimeError:
+            end_on_signal.check()  # a signal to the whole process group may end a loader before this process looks
+            raise
 
 
 def _make_module(datamodule: InstanceDataModule, plan: Plan, data: TrainingData, has_weights: bool) -> TrainingModule:
