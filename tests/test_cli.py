@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import manymask
@@ -15,14 +14,6 @@ from manymask.errors import PlanError
 from tests.tiny_model import write_tiny_model
 
 PROGRAM = "import sys; from manymask.cli import main; main()"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture

@@ -34,14 +34,6 @@ from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_mo
 pytestmark = pytest.mark.filterwarnings("ignore:.*cap of 12")  # the tiny model finds something everywhere
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A run folder with a best checkpoint."""

@@ -2,19 +2,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from manymask.training import train
 from tests.training.runs import SETTINGS, make_data
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """The same sums in this process and in those that the tests start; and faster for small operations."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ class TestRefused:
     @pytest.mark.parametrize("settings", [{"backbone": "no_such_net"}, {"weights": "no_such_file.pth"}])
     def test_settings_before_the_data_is_read(self, tmp_path, settings):
         with pytest.raises(ManymaskError, match=next(iter(settings.values()))):
-            train(tmp_path / "no_such_data", output=tmp_path / "run", **SETTINGS | settings)
+            train(tmp_path, output=tmp_path / "run", **SETTINGS | settings)  # a folder without any data
 
     def test_broken_image(self, tmp_path):
         path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"
