@@ -45,8 +45,8 @@ ModelArgument = Annotated[Path, typer.Argument(help="A run folder or a checkpoin
 
 def main() -> None:
     """Run the command line; an error that a user can act on becomes one line and exit code 2."""
-    # torch's threads spin while they wait, which on a machine that does anything else makes a step 20 times slower;
-    # asleep they cost a few percent on an idle one (benchmarks/RESULTS.md). It must be set before torch is loaded.
+    # torch's threads spin while they wait, which on a machine that does anything else made steps about ten times
+    # slower; asleep they cost some ten percent on an idle one (benchmarks/RESULTS.md). Set it before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.showwarning = _show_warning
     try:

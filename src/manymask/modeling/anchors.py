@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 # Pairs looked at at once: about 100 MB of temporaries.
@@ -165,7 +166,9 @@ class Float32AnchorGenerator(AnchorGenerator):
 class CrowdRegionProposalNetwork(RegionProposalNetwork):
     """torchvision's RPN with anchor matching by windows; same parameters, same losses."""
 
-    def forward(self, images, features, targets=None):  # noqa: ANN001, ANN201 - torchvision's signature
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As torchvision's; remembers the sizes that the anchors' grids follow from."""
         self._input_size = images.tensors.shape[-2:]
         self._feature_sizes = [tuple(feature.shape[-2:]) for feature in features.values()]

@@ -73,6 +73,8 @@ def _load(path: Path, device: str) -> Any:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"expected weights at {path}, but there is no such file") from error
+    except MemoryError:
+        raise
     except Exception as error:  # of a damaged file the readers raise about anything
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 120, placeholder=" ...")
         raise CheckpointError(
