@@ -21,12 +21,12 @@ from manymask.prediction import (
     OUTPUT_FORMATS,
     Model,
     _warn_of_cap,
-    evaluate,
     find_checkpoint,
     load_model,
     predict,
     predict_files,
 )
+from manymask.scoring import evaluate
 from manymask.synthetic import make_categories, make_sample
 from tests import dense
 from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from manymask.modeling.architectures import build_model as build_model
     from manymask.planning import Plan as Plan
     from manymask.prediction import Model as Model
-    from manymask.prediction import evaluate as evaluate
     from manymask.prediction import load_model as load_model
     from manymask.prediction import predict as predict
     from manymask.prediction import predict_files as predict_files
+    from manymask.scoring import evaluate as evaluate
     from manymask.training import train as train
 
 _MODULES = {
@@ -37,7 +37,7 @@ _MODULES = {
     "RunLengths": "manymask.core",
     "Sample": "manymask.core",
     "build_model": "manymask.modeling.architectures",
-    "evaluate": "manymask.prediction",
+    "evaluate": "manymask.scoring",
     "load_model": "manymask.prediction",
     "predict": "manymask.prediction",
     "predict_files": "manymask.prediction",

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,17 @@ FormatOption = Annotated[
     typer.Option(help="Reader of the data: class_folders, label_images, mask_files or coco. Found out by default."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Finds an image's group (slide, patient) in its name; intervals then draw groups, not images.",
+    ),
+]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(help="A run folder, a checkpoint, COCO results (.json), or a folder of label images of any tool."),
+]
 ModelArgument = Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")]
 
 
@@ -133,32 +144,134 @@ def train(
 
 @app.command(cls=SettingsCommand)
 def evaluate(
-    model: ModelArgument,
-    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
-    output: Annotated[Path | None, typer.Option(help="Where to write. [RUN/evaluation]")] = None,
+    source: SourceArgument,
+    data: Annotated[Path | None, typer.Argument(help="Labelled images. [those that the run held out]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write. [evaluation/ in SOURCE]")] = None,
     data_format: FormatOption = None,
+    group_by: GroupOption = None,
     device: DeviceOption = "auto",
     settings: SetOption = None,
 ) -> None:
-    """Score a model on labelled images: evaluation.json and predictions.json."""
-    from manymask import prediction
+    """Score a model, or predictions of any tool, on labelled images: evaluation.json, with intervals."""
+    from manymask import scoring
     from manymask.evaluation import format_scores
 
-    loaded = prediction.load_model(model, **{"device": device, **_parse_settings(settings)})
-    folder = output or loaded.source.parent / "evaluation"
+    folder = output or (source if source.is_dir() else source.parent) / "evaluation"
     with _show_progress("scoring") as progress:
-        scores = prediction.evaluate(loaded, data, output=folder, data_format=data_format, progress=progress)
-    names = ("class", "mask AP", "AP50", "AP75", "box AP", "AP50", "AP75", "instances")
-    table = Table(
-        *names, title=f"{scores['num_images']} images, at most {scores['detections_per_image']} detections each"
+        scores = scoring.evaluate(
+            source,
+            data,
+            output=folder,
+            data_format=data_format,
+            group_by=group_by,
+            device=device,
+            progress=progress,
+            **_parse_settings(settings),
+        )
+    title, names, rows = format_scores(scores)
+    _print_table(title, names, rows)
+    typer.echo(f"written to {folder / 'evaluation.json'}")
+
+
+@app.command(cls=SettingsCommand)
+def compare(
+    sources: Annotated[list[Path], typer.Argument(help="Two or more runs, folders of runs seed_*, or predictions.")],
+    data: Annotated[Path | None, typer.Option(help="Labelled images. [those that the runs held out]")] = None,
+    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("comparison"),
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
+) -> None:
+    """Compare runs, or predictions of any tool, on the same images, and say with an interval which is better."""
+    from manymask import comparison
+
+    with _show_progress("comparing") as progress:
+        result = comparison.compare(
+            sources,
+            data,
+            output=output,
+            data_format=data_format,
+            group_by=group_by,
+            device=device,
+            progress=progress,
+            **_parse_settings(settings),
+        )
+    _print_comparison(result, output)
+
+
+@app.command(cls=SettingsCommand)
+def experiment(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    vary: Annotated[list[str], typer.Option(metavar="NAME=VALUE,VALUE", help="Settings to vary, with their values.")],
+    output: Annotated[Path, typer.Option(help="Folder of the experiment; the same again goes on with it.")],
+    seeds: Annotated[str, typer.Option(help="Seeds of each variant.")] = "0,1,2",
+    recipe: Annotated[str | None, typer.Option(help="Where the settings start from. [baseline]")] = None,
+    val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Train variants with several seeds each, and compare them on the same images."""
+    from manymask import comparison
+
+    parts = [part.strip() for part in seeds.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
+    values = {"recipe": recipe, "val": val, "data_format": data_format, "group_by": group_by}
+    result = comparison.experiment(
+        data, vary=vary, seeds=[int(part) for part in parts], output=output, **values, **_parse_settings(settings)
     )
-    for row in format_scores(scores):
+    _print_comparison(result, output)
+
+
+@app.command(cls=SettingsCommand)
+def report(
+    source: SourceArgument,
+    data: Annotated[Path | None, typer.Argument(help="Labelled images. [those that the run held out]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write. [report.html in SOURCE]")] = None,
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    device: DeviceOption = "auto",
+    settings: SetOption = None,
+) -> None:
+    """Write report.html: scores with intervals, errors, curves, settings, and the images to look through."""
+    from manymask import reporting
+
+    with _show_progress("scoring") as progress:
+        path = reporting.report(
+            source,
+            data,
+            output=output,
+            data_format=data_format,
+            group_by=group_by,
+            device=device,
+            progress=progress,
+            **_parse_settings(settings),
+        )
+    typer.echo(f"written to {path}")
+
+
+def _print_comparison(result: dict[str, Any], folder: Path) -> None:
+    from manymask.comparison.tables import list_scores
+
+    names, rows = list_scores(result["variants"])
+    _print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
+    for pair in result["comparisons"]:
+        for sentence in pair["sentences"]:
+            typer.echo(sentence)
+        images = pair["images"]
+        typer.echo(f"{pair['second']} wins {images['won']} images, loses {images['lost']}, ties {images['tied']} (F1).")
+    for note in result["notes"]:
+        _show_warning(note, UserWarning)
+    typer.echo(f"written to {folder / 'comparison.md'}")
+
+
+def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*names, title=title)
+    for row in rows:
         table.add_row(*row)
     Console(markup=False, emoji=False, highlight=False).print(table)  # classes may be named [like this]
-    pooled = scores["ap_t"]["pooled"]
-    texts = [f"{t}: {'-' if pooled[t] is None else f'{pooled[t]:.3f}'}" for t in ("0.50", "0.75", "0.90")]
-    typer.echo(f"AP(t) = TP / (TP + FP + FN) at score {scores['score_threshold']:g}, by IoU: {', '.join(texts)}")
-    typer.echo(f"written to {folder / 'evaluation.json'}")
 
 
 @app.command(cls=SettingsCommand)

@@ -71,7 +71,7 @@ def draw_overlay(
         raise ValueError(f"expected labels of {len(categories)} categories, got label {instances.labels.max()}")
     shown = instances[instances.scores >= score_threshold]
     factor = min(-(-_SHORT_SIDE // min(height, width)), max(1, _LONG_SIDE // max(height, width)))
-    canvas = _to_8bit(pixels).repeat(factor, axis=0).repeat(factor, axis=1)
+    canvas = to_8bit(pixels).repeat(factor, axis=0).repeat(factor, axis=1)
     _draw_outlines(canvas, shown, factor)
     return np.concatenate([canvas, _draw_legend(canvas.shape[1], shown, categories)])
 
@@ -91,7 +91,7 @@ def write_overlay(
         f.write(png)
 
 
-def _to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:
+def to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:
     """Stretch the brightness for display, all channels alike, so that colours stay."""
     shown = np.nan_to_num(pixels[..., : 3 if pixels.shape[2] >= 3 else 1].astype(np.float32))
     low, high = np.percentile(shown, [0.1, 99.9])
@@ -111,14 +111,14 @@ def _draw_outlines(canvas: UInt8[np.ndarray, "height width 3"], instances: Insta
     for row in np.flatnonzero(np.diff(splits)):
         here = slice(splits[row], splits[row + 1])
         x1, y1, x2, y2 = boxes[row].tolist()
-        mask = _decode_crop(runs.start[here], runs.length[here], runs.size[0], (x1, y1, x2, y2))
+        mask = decode_crop(runs.start[here], runs.length[here], runs.size[0], (x1, y1, x2, y2))
         mask = mask.astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
         inside = cv2.erode(mask, cross, iterations=thickness, borderType=cv2.BORDER_CONSTANT, borderValue=0)
         window = canvas[y1 * factor : y2 * factor, x1 * factor : x2 * factor]
         window[mask > inside] = PALETTE[(instances.labels[row] - 1) % len(PALETTE)]
 
 
-def _decode_crop(
+def decode_crop(
     start: np.ndarray, length: np.ndarray, height: int, box: tuple[int, int, int, int]
 ) -> Bool[np.ndarray, "crop_height crop_width"]:
     """One instance's mask inside its box. A run over several columns means that the box is as tall as the image."""
@@ -185,15 +185,60 @@ def draw_curves(rows: Sequence[Mapping[str, int | float | None]], folder: Path) 
     _write_figure(figure, folder / "map.png")
 
 
-def _make_axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, 5), dpi=_DPI, layout="constrained")
+def draw_overlaid_curves(
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, int | float | None]]]], folder: Path
+) -> None:
+    """Write ``loss.png`` and ``map.png`` (validation mask AP50 and AP) of several variants over each other.
+
+    Args:
+        curves: For each variant its runs (one a seed), each the rows of its ``metrics.csv``. Runs are thin lines, the
+            mean of the epochs that all of them have a bold one.
+        folder: Where the pictures go.
+    """
+    figure, axes = _make_axes()
+    _plot_variants(axes, curves, "loss")
+    axes.set(title="Training loss", ylabel="loss (mean over the epoch)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    _write_figure(figure, folder / "loss.png")
+    figure, left = _make_axes(columns=2)
+    right = _add_axes(figure, 2, 2, sharey=left)
+    for axes, column, name in ((left, "val_mask_AP50", "mask AP50"), (right, "val_mask_AP", "mask AP")):
+        _plot_variants(axes, curves, column)
+        axes.set(title=f"Validation: {name}", ylabel=f"{name} (0 to 1)")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, loc="lower right")
+    _write_figure(figure, folder / "map.png")
+
+
+def _plot_variants(
+    axes: Axes, curves: Mapping[str, Sequence[Sequence[Mapping[str, int | float | None]]]], column: str
+) -> None:
+    for place, (name, runs) in enumerate(curves.items()):
+        color = [value / 255 for value in PALETTE[(5, 2, 1, 6, 4, 3, 0)[place % len(PALETTE)]]]
+        values = [_get_column(rows, column) for rows in runs]
+        common = min(len(run) for run in values)
+        mean = np.mean([run[:common] for run in values], axis=0)
+        label = name if len(runs) == 1 else f"{name} (mean of {len(runs)} seeds)"
+        axes.plot(_get_column(runs[0], "epoch")[:common], mean, color=color, label=label, linewidth=2.5)
+        for rows, run in zip(runs, values, strict=True):
+            axes.plot(_get_column(rows, "epoch"), run, color=color, linewidth=0.8, alpha=0.6)
+
+
+def _make_axes(columns: int = 1) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9 if columns == 1 else 12, 5), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure, _add_axes(figure, columns, 1)
+
+
+def _add_axes(figure: Figure, columns: int, place: int, sharey: Axes | None = None) -> Axes:
+    """One of several axes beside each other, of values against the epoch."""
+    axes = figure.add_subplot(1, columns, place, sharey=sharey)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
 def _plot_columns(axes: Axes, rows: Sequence[Mapping[str, int | float | None]], names: Mapping[str, str]) -> None:

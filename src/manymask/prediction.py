@@ -1,4 +1,4 @@
-"""Use a trained model: instances of images, their files, and scores on labelled data."""
+"""Use a trained model: the instances of images, and files of them."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,16 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from manymask.core import Category, Dataset, Instances
+from manymask.core import Category, Instances
 from manymask.data.transforms import scale_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
-from manymask.evaluation import merge_categories, score_image, summarize_scores, write_scores
 from manymask.formats import (
     encode_coco_results,
     find_images,
     match_image_ids,
-    read_dataset,
     read_image_ids,
     read_pixels,
     write_json,
@@ -143,7 +141,7 @@ def predict(
         images = [images]
     elif isinstance(images, str | Path):
         images = [path for _, path in find_images(Path(images))]
-    return (predict_tensor(model, image) for image in _read_ahead(_load_image, images))
+    return (predict_tensor(model, image) for image in read_ahead(_load_image, images))
 
 
 def _get_model(model: Model | str | Path) -> Model:
@@ -188,7 +186,7 @@ def _warn_of_cap(instances: Instances, plan: Plan, path: Path) -> None:
         )
 
 
-def _read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+def read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """``map(load, items)`` with one item being loaded while the one before is worked on."""
     with ThreadPoolExecutor(1) as executor:
         waiting = None
@@ -237,7 +235,7 @@ def predict_files(
     entries = _check_images(files, images, Path(ids) if ids else None, model.plan.num_workers)
     results: list[dict[str, Any]] = []
     num_found, num_shown = 0, 0
-    for index, pixels in enumerate(_read_ahead(read_pixels, [path for _, path in files])):
+    for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
         stem, path = files[index]
         instances = predict_tensor(model, scale_pixels(pixels, str(path)))
         _warn_of_cap(instances, model.plan, path)
@@ -304,57 +302,3 @@ def _check_image(path: Path) -> tuple[int, int]:
     """(height, width) of an image that the model can take."""
     _, height, width = _load_image(path).shape
     return height, width
-
-
-def evaluate(
-    model: Model | str | Path,
-    data: Dataset | str | Path,
-    *,
-    output: str | Path | None = None,
-    data_format: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Score a model on labelled images.
-
-    Args:
-        model: The model, or its run folder or checkpoint.
-        data: A data set, or its folder.
-        output: A folder to write ``evaluation.json`` and ``predictions.json`` to.
-        data_format: Name of the reader; found out from the folder by default.
-        progress: Called with the number of images done and their number.
-
-    Returns:
-        The scores, as in ``evaluation.json``: ``mask`` and ``box`` with AP, AP50, AP75 and ``per_class``, and ``ap_t``.
-
-    Raises:
-        DatasetError: The data cannot be read.
-    """
-    model = _get_model(model)
-    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), data_format)
-    if len(dataset) == 0:
-        raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
-    categories, labels = merge_categories(dataset.categories, model.categories)
-    limits = {"max_detections": model.plan.max_detections, "score_threshold": model.plan.score_threshold}
-    if len(categories) == len(dataset.categories) + len(model.categories):
-        own, theirs = (", ".join(c.name for c in group) for group in (model.categories, dataset.categories))
-        warnings.warn(
-            f"the model's classes ({own}) and those of {dataset.root} ({theirs}) do not meet, by name or by id, so "
-            "every score is 0; score on data with the model's classes",
-            stacklevel=2,
-        )
-    scored, results = [], []
-    for index, sample in enumerate(_read_ahead(dataset.__getitem__, range(len(dataset)))):
-        instances = predict_tensor(model, scale_pixels(sample.pixels, str(sample.path))).relabel(labels)
-        _warn_of_cap(instances, model.plan, sample.path)
-        scored.append(score_image(sample.image_id, sample.to_instances(), instances, **limits))
-        if output is not None:
-            results += encode_coco_results(instances, sample.image_id, categories)
-        if progress is not None:
-            progress(index + 1, len(dataset))
-    scores = summarize_scores(scored, categories, model.plan.max_detections)
-    scores |= {"model": str(model.source), "data": str(dataset.root), "min_score": model.plan.min_score}
-    scores["score_threshold"] = model.plan.score_threshold
-    if output is not None:
-        write_json(Path(output) / "predictions.json", results)
-        write_scores(scores, Path(output) / "evaluation.json")
-    return scores

@@ -4,6 +4,7 @@ from manymask.formats.class_folders import read_class_folders as read_class_fold
 from manymask.formats.class_folders import write_class_folder as write_class_folder
 from manymask.formats.coco import encode_coco_results as encode_coco_results
 from manymask.formats.coco import read_coco as read_coco
+from manymask.formats.coco import read_json as read_json
 from manymask.formats.coco import write_json as write_json
 from manymask.formats.datasets import READERS as READERS
 from manymask.formats.datasets import DatasetCheck as DatasetCheck
@@ -19,6 +20,8 @@ from manymask.formats.images import renumber_ids as renumber_ids
 from manymask.formats.label_images import read_label_images as read_label_images
 from manymask.formats.label_images import write_label_image as write_label_image
 from manymask.formats.mask_files import read_mask_files as read_mask_files
+from manymask.formats.predictions import StoredPredictions as StoredPredictions
+from manymask.formats.predictions import read_predictions as read_predictions
 from manymask.formats.submission import ImageId as ImageId
 from manymask.formats.submission import match_image_ids as match_image_ids
 from manymask.formats.submission import read_image_ids as read_image_ids

@@ -10,7 +10,17 @@ from typing import Any, TypeGuard
 import numpy as np
 from hotcoco import mask as coco_mask  # pyright: ignore[reportMissingModuleSource]
 
-from manymask.core import Category, Dataset, Instances, Record, Sample, decode_coco_rle, encode_coco_rle, paint_layers
+from manymask.core import (
+    Category,
+    Dataset,
+    Instances,
+    Record,
+    RunLengths,
+    Sample,
+    decode_coco_rle,
+    encode_coco_rle,
+    paint_layers,
+)
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.images import check_unique_names, read_pixels
@@ -176,7 +186,7 @@ def _add_annotation(
     if isinstance(segmentation, dict):
         _check_counts(where, segmentation, group.size)
     else:
-        _check_polygons(where, segmentation)
+        check_polygons(where, segmentation)
     if annotation.get("iscrowd", 0) not in (0, 1):
         raise FormatError(f"{where} has iscrowd {annotation['iscrowd']}, expected 0 or 1; correct it")
     group.ids.append(annotation["id"])
@@ -192,24 +202,47 @@ def _check_counts(where: str, rle: dict[str, Any], size: tuple[int, int]) -> Non
 
 
 def _check_rles(group: _Annotations) -> None:
-    """Decode the RLE of an image once, and again one by one to name the one that is wrong."""
+    """Decode the RLE of an image; polygons, which any image can take, only once the image is read."""
     rles = {i: rle for i, rle in zip(group.ids, group.segmentations, strict=True) if isinstance(rle, dict)}
+    decode_segmentations(list(rles.values()), group.size, f"{group.json_path}: annotation", list(rles))
+
+
+def decode_segmentations(
+    segmentations: Sequence[Any], size: tuple[int, int], where: str, ids: Sequence[int]
+) -> RunLengths:
+    """Decode polygons and RLE of one image; all at once, and one by one only to name the one that is wrong.
+
+    Args:
+        segmentations: COCO's ``segmentation`` of each instance; polygons are checked already.
+        size: (height, width) of the image.
+        where: What the ids count and in which file, for messages.
+        ids: Number of each instance there, for messages.
+
+    Raises:
+        FormatError: An RLE is damaged or of another size than the image.
+    """
+    rles = [_to_rle(segmentation, size) for segmentation in segmentations]
     try:
-        decode_coco_rle(list(rles.values()), group.size)
+        return decode_coco_rle(rles, size)
     except FormatError:
-        for annotation_id, rle in rles.items():
+        for instance_id, rle in zip(ids, rles, strict=True):
             try:
-                decode_coco_rle([rle], group.size)
+                decode_coco_rle([rle], size)
             except FormatError as error:
                 problem = str(error).replace("RLE 0", "its RLE")
-                raise FormatError(f"{group.json_path}: annotation {annotation_id}: {problem}") from error
+                raise FormatError(f"{where} {instance_id}: {problem}") from error
         raise
 
 
-def _check_polygons(where: str, polygons: object) -> None:
+def check_polygons(where: str, polygons: object) -> None:
+    """Refuse what is not a list of polygons.
+
+    Raises:
+        FormatError: There is none, or one of them is not the x and y of at least 3 points.
+    """
     if not isinstance(polygons, list) or not polygons:
         raise FormatError(
-            f"{where} has no segmentation; manymask learns masks: add a polygon or RLE, a box is not enough"
+            f"{where} has no segmentation; manymask needs masks: add a polygon or RLE, a box is not enough"
         )
     for polygon in polygons:
         numbers = polygon if isinstance(polygon, list) else []
@@ -218,7 +251,10 @@ def _check_polygons(where: str, polygons: object) -> None:
                 f"{where} has a polygon of {len(numbers)} numbers, expected x and y of at least 3 points; correct or "
                 "remove it"
             )
-        if not all(type(number) in (int, float) for number in numbers) or not np.isfinite(numbers).all():
+        if (
+            not all(type(number) in (int, float) for number in numbers)
+            or not np.isfinite(np.array(numbers, dtype=np.float64)).all()
+        ):
             raise FormatError(f"{where} has a polygon with something else than finite numbers; correct it")
 
 
@@ -244,7 +280,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
             f"{group.json_path} gives image {record.image_id} as {group.size[0]} x {group.size[1]} (height x width), "
             f"but {record.path} is {pixels.shape[0]} x {pixels.shape[1]}; correct the entry or the image"
         )
-    runs = decode_coco_rle([_to_rle(segmentation, group.size) for segmentation in group.segmentations], group.size)
+    runs = decode_segmentations(group.segmentations, group.size, f"{group.json_path}: annotation", group.ids)
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
     labels = np.array([class_index[category_id] for category_id in group.category_ids], dtype=np.int64)
     return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool))

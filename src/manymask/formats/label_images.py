@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from jaxtyping import Int32, Int64
 
 from manymask.core import Category, Dataset, Instances, Record, Sample
 from manymask.core.files import replace_file
@@ -90,10 +91,31 @@ def _label_kind(path: Path) -> str | None:
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     path: Path = record.annotation
     pixels = read_pixels(record.path)
-    ids, old_ids = renumber_ids(read_ids(path))
-    check_size(path, ids.shape, record.path, (pixels.shape[0], pixels.shape[1]))
-    check_not_binary(path, old_ids)
+    ids, old_ids = read_label_image(path, record.path, (pixels.shape[0], pixels.shape[1]))
     return make_sample(record, pixels, ids, np.ones(len(old_ids), dtype=np.int64))
+
+
+def read_label_image(
+    path: Path, image_path: Path, image_size: tuple[int, int]
+) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " instances"]]:
+    """Read the label image of an image and number its instances 1..N in the order of their ids.
+
+    Args:
+        path: The label image.
+        image_path: The image, for messages.
+        image_size: (height, width) of the image.
+
+    Returns:
+        The new ids, 0 for background, and the file's id of each instance.
+
+    Raises:
+        FormatError: The file cannot be read, or does not hold ids.
+        DatasetError: It is of another size than the image.
+    """
+    ids, old_ids = renumber_ids(read_ids(path))
+    check_size(path, ids.shape, image_path, image_size)
+    check_not_binary(path, old_ids)
+    return ids, old_ids
 
 
 def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:

@@ -112,8 +112,10 @@ class Plan(BaseModel):
     """Longest side after resizing, in pixels; without meaning where ``min_size`` is 0."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the images that are held out for validation, at least one image."""
+    split_seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the split; apart from ``seed``, so that runs of several seeds are scored on the same images."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the split, the order of images, the initial weights and the sampling of proposals."""
+    """Seed of the order of images, the initial weights and the sampling of proposals."""
     num_workers: int = Field(default=2, ge=0, le=256)
     """Processes that load images."""
     device: str = "auto"

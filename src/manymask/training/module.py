@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manymask.core import Category, Instances
 from manymask.errors import TrainingError
-from manymask.evaluation import ScoredImage, merge_categories, score_image, summarize_scores
+from manymask.evaluation import ScoredImage, merge_categories, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
 from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.modeling.masks import make_instances
@@ -150,7 +150,7 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score all validation images together."""
-        self.scores = summarize_scores(self._scored, self.scored_categories, self.plan.max_detections)
+        self.scores = summarize_headline(self._scored, self.scored_categories)
         self._scored = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

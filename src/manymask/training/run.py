@@ -141,7 +141,7 @@ def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: 
         val_check = _check(val_set, plan, console)
         fingerprint = check.fingerprint + val_check.fingerprint
     else:
-        train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.seed)
+        train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.split_seed)
         val_check, fingerprint = check, check.fingerprint
         if len(dataset) == 1:
             print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")

@@ -139,6 +139,15 @@ class RunFolder:
         return None
 
 
+def read_metrics(run: Path) -> list[MetricsRow]:
+    """The rows of ``metrics.csv`` of a run folder; none where no epoch was finished."""
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(f)]
+
+
 def read_rows(checkpoint: Path) -> list[MetricsRow]:
     """The metrics of a run's epochs, from the first to the checkpoint's.
 

@@ -1,0 +1,149 @@
+"""The difference of two variants on the same images, with its interval and a sentence."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.stats import t
+
+from manymask.evaluation import compute_interval
+
+MetricPath = tuple[str, ...]
+
+METRIC_NAMES: dict[MetricPath, str] = {
+    ("mask", "AP"): "mask AP",
+    ("mask", "AP50"): "mask AP50",
+    ("mask", "AP75"): "mask AP75",
+    ("box", "AP"): "box AP",
+    ("ap_t", "pooled", "0.50"): "AP(0.5)",
+    ("ap_t", "pooled", "0.75"): "AP(0.75)",
+    ("ap_t", "pooled", "0.90"): "AP(0.9)",
+    ("detection", "F1"): "F1",
+    ("detection", "precision"): "precision",
+    ("detection", "recall"): "recall",
+    ("panoptic", "PQ"): "PQ",
+    ("panoptic", "mPQ_plus"): "mPQ+",
+    ("aji", "AJI"): "AJI",
+    ("aji", "AJI_plus"): "AJI+",
+    ("counts", "mean_absolute_error"): "mean absolute count error",
+}
+"""The metrics that are compared, and how people call them."""
+
+CLASS_METRICS: dict[MetricPath, str] = {
+    ("mask", "AP50"): "mask AP50",
+    ("mask", "AP"): "mask AP",
+    ("detection", "F1"): "F1",
+}
+"""Those that are compared for each class too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """A metric of one variant.
+
+    Attributes:
+        values: Its value in each run (one a seed), on all images.
+        draws: Its mean over the runs, in each bootstrap draw of the images.
+    """
+
+    values: Float64[np.ndarray, " runs"]
+    draws: Float64[np.ndarray, " draws"]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the runs."""
+        return float(self.values.mean())
+
+    @property
+    def seed_deviation(self) -> float | None:
+        """Standard deviation over the runs; None where there is one only."""
+        return float(self.values.std(ddof=1)) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher a metric of the second variant is than of the first; None where it is undefined.
+
+    Attributes:
+        metric: The metric, as people call it.
+        first: Value of the first variant, the mean over its runs.
+        second: Value of the second.
+        difference: Second minus first.
+        image_interval: 95 % interval of the difference of these very runs, on other images of the same kind.
+        interval: The same, with runs of other seeds; equal to ``image_interval`` where each variant has one run.
+        first_deviation: Standard deviation over the seeds of the first; None with one.
+        second_deviation: The same of the second.
+    """
+
+    metric: str
+    first: float | None
+    second: float | None
+    difference: float | None
+    image_interval: tuple[float, float] | None
+    interval: tuple[float, float] | None
+    first_deviation: float | None
+    second_deviation: float | None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+def compute_difference(metric: str, first: Estimates, second: Estimates, num_units: int) -> Difference:
+    """Subtract two variants, draw by draw, so that what makes images hard for both cancels out."""
+    difference = second.mean - first.mean
+    if math.isnan(difference):
+        known = (None if math.isnan(first.mean) else first.mean, None if math.isnan(second.mean) else second.mean)
+        return Difference(metric, *known, None, None, None, None, None)
+    images = compute_interval(second.draws - first.draws, num_units)
+    interval = None if images is None else _widen(images, difference, [first, second])
+    return Difference(
+        metric, first.mean, second.mean, difference, images, interval, first.seed_deviation, second.seed_deviation
+    )
+
+
+def _widen(interval: tuple[float, float], difference: float, variants: Sequence[Estimates]) -> tuple[float, float]:
+    """Add the spread of the seeds: its interval (Welch 1947) and the images' are independent, so squares add up."""
+    parts = [(e.values.var(ddof=1) / len(e.values), len(e.values) - 1) for e in variants if len(e.values) > 1]
+    total = sum(part for part, _ in parts)
+    if total == 0:
+        return interval
+    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = t.ppf(0.975, freedom) * math.sqrt(total)
+    low, high = (math.hypot(difference - edge, half) for edge in interval)
+    return difference - low, difference + high
+
+
+def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tuple[int, int]) -> str:
+    """A sentence that says what can be said.
+
+    Args:
+        difference: The difference.
+        names: Names of the variants.
+        unit: What was drawn, as in ``52 images``.
+        runs: Runs of each variant.
+    """
+    first, second = names
+    seeds = f" and {runs[0]} and {runs[1]} seeds" if max(runs) > 1 else ""
+    if difference.difference is None:
+        return f"{difference.metric} is undefined for {first} or {second}."
+    size = f"{abs(difference.difference):.3f} {difference.metric}"
+    if difference.interval is None:
+        sign = "higher" if difference.difference > 0 else "lower"
+        return (
+            f"{second} is {sign} by {size} than {first}, on {unit}: without an interval nobody can say whether that "
+            "means anything."
+        )
+    low, high = difference.interval
+    if not difference.is_told:
+        return (
+            f"No difference between {first} and {second} can be told: {difference.metric} of {second} is higher by "
+            f"{difference.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}, on {unit}{seeds}."
+        )
+    is_error = "error" in difference.metric
+    better, worse = (second, first) if (difference.difference > 0) != is_error else (first, second)
+    near, far = sorted((abs(low), abs(high)))
+    return f"{better} is better than {worse} by {size}, 95 % interval {near:.3f} to {far:.3f}, on {unit}{seeds}."

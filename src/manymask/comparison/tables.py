@@ -1,0 +1,128 @@
+"""A comparison as files: JSON, CSV, Markdown and overlaid curves."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from manymask.core.files import replace_file
+from manymask.drawing import draw_overlaid_curves
+from manymask.formats import write_json
+from manymask.training import read_metrics
+
+_COLUMNS = (
+    "class",
+    "metric",
+    "first",
+    "second",
+    "first_value",
+    "second_value",
+    "difference",
+    "low",
+    "high",
+    "image_low",
+    "image_high",
+    "first_seed_deviation",
+    "second_seed_deviation",
+)
+
+
+def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    """Write ``comparison.json``, ``.csv`` and ``.md``, and for runs ``curves/loss.png`` and ``curves/map.png``.
+
+    Args:
+        result: What ``compare`` found.
+        sources: The run folders of each variant, or whatever was compared.
+        folder: Where the files go.
+    """
+    write_json(folder / "comparison.json", result)
+    with replace_file(folder / "comparison.csv", "w") as f:
+        writer = csv.writer(f)
+        writer.writerow(_COLUMNS)
+        writer.writerows(_list_rows(result))
+    curves = {name: [rows for path in paths if (rows := read_metrics(path))] for name, paths in sources.items()}
+    curves = {name: runs for name, runs in curves.items() if runs}
+    if curves:
+        draw_overlaid_curves(curves, folder / "curves")
+    with replace_file(folder / "comparison.md", "w") as f:
+        f.write(format_markdown(result, has_curves=bool(curves)))
+
+
+def _list_rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for pair in result["comparisons"]:
+        for name, differences in {"": pair["differences"], **pair["per_class"]}.items():
+            for row in differences:
+                yield [
+                    name,
+                    row["metric"],
+                    pair["first"],
+                    pair["second"],
+                    row["first"],
+                    row["second"],
+                    row["difference"],
+                    *(row["interval"] or (None, None)),
+                    *(row["image_interval"] or (None, None)),
+                    row["first_deviation"],
+                    row["second_deviation"],
+                ]
+
+
+def format_markdown(result: Mapping[str, Any], *, has_curves: bool) -> str:
+    """The comparison in words and tables, for a lab book or a pull request."""
+    lines = ["# Comparison", "", f"{result['num_images']} images of `{result['data']}`.", ""]
+    for pair in result["comparisons"]:
+        lines += [f"- {sentence}" for sentence in pair["sentences"]]
+    lines += ["", *(f"> {note}\n" for note in result["notes"]), "## Scores", "", *_format_scores(result["variants"])]
+    for pair in result["comparisons"]:
+        lines += ["", f"## {pair['second']} minus {pair['first']}", "", *_format_differences(pair)]
+        images = pair["images"]
+        lines += [
+            "",
+            f"Images by F1: {pair['second']} wins {images['won']}, loses {images['lost']}, ties {images['tied']}.",
+        ]
+    if has_curves:
+        lines += ["", "## Training", "", "![Training loss](curves/loss.png)", "", "![Validation AP](curves/map.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def list_scores(variants: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: a row for each metric, a column for each variant."""
+    rows = []
+    for metric in variants[0]["metrics"]:
+        cells = []
+        for variant in variants:
+            entry = variant["metrics"][metric]
+            spread = "" if entry["seed_deviation"] is None else f" ± {entry['seed_deviation']:.3f}"
+            cells.append(format_value(entry["mean"], entry["interval"]) + spread)
+        rows.append([metric, *cells])
+    return ["", *(variant["name"] for variant in variants)], rows
+
+
+def _format_scores(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    names, rows = list_scores(variants)
+    yield f"| {' | '.join(names)} |"
+    yield "| --- |" + " ---: |" * len(variants)
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+    yield "In brackets the 95 % interval over images; after ± the deviation over seeds, where there are several."
+
+
+def _format_differences(pair: Mapping[str, Any]) -> Iterator[str]:
+    yield "| class | metric | difference | 95 % interval | of images alone |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for name, differences in {"all": pair["differences"], **pair["per_class"]}.items():
+        for row in differences:
+            intervals = [format_interval(row[key]) for key in ("interval", "image_interval")]
+            yield f"| {name} | {row['metric']} | {format_value(row['difference'])} | {' | '.join(intervals)} |"
+
+
+def format_value(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """A score with three digits and its interval, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" [{format_interval(interval)}]" if interval is not None else "")
+
+
+def format_interval(interval: Sequence[float] | None) -> str:
+    """``low to high``, or a dash."""
+    return "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

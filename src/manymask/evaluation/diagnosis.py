@@ -1,0 +1,150 @@
+"""Why a score is 0, undefined or not to be trusted, in words."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from manymask.core import Category
+from manymask.evaluation.matching import ScoredImage, keep_own_class
+
+_FEW_UNITS = 20
+"""Below so many images or groups a bootstrap interval is often too short (Hesterberg 2015)."""
+
+
+def explain_scores(
+    images: Sequence[ScoredImage],
+    categories: Sequence[Category],
+    max_detections: int | None,
+    *,
+    has_intervals: bool = True,
+    groups: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Sentences on what a reader of the scores must know; none where all is well."""
+    notes = [
+        *_explain_truth(images, categories),
+        *_explain_predictions(images),
+        *(_explain_cap(images, max_detections) if max_detections is not None else []),
+        *_explain_boxes(images),
+        *_explain_classes(images, categories),
+    ]
+    return notes + _explain_intervals(images, groups) if has_intervals else notes
+
+
+def _explain_truth(images: Sequence[ScoredImage], categories: Sequence[Category]) -> list[str]:
+    labels = np.concatenate([image.truth.labels[~image.truth.iscrowd] for image in images])
+    if not len(labels):
+        return ["The data have no instances, so AP and recall are undefined."]
+    counts = np.bincount(labels, minlength=len(categories) + 1)[1:]
+    absent = [category.name for category, count in zip(categories, counts, strict=True) if count == 0]
+    if not absent:
+        return []
+    return [f"No instances of {', '.join(absent)} in the data: their AP is undefined and left out of the means."]
+
+
+def _explain_predictions(images: Sequence[ScoredImage]) -> list[str]:
+    scores = np.concatenate([image.predictions.scores for image in images])
+    if not len(scores):
+        return ["There are no predictions at all, so whatever is defined is 0; set min_score lower, or train longer."]
+    if sum(image.num_shown for image in images) == 0:
+        return [
+            f"No prediction reaches the score threshold (the highest score is {scores.max():.3f}): F1, PQ, AJI and "
+            "AP(t) count none; set score_threshold lower, or train longer."
+        ]
+    if len(scores) > 1 and scores.min() == scores.max():
+        return ["All scores are equal, so AP has nothing to rank by; go by AP(t), F1 and PQ."]
+    without = [image for image in images if len(image.predictions) == 0 and not image.truth.iscrowd.all()]
+    if without:
+        names = ", ".join(image.name for image in without[:5])
+        return [f"{len(without)} of {len(images)} images have instances but no predictions: {names}."]
+    return []
+
+
+def _explain_cap(images: Sequence[ScoredImage], max_detections: int) -> list[str]:
+    over = [image for image in images if (~image.truth.iscrowd).sum() > max_detections]
+    cut = [image for image in images if image.num_found > max_detections]
+    notes = []
+    if over:
+        fullest = max(over, key=lambda image: len(image.truth))
+        notes.append(
+            f"{len(over)} of {len(images)} images hold more instances than the cap of {max_detections} detections "
+            f"({fullest.name}: {(~fullest.truth.iscrowd).sum()}), so the rest cannot be found; set "
+            "detections_per_image higher."
+        )
+    full = [image for image in images if image.num_shown == max_detections]
+    if full and not over:
+        notes.append(
+            f"{len(full)} of {len(images)} images have as many sure detections as the cap of {max_detections} allows "
+            f"({full[0].name}), and more instances may be there; set detections_per_image higher."
+        )
+    if cut:
+        notes.append(
+            f"{len(cut)} of {len(images)} images have more predictions than the cap of {max_detections}; those of "
+            "lowest score were left out."
+        )
+    return notes
+
+
+def _explain_boxes(images: Sequence[ScoredImage]) -> list[str]:
+    """Compare the predictions' boxes with those of their own masks."""
+    boxes = np.concatenate([image.predictions.boxes for image in images]).astype(np.float64)
+    own = np.concatenate([image.mask_boxes for image in images]).astype(np.float64)
+    has_mask = (own[:, 2] > own[:, 0]) & (own[:, 3] > own[:, 1])
+    boxes, own = boxes[has_mask], own[has_mask]
+    if len(boxes) == 0 or _agree(boxes, own):
+        return []
+    size = boxes[:, 2:] - boxes[:, :2]
+    readings = {
+        "x1 y1 x2 y2 where COCO wants x y width height": np.concatenate([boxes[:, :2], size], axis=1),
+        "y x height width where COCO wants x y width height": boxes[:, [1, 0, 3, 2]],
+        "y1 x1 y2 x2 where COCO wants x y width height": np.concatenate([boxes[:, 1::-1], size[:, ::-1]], axis=1),
+        "centre, width and height where COCO wants the corner": boxes - np.tile(size / 2, 2),
+    }
+    for reading, values in readings.items():
+        if _agree(values, own):
+            return [f"The boxes do not fit their own masks; they look as if written as {reading}. Box AP is void."]
+    scale = np.median((own[:, 2:] - own[:, :2]) / np.maximum(size, 1e-12))
+    if _agree(boxes * scale, own):
+        return [f"The boxes do not fit their own masks; they look scaled by 1 / {scale:.4g}. Box AP is void."]
+    sides = np.maximum(own[:, 2:].max(axis=0), 1)
+    relative = boxes * np.tile(np.median(own[:, 2:] / np.maximum(boxes[:, 2:], 1e-12), axis=0), 2)
+    if boxes.max() <= 1 < sides.max() and _agree(relative, own):
+        return ["The boxes do not fit their own masks; they look divided by the image's size. Box AP is void."]
+    return ["The boxes do not fit their own masks, in no order or scale that is known. Box AP is void."]
+
+
+def _agree(boxes: Float64[np.ndarray, "boxes 4"], others: Float64[np.ndarray, "boxes 4"]) -> bool:
+    """Whether most boxes have an IoU of 0.5 or more with the other of the same row."""
+    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
+    shared = np.prod(np.maximum(sides, 0), axis=1)
+    areas = [np.prod(np.maximum(b[:, 2:] - b[:, :2], 0), axis=1) for b in (boxes, others)]
+    return bool(np.median(shared / np.maximum(areas[0] + areas[1] - shared, 1e-12)) >= 0.5)
+
+
+def _explain_classes(images: Sequence[ScoredImage], categories: Sequence[Category]) -> list[str]:
+    """Say so where nothing is found: because of the classes, or because nothing lies where it should."""
+    any_class = [image.mask_pairs.iou.max(initial=0) for image in images]
+    if not sum(len(image.predictions) for image in images) or not sum(len(image.truth) for image in images):
+        return []
+    if max(any_class) < 0.5:
+        return [
+            f"No prediction has an IoU of 0.5 with any instance (the best has {max(any_class):.2f}): are the masks of "
+            "these very images, in their orientation and size?"
+        ]
+    same = [keep_own_class(i.mask_pairs, i.truth, i.predictions).iou.max(initial=0) for i in images]
+    if max(same) >= 0.5:
+        return []
+    names = ", ".join(category.name for category in categories)
+    return [f"Predictions lie on instances, but never on one of their own class ({names}): are the classes mixed up?"]
+
+
+def _explain_intervals(images: Sequence[ScoredImage], groups: Mapping[str, str] | None) -> list[str]:
+    num_units = len(images) if groups is None else len({groups[image.name] for image in images})
+    unit = "image" if groups is None else "group"
+    if num_units == 1:
+        return [
+            f"One {unit} only: how much scores vary from {unit} to {unit} cannot be told, so there are no intervals."
+        ]
+    if num_units < _FEW_UNITS:
+        return [f"Only {num_units} {unit}s: the intervals are rough, and often too short."]
+    return []

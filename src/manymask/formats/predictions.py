@@ -1,0 +1,397 @@
+"""Predictions that were made earlier, by manymask or any other tool: COCO results, or label images."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mode
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+
+from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers
+from manymask.errors import DatasetError, FormatError
+from manymask.formats.coco import check_polygons, decode_segmentations, is_integer, read_json
+from manymask.formats.images import list_images
+from manymask.formats.label_images import read_label_image
+from manymask.formats.submission import RESULTS_NAME
+
+PREDICTIONS_NAME = "predictions.json"
+IMAGES_NAME = "images.json"
+
+# What tools add to an image's name: Cellpose _cp_masks and _masks, others _label or _labels.
+_LABEL_STEM = re.compile(r"(?P<name>.+?)(_cp_masks|_masks|_labels?)", re.IGNORECASE)
+_MAX_ID = 2**53  # as in label images
+_MAX_COORDINATE = 2**31  # beyond any image
+
+
+@dataclass(frozen=True)
+class _Results:
+    """COCO results for one image, checked apart from what needs the image's size.
+
+    Attributes:
+        path: The file, for messages.
+        places: Where each entry stands in the file, for messages.
+        entries: The entries.
+        labels: Class index of each.
+    """
+
+    path: Path
+    places: list[int]
+    entries: list[dict[str, Any]]
+    labels: list[int]
+
+    def read(self, record: Record, size: tuple[int, int]) -> Instances:
+        segmentations = [entry["segmentation"] for entry in self.entries]
+        runs = decode_segmentations(segmentations, size, f"{self.path}: entry", self.places)
+        boxes = runs.boxes
+        for row, entry in enumerate(self.entries):
+            if entry.get("bbox") is not None:
+                x, y, width, height = entry["bbox"]
+                boxes[row] = x, y, x + width, y + height
+        scores = np.array([entry.get("score", 1) for entry in self.entries], dtype=np.float32)
+        return Instances.from_runs(runs, np.array(self.labels, dtype=np.int64), scores=scores, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class _LabelImage:
+    """A label image.
+
+    Attributes:
+        path: The file.
+        table: Those of ``id``, ``class`` (class index) and ``score`` that the CSV file beside it has, by ascending id.
+    """
+
+    path: Path
+    table: dict[str, np.ndarray]
+
+    def read(self, record: Record, size: tuple[int, int]) -> Instances:
+        ids, old_ids = read_label_image(self.path, record.path, size)
+        if self.table and not np.array_equal(self.table["id"], old_ids):
+            raise FormatError(
+                f"{self.path} holds {len(old_ids)} ids, but not just the {len(self.table['id'])} of the CSV file "
+                "beside it; the two are of different predictions: write both again"
+            )
+        runs = encode_layers(torch.from_numpy(ids[None]), len(old_ids))
+        labels = self.table.get("class", np.ones(len(old_ids), dtype=np.int64))
+        return Instances.from_runs(runs, labels, scores=self.table.get("score"))
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Predictions in files, for the images of a data set; masks are decoded image by image.
+
+    Attributes:
+        path: The JSON file, or the folder of label images.
+        categories: The classes, those of the data set. None: the files know no classes, and every label is 1.
+        has_scores: Whether the files give scores; otherwise every score is 1.
+        missing: Names of the data set's images that nothing was predicted for: they have no file, or neither an entry
+            nor a place in ``images.json``.
+        sources: Where the predictions for an image are, by its ``image_id``.
+    """
+
+    path: Path
+    categories: tuple[Category, ...] | None
+    has_scores: bool
+    missing: tuple[str, ...]
+    sources: Mapping[int, _Results | _LabelImage]
+
+    def read(self, record: Record, size: tuple[int, int]) -> Instances:
+        """The predictions for an image, by falling score; no instances where there are none.
+
+        Args:
+            record: The image's record in the data set.
+            size: (height, width) of the image.
+
+        Raises:
+            FormatError: A mask is damaged, an RLE is of another size than the image, or a CSV file does not belong to
+                its label image.
+            DatasetError: A label image is of another size than the image.
+        """
+        source = self.sources.get(record.image_id)
+        if source is None:
+            return Instances.from_runs(RunLengths.empty(size), np.zeros(0, dtype=np.int64))
+        instances = source.read(record, size)
+        return instances[np.argsort(-instances.scores, kind="stable")]
+
+
+def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
+    """Find the predictions for the images of a data set, and check all but the masks.
+
+    - A JSON file of COCO results, or a folder that holds one as ``predictions.json`` or ``test-results.json``. Its
+      ``image_id`` is the data set's, unless ``images.json`` beside it, as ``predict`` writes it, gives names.
+    - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or
+      ``<name>_masks``, ``_cp_masks``, ``_label`` or ``_labels``. Where some files end so, the others are taken for
+      images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
+
+    Args:
+        path: The file or folder.
+        dataset: The data set to score against.
+
+    Raises:
+        DatasetError: There are no predictions, or they are of images that the data set does not have, or an image has
+            two files.
+        FormatError: A file is of another kind, or has a class that the data set does not have, a score outside [0, 1]
+            or an entry twice.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = [file for file in (path / PREDICTIONS_NAME, path / RESULTS_NAME) if file.is_file()]
+        if len(files) > 1:
+            raise DatasetError(f"{path} holds both {PREDICTIONS_NAME} and {RESULTS_NAME}; give one of the files")
+        if not files:
+            return _read_label_folder(path / "labels" if (path / "labels").is_dir() else path, dataset)
+        path = files[0]
+    elif path.suffix.lower() != ".json" or not path.exists():
+        found = "another file" if path.exists() else "nothing"
+        raise DatasetError(
+            f"expected a .json file of COCO results or a folder of label images at {path}, found {found}"
+        )
+    return _read_results(path, dataset)
+
+
+def _read_results(path: Path, dataset: Dataset) -> StoredPredictions:
+    entries = _read_entries(path)
+    has_scores = _check_scores(path, entries)
+    _check_categories(path, entries, dataset)
+    class_index = {category.id: index for index, category in enumerate(dataset.categories, start=1)}
+    places: dict[int, list[int]] = {}
+    for place, entry in enumerate(entries):
+        places.setdefault(entry["image_id"], []).append(place)
+    record_ids, missing = _match_image_ids(path, places.keys(), dataset)
+    sources: dict[int, _Results | _LabelImage] = {}
+    for image_id, own in places.items():
+        group = [entries[place] for place in own]
+        _check_repeats(path, own, group)
+        labels = [class_index[entry["category_id"]] for entry in group]
+        sources[record_ids[image_id]] = _Results(path, own, group, labels)
+    return StoredPredictions(path, dataset.categories, has_scores, missing, sources)
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of COCO results, each with all but the score checked."""
+    entries = read_json(path)
+    if isinstance(entries, dict) and ("annotations" in entries or "images" in entries):
+        raise FormatError(f"{path} is a COCO data set, expected COCO results; give the predictions, not the labels")
+    if not isinstance(entries, list):
+        raise FormatError(f"{path} holds a {type(entries).__name__}, expected COCO's list of results; export it again")
+    for place, entry in enumerate(entries):
+        _check_entry(f"{path}: entry {place}", entry)
+    return entries
+
+
+def _check_entry(where: str, entry: Any) -> None:
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where} is a {type(entry).__name__}, expected COCO's entry of results; export it again")
+    for key in ("image_id", "category_id"):
+        if not is_integer(entry.get(key)):
+            raise FormatError(f"{where} has {key} {entry.get(key)!r}, expected a whole number; correct it")
+    if not isinstance(entry.get("segmentation"), dict):
+        check_polygons(where, entry.get("segmentation"))
+    bbox = entry.get("bbox")
+    if bbox is not None and not _is_box(bbox):
+        raise FormatError(f"{where} has bbox {bbox!r}, expected x, y, width and height; correct it or leave it out")
+
+
+def _is_box(bbox: object) -> bool:
+    """Whether a value of a JSON file is x, y, width and height of a box."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return False
+    is_number = (type(number) in (int, float) and abs(number) < _MAX_COORDINATE for number in bbox)
+    return all(is_number) and min(bbox[2:]) >= 0
+
+
+def _check_scores(path: Path, entries: list[dict[str, Any]]) -> bool:
+    """Whether the entries have scores; all must, or none."""
+    without = [place for place, entry in enumerate(entries) if "score" not in entry]
+    if 0 < len(without) < len(entries):
+        raise FormatError(f"{path}: entry {without[0]} has no score, but others have; give all entries one, or none")
+    for place, entry in enumerate([] if without else entries):
+        score = entry["score"]
+        if type(score) not in (int, float) or not 0 <= score <= 1:
+            raise FormatError(f"{path}: entry {place} has score {score!r}, expected a number from 0 to 1; scale scores")
+    return not without
+
+
+def _check_categories(path: Path, entries: list[dict[str, Any]], dataset: Dataset) -> None:
+    known = {category.id for category in dataset.categories}
+    if unknown := sorted({entry["category_id"] for entry in entries} - known):
+        raise FormatError(
+            f"{path} holds category_id {_shorten(unknown)}, but {dataset.root} has {_name_categories(dataset)}; give "
+            "the data that the predictions were made for, or correct the ids"
+        )
+
+
+def _name_categories(dataset: Dataset) -> str:
+    return _shorten([f"{category.id} ({category.name})" for category in dataset.categories])
+
+
+def _shorten(values: Sequence[object]) -> str:
+    """Up to five of several values, as text."""
+    return ", ".join(str(value) for value in values[:5]) + (" and more" if len(values) > 5 else "")
+
+
+def _check_repeats(path: Path, places: list[int], entries: list[dict[str, Any]]) -> None:
+    """Refuse entries of an image that are equal."""
+    seen: dict[str, int] = {}
+    for place, entry in zip(places, entries, strict=True):
+        content = json.dumps([entry.get(key) for key in ("category_id", "score", "bbox", "segmentation")])
+        if seen.setdefault(content, place) != place:
+            raise FormatError(
+                f"{path}: entry {place} repeats entry {seen[content]}, as in a file that was joined with itself; keep "
+                "each prediction once"
+            )
+
+
+def _match_image_ids(path: Path, image_ids: Iterable[int], dataset: Dataset) -> tuple[dict[int, int], tuple[str, ...]]:
+    """The data set's image_id for each of the file, and the names of images that nothing was predicted for."""
+    names = _read_image_names(path)
+    if names is None:
+        how, keys = "by image_id, without images.json", {image_id: image_id for image_id in image_ids}
+    elif unlisted := sorted(set(image_ids) - names.keys()):
+        raise FormatError(
+            f"{path} holds image_id {_shorten(unlisted)}, which {path.parent / IMAGES_NAME} does not list; the two are "
+            "of different predictions: predict again, or remove the list to match the data by image_id"
+        )
+    else:
+        how, keys = "by name", names
+    records = {record.image_id if names is None else record.name: record for record in dataset.records}
+    _check_known(path, how, [keys[image_id] for image_id in image_ids], records, dataset)
+    predicted = set(keys.values())
+    missing = tuple(record.name for key, record in records.items() if key not in predicted)
+    return {image_id: records[keys[image_id]].image_id for image_id in image_ids}, missing
+
+
+def _read_image_names(path: Path) -> dict[int, str] | None:
+    """Names of images by the ids in the results, as ``predict`` writes them beside; None where it did not."""
+    list_path = path.parent / IMAGES_NAME
+    if path.name == RESULTS_NAME or not list_path.is_file():  # results for a task have the task's own ids
+        return None
+    images = read_json(list_path)
+    if not isinstance(images, list):
+        raise FormatError(f"{list_path} holds a {type(images).__name__}, expected a list of images; predict again")
+    for place, image in enumerate(images):
+        if not isinstance(image, dict) or not is_integer(image.get("id")) or not isinstance(image.get("name"), str):
+            raise FormatError(f"{list_path}: entry {place} needs id and name, as predict writes them; predict again")
+    for key in ("id", "name"):
+        values = [image[key] for image in images]
+        if len(set(values)) < len(values):
+            raise FormatError(f"{list_path} gives the {key} {mode(values)} twice; predict again")
+    return {image["id"]: image["name"] for image in images}
+
+
+def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any], dataset: Dataset) -> None:
+    """Refuse predictions for images that the data set does not have."""
+    found, known = set(found), set(known)
+    if unknown := sorted(found - known):
+        share = "all" if len(unknown) == len(found) else str(len(unknown))
+        raise DatasetError(
+            f"{share} of the {len(found)} images that {path} has predictions for are not in {dataset.root} ({how}: "
+            f"{_shorten(unknown)}; the data have {_shorten(sorted(known))}); give the data that they were made for"
+        )
+
+
+def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
+    files = _find_label_images(folder, dataset)
+    record_ids = {record.name: record.image_id for record in dataset.records}
+    _check_known(folder, "by name", files, record_ids, dataset)
+    tables = {name: _read_table(path.with_suffix(".csv"), dataset) for name, path in files.items()}
+    columns = {tuple(table): files[name] for name, table in tables.items()}
+    if len(columns) > 1:
+        (one, first), (other, second) = [(" ".join(key) or "nothing", path) for key, path in columns.items()][:2]
+        raise FormatError(
+            f"the CSV file beside {first} gives {one}, that beside {second} {other}; give all label images the same"
+        )
+    (column_names,) = columns
+    has_classes = "class" in column_names or len(dataset.categories) == 1
+    return StoredPredictions(
+        folder,
+        dataset.categories if has_classes else None,
+        "score" in column_names,
+        tuple(name for name in record_ids if name not in files),
+        {record_ids[name]: _LabelImage(path, tables[name]) for name, path in files.items()},
+    )
+
+
+def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
+    """The label images in a folder by the names of their images."""
+    names = {record.name for record in dataset.records}
+    own_images = {record.path.resolve() for record in dataset.records}
+    paths = list_images(folder)
+    matches = [None if path.stem in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
+    named = [(match["name"], path) for match, path in zip(matches, paths, strict=True) if match]
+    if not named and (arrays := sorted(folder.glob("*_seg.npy"))):
+        raise DatasetError(f"{arrays[0]} is a pickle, which may run code; save Cellpose's masks as TIFF or PNG")
+    files: dict[str, Path] = {}
+    for name, path in named or [(path.stem, path) for path in paths]:
+        if path.resolve() in own_images:
+            raise DatasetError(f"{path} is an image of the data, expected label images; give the predictions' folder")
+        if name in files:
+            raise DatasetError(f"{files[name]} and {path} are both label images of '{name}'; keep one of them")
+        files[name] = path
+    if not files:
+        raise DatasetError(
+            f"{folder} holds no predictions; expected {PREDICTIONS_NAME}, {RESULTS_NAME} or label images "
+            "<name>.tif; give a JSON file of another name itself"
+        )
+    return files
+
+
+def _read_table(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Those of the columns id, class (as class index) and score that a CSV file has; none if there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(f"{path} cannot be read as CSV ({error}); write it again") from error
+    if "id" not in columns:
+        found = ", ".join(columns) or "none"
+        raise FormatError(
+            f"{path} has the columns {found}, expected id, class, score; if it is not of the predictions, move it away"
+        )
+    indexed = list(enumerate(dataset.categories, start=1))
+    class_index = {str(category.id): i for i, category in indexed} | {category.name: i for i, category in indexed}
+    classes = f"a class of {dataset.root}: {_name_categories(dataset)}; name them alike, or drop the column"
+    parsers: dict[str, tuple[Callable[[str], Any], DTypeLike, str]] = {
+        "id": (_parse_id, np.int64, "a whole number above 0, as in the label image"),
+        "class": (class_index.__getitem__, np.int64, classes),
+        "score": (_parse_score, np.float32, "a number from 0 to 1"),
+    }
+    table = {
+        name: np.array(_parse_column(path, rows, name, parse, expected), dtype)
+        for name, (parse, dtype, expected) in parsers.items()
+        if name in columns
+    }
+    order = np.argsort(table["id"])
+    return {name: column[order] for name, column in table.items()}
+
+
+def _parse_column(
+    path: Path, rows: list[dict[str, str]], name: str, parse: Callable[[str], Any], expected: str
+) -> list[Any]:
+    values = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            values.append(parse(row[name] or ""))
+        except (KeyError, ValueError) as error:
+            raise FormatError(f"{path}: line {line} has {name} {row[name]!r}, expected {expected}") from error
+    return values
+
+
+def _parse_id(text: str) -> int:
+    if not 0 < (number := int(text)) <= _MAX_ID:
+        raise ValueError
+    return number
+
+
+def _parse_score(text: str) -> float:
+    if not 0 <= (score := float(text)) <= 1:
+        raise ValueError
+    return score

@@ -1,0 +1,94 @@
+"""Score a run, or predictions of any tool, and write its report."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manymask.core import Dataset, Instances
+from manymask.evaluation import ScoredImage, split_errors
+from manymask.reporting.images import ViewedImage, choose_images
+from manymask.reporting.report import write_report
+from manymask.scoring import DRAWS, group_images, open_source, read_data, summarize, view_images
+from manymask.training import read_metrics
+
+MAX_IMAGES = 60
+"""Images that a report shows at most."""
+
+
+def report(
+    source: str | Path,
+    data: Dataset | str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    data_format: str | None = None,
+    group_by: str | None = None,
+    draws: int = DRAWS,
+    device: str = "auto",
+    max_images: int = MAX_IMAGES,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> Path:
+    """Write ``report.html``, one file that opens offline, and return its path.
+
+    Args:
+        source: A run folder, a checkpoint, or stored predictions of any tool.
+        data: Labelled images; by default those that the run held out.
+        output: The file to write; ``report.html`` in the run folder, or beside the predictions.
+        data_format: Name of the reader; found out from the folder by default.
+        group_by: Regular expression that finds an image's group in its name; intervals then draw groups, not images.
+        draws: Bootstrap draws for the intervals.
+        device: Where a model runs.
+        max_images: Images to show at most: the worst, then evenly through the rest.
+        progress: Called with the number of images done and their number.
+        **settings: Other values for settings that act at prediction.
+
+    Raises:
+        ManymaskError: The data or the predictions cannot be used, or the file cannot be written.
+    """
+    path = Path(source)
+    dataset = read_data(path, data, data_format)
+    opened = open_source(path, dataset, device=device, settings=settings)
+    groups = group_images(dataset, group_by)
+    seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}
+    for view in view_images(opened, dataset, progress):
+        shown = view.predictions[: view.scored.num_shown]
+        seen[view.scored.name] = (view.truth, shown, view.scored)
+    evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
+    losses = {row["name"]: 0.0 if row["F1"] is None else 1 - row["F1"] for row in evaluation["per_image"]}
+    chosen = set(choose_images(evaluation["per_image"], max_images))
+
+    def view_chosen() -> Iterator[ViewedImage]:
+        for index, record in enumerate(dataset.records):
+            if record.name in chosen:
+                yield _view(dataset[index].pixels, *seen[record.name], losses[record.name])
+
+    folder = path if path.is_dir() else path.parent
+    return write_report(
+        Path(output) if output else folder / "report.html",
+        title=path.name or str(path),
+        plan=opened.plan,
+        rows=read_metrics(folder) if opened.plan is not None else [],
+        evaluation=evaluation,
+        categories=opened.categories,
+        images=view_chosen(),
+        max_images=max_images,
+    )
+
+
+def _view(
+    pixels: np.ndarray, truth: Instances, predictions: Instances, scored: ScoredImage, loss: float
+) -> ViewedImage:
+    errors = split_errors(scored)
+    return ViewedImage(
+        name=scored.name,
+        pixels=pixels,
+        truth=truth,
+        predictions=predictions,
+        truth_kinds=errors.instances.tolist(),
+        truth_ious=errors.instance_ious,
+        prediction_kinds=errors.predictions.tolist(),
+        prediction_ious=errors.prediction_ious,
+        loss=loss,
+    )

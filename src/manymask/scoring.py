@@ -1,0 +1,315 @@
+"""Score a model, or predictions that are stored in files, on labelled images."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manymask.core import Category, Dataset, Instances, Sample
+from manymask.data.transforms import scale_pixels
+from manymask.errors import DatasetError, PlanError
+from manymask.evaluation import (
+    ScoredImage,
+    merge_categories,
+    rank_predictions,
+    score_image,
+    summarize_scores,
+    write_scores,
+)
+from manymask.formats import encode_coco_results, read_dataset, read_predictions, write_json
+from manymask.planning import Plan, change_plan, read_plan
+from manymask.prediction import Model, load_model, predict_tensor, read_ahead
+
+DRAWS = 1000
+"""Bootstrap draws, enough for 95 % intervals (Efron and Tibshirani 1993, section 13.3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where predictions come from: a model, or files.
+
+    Attributes:
+        path: The checkpoint, or the file or folder of predictions.
+        plan: The plan of a model's run; None for files.
+        categories: The data's classes, then those that only the model has; label i + 1 is the i-th.
+        predict: The predictions of an image, with labels in ``categories``.
+        truth_labels: For each label of the data (0 first) its label in ``categories``.
+        max_detections: The cap; None where nothing is cut off.
+        score_threshold: Score from which a prediction counts where there is no ranking.
+        min_score: Scores below were cut off; None where that is not known.
+        notes: What must be said of these predictions, beside what their scores tell.
+    """
+
+    path: Path
+    plan: Plan | None
+    categories: tuple[Category, ...]
+    predict: Callable[[Sample], Instances]
+    truth_labels: np.ndarray
+    max_detections: int | None
+    score_threshold: float
+    min_score: float | None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image with what was found in it.
+
+    Attributes:
+        sample: The image and its labels.
+        truth: The instances, with labels in the source's categories.
+        predictions: The predictions by falling score, at most as many as the cap.
+        scored: What the image adds to the scores.
+    """
+
+    sample: Sample
+    truth: Instances
+    predictions: Instances
+    scored: ScoredImage
+
+
+def open_source(
+    source: Model | str | Path, dataset: Dataset, *, device: str = "auto", settings: dict[str, Any] | None = None
+) -> Source:
+    """Find out what predictions come from.
+
+    Args:
+        source: A model, its run folder or checkpoint; a JSON file of COCO results; a folder that ``predict`` wrote; or
+            a folder of label images of any tool.
+        dataset: The data to score on.
+        device: Where a model runs.
+        settings: Other values for settings that act at prediction; for files ``score_threshold`` and
+            ``detections_per_image``.
+
+    Raises:
+        ManymaskError: The source cannot be used, or does not go with the data.
+    """
+    settings = settings or {}
+    if isinstance(source, Model):
+        return _open_model(source, dataset)
+    path = Path(source)
+    is_run = any((path / name).exists() for name in ("plan.json", "best.ckpt", "last.ckpt"))
+    if is_run or (not path.is_dir() and path.suffix != ".json"):
+        return _open_model(load_model(path, device, **settings), dataset)
+    return _open_files(path, dataset, settings)
+
+
+def _open_model(model: Model, dataset: Dataset) -> Source:
+    categories, labels = merge_categories(dataset.categories, model.categories)
+    notes = []
+    if len(categories) == len(dataset.categories) + len(model.categories):
+        own, theirs = (", ".join(c.name for c in group) for group in (model.categories, dataset.categories))
+        notes.append(
+            f"The model's classes ({own}) and those of {dataset.root} ({theirs}) do not meet, by name or by id, so "
+            "every score is 0; score on data with the model's classes."
+        )
+    if shared := find_training_images(model.plan, dataset):
+        notes.append(
+            f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
+            f"there are too good: {', '.join(shared[:5])}."
+        )
+    return Source(
+        path=model.source,
+        plan=model.plan,
+        categories=categories,
+        predict=lambda sample: predict_tensor(model, scale_pixels(sample.pixels, str(sample.path))).relabel(labels),
+        truth_labels=np.arange(len(categories) + 1),
+        max_detections=model.plan.max_detections,
+        score_threshold=model.plan.score_threshold,
+        min_score=model.plan.min_score,
+        notes=notes,
+    )
+
+
+def find_training_images(plan: Plan, dataset: Dataset) -> list[str]:
+    """Names of the images that a run was trained on; a single image that served as both is not counted."""
+    record = plan.data
+    if record is None or Path(record.path).resolve() != dataset.root.resolve():
+        return []
+    return sorted({r.name for r in dataset.records} & set(record.train_names) - set(record.val_names))
+
+
+def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Source:
+    if wrong := sorted(settings.keys() - {"score_threshold", "detections_per_image"}):
+        raise PlanError(
+            f"{path} holds predictions that are already made, so {wrong[0]} cannot act on them; only score_threshold "
+            "and detections_per_image can be set"
+        )
+    plan = change_plan(Plan(), settings)
+    stored = read_predictions(path, dataset)
+    categories = stored.categories or (Category(1, "instance"),)
+    labels = np.arange(len(dataset.categories) + 1)
+    records = {record.name: record for record in dataset.records}
+    notes = []
+    if stored.missing:
+        notes.append(
+            f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
+            f"missed: {', '.join(stored.missing[:5])}."
+        )
+    if stored.categories is None:
+        notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
+    cap = plan.detections_per_image
+    return Source(
+        path=path,
+        plan=None,
+        categories=categories,
+        predict=lambda sample: stored.read(records[sample.name], sample.pixels.shape[:2]),
+        truth_labels=labels if stored.categories else np.minimum(labels, 1),
+        max_detections=None if cap == "auto" else cap,
+        score_threshold=plan.score_threshold,
+        min_score=None,
+        notes=notes,
+    )
+
+
+def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> Iterator[View]:
+    """Predict and score one image after the other.
+
+    Raises:
+        DatasetError: There are no images, or one cannot be read.
+        FormatError: Predictions are of another size than their image.
+    """
+    if len(dataset) == 0:
+        raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
+    for index, sample in enumerate(read_ahead(dataset.__getitem__, range(len(dataset)))):
+        found = source.predict(sample)
+        truth = sample.to_instances().relabel(source.truth_labels)
+        limits = {"max_detections": source.max_detections, "score_threshold": source.score_threshold}
+        scored = score_image(sample.image_id, truth, found, name=sample.name, **limits)
+        yield View(sample, truth, rank_predictions(found, source.max_detections), scored)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+
+
+def group_images(dataset: Dataset, pattern: str | None) -> dict[str, str] | None:
+    """The group of each image: what the pattern finds in its name, or its first pair of brackets.
+
+    Raises:
+        PlanError: The pattern is no regular expression.
+        DatasetError: It finds nothing in the name of an image.
+    """
+    if pattern is None:
+        return None
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise PlanError(f"--group-by {pattern!r} is not a regular expression: {error}") from error
+    groups = {}
+    for record in dataset.records:
+        found = expression.search(record.name)
+        if found is None:
+            raise DatasetError(f"--group-by {pattern!r} finds nothing in the image name {record.name!r}; correct it")
+        groups[record.name] = found.group(min(expression.groups, 1)) or ""
+    return groups
+
+
+def read_validation(plan: Plan, run: Path) -> Dataset:
+    """The images that a run was validated on.
+
+    Raises:
+        DatasetError: They are not where they were.
+    """
+    record = plan.data
+    path = Path((record.val_path or record.path) if record else "")
+    if record is None or not path.exists():
+        raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data (--data)")
+    dataset = read_dataset(path, record.data_format)
+    places = {r.name: index for index, r in enumerate(dataset.records)}
+    if lost := [name for name in record.val_names if name not in places]:
+        raise DatasetError(
+            f"{path} no longer holds {len(lost)} of the images that {run} was validated on ({', '.join(lost[:5])}); "
+            "restore them, or give the data (--data)"
+        )
+    return dataset.subset([places[name] for name in record.val_names])
+
+
+def read_data(source: Model | str | Path, data: Dataset | str | Path | None, data_format: str | None) -> Dataset:
+    """The data to score on; where none is given, the images that the run held out.
+
+    Raises:
+        DatasetError: No data is given and the source is no run, or its images are no longer there.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if data is not None:
+        return read_dataset(Path(data), data_format)
+    if isinstance(source, Model):
+        return read_validation(source.plan, source.source)
+    if not (Path(source) / "plan.json").is_file():
+        raise DatasetError(f"{source} is no run folder, so it does not say what to score on; give the data")
+    return read_validation(read_plan(Path(source) / "plan.json"), Path(source))
+
+
+def evaluate(
+    source: Model | str | Path,
+    data: Dataset | str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    data_format: str | None = None,
+    group_by: str | None = None,
+    draws: int = DRAWS,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Score a model or stored predictions on labelled images.
+
+    Args:
+        source: A model, its run folder or checkpoint; a JSON file of COCO results; a folder that ``predict`` wrote; or
+            a folder of label images of any tool.
+        data: A data set, or its folder; by default the images that the run held out.
+        output: A folder to write ``evaluation.json`` to, and a model's ``predictions.json`` with
+            ``images.json``.
+        data_format: Name of the reader; found out from the folder by default.
+        group_by: Regular expression that finds an image's group in its name; intervals then draw groups, not images.
+        draws: Bootstrap draws for the intervals; 0 for none.
+        device: Where a model runs.
+        progress: Called with the number of images done and their number.
+        **settings: Other values for settings that act at prediction; for files ``score_threshold`` and
+            ``detections_per_image``.
+
+    Returns:
+        The scores, as in ``evaluation.json``; ``docs/metrics.md`` defines each.
+
+    Raises:
+        ManymaskError: The data or the predictions cannot be used.
+    """
+    dataset = read_data(source, data, data_format)
+    groups = group_images(dataset, group_by)
+    opened = open_source(source, dataset, device=device, settings=settings)
+    images, results, entries = [], [], []
+    for view in view_images(opened, dataset, progress):
+        images.append(view.scored)
+        if output is not None and opened.plan is not None:
+            results += encode_coco_results(view.predictions, view.sample.image_id, opened.categories)
+            entries.append({"id": view.sample.image_id, "file_name": view.sample.path.name, "name": view.sample.name})
+    scores = summarize(opened, dataset, images, groups=groups, draws=draws)
+    for note in scores["notes"]:
+        warnings.warn(note, stacklevel=2)
+    if output is not None:
+        if opened.plan is not None:
+            write_json(Path(output) / "predictions.json", results)
+            write_json(Path(output) / "images.json", entries)
+        write_scores(scores, Path(output) / "evaluation.json")
+    return scores
+
+
+def summarize(
+    source: Source,
+    dataset: Dataset,
+    images: list[ScoredImage],
+    *,
+    groups: dict[str, str] | None = None,
+    draws: int = DRAWS,
+) -> dict[str, Any]:
+    """All scores of the images, with what they are of."""
+    scores = summarize_scores(images, source.categories, source.max_detections, draws=draws, groups=groups)
+    scores["notes"] = source.notes + scores["notes"]
+    scores["model" if source.plan else "predictions"] = str(source.path)
+    scores["data"] = str(dataset.root)
+    scores["min_score"], scores["score_threshold"] = source.min_score, source.score_threshold
+    return scores
