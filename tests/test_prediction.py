@@ -1,8 +1,6 @@
 import json
 import warnings
 import zipfile
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +10,9 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from manymask.core import Category, Instances, encode_coco_rle, encode_crops
+from manymask.core import Instances, encode_crops
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
-from manymask.formats import read_class_folders, read_dataset, read_pixels, write_class_folder
+from manymask.formats import read_dataset, read_pixels, write_class_folder
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
 from manymask.planning import make_plan
 from manymask.prediction import (
@@ -26,7 +24,6 @@ from manymask.prediction import (
     predict,
     predict_files,
 )
-from manymask.scoring import evaluate
 from manymask.synthetic import make_categories, make_sample
 from tests import dense
 from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
@@ -336,63 +333,6 @@ def test_an_unknown_format_is_refused(model, tmp_path):
         predict_files(model, tmp_path, tmp_path / "out", formats=["coco", "png"])
 
 
-def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Category, ...]) -> Path:
-    """A COCO data set whose objects are the model's own predictions; label i + 1 is the i-th category."""
-    folder = write_images(root / "images", "a.png", "b.png")
-    paths = sorted(folder.iterdir())
-    images, annotations = [], []
-    for image_id, (path, instances) in enumerate(zip(paths, predict(model, paths), strict=True), start=1):
-        height, width = instances.size
-        images.append({"id": image_id, "file_name": path.name, "height": height, "width": width})
-        for label, rle in zip(instances.labels, encode_coco_rle(instances.runs), strict=True):
-            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": categories[label - 1].id}
-            annotations.append({**entry, "segmentation": rle, "iscrowd": 0})
-    content = {"images": images, "annotations": annotations, "categories": [c.__dict__ for c in categories]}
-    (root / "annotations.json").write_text(json.dumps(content))
-    return root
-
-
-@pytest.mark.parametrize(
-    "categories",
-    [CATEGORIES, (Category(7, "round"), Category(3, "long")), (Category(2, "disc"), Category(5, "rod"))],
-    ids=["same", "other ids", "other names"],
-)
-def test_predictions_as_truth_score_one(model, tmp_path, categories):
-    data = write_predictions_as_truth(model, tmp_path / "data", categories)
-    scores = evaluate(model, data, output=tmp_path / "out")
-    assert scores["mask"]["AP"] == pytest.approx(1)
-    assert scores["box"]["AP50"] > 0.9  # the masks do not quite fill the boxes
-    assert all(scores["mask"]["per_class"][category.name]["num_instances"] > 0 for category in categories)
-    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert {result["category_id"] for result in results} == {category.id for category in categories}
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == scores
-
-
-def test_scores_say_what_they_are_of(model, tmp_path):
-    calls = []
-    data = write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)
-    scores = evaluate(model, read_dataset(data), progress=lambda *call: calls.append(call))
-    assert (scores["model"], scores["data"]) == (str(model.source), str(data))
-    assert (scores["min_score"], scores["score_threshold"], scores["detections_per_image"]) == (0.05, 0.3, 12)
-    assert scores["num_images"] == 2
-    assert calls == [(1, 2), (2, 2)]
-    assert set(tmp_path.iterdir()) == {data}
-
-
-def test_classes_that_only_the_model_has_are_listed_without_a_score(model, tmp_path):
-    data = write_predictions_as_truth(model, tmp_path / "data", (Category(4, "a"), Category(6, "b")))
-    scores = evaluate(model, data)
-    assert list(scores["mask"]["per_class"]) == ["a", "b", "round", "long"]
-    assert scores["mask"]["AP"] == 0
-    assert scores["mask"]["per_class"]["round"]["AP"] is None
-
-
-def test_nothing_to_score_on(model, tmp_path):
-    data = read_dataset(write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)).subset([])
-    with pytest.raises(DatasetError, match="found none; there is nothing to score on"):
-        evaluate(model, data)
-
-
 @pytest.mark.parametrize(("cap", "is_warned"), [(3, True), (4, False)])
 def test_warns_where_the_cap_cuts_off_sure_instances(cap, is_warned):
     runs = encode_crops(((10 * i, 0, np.ones((5, 5), dtype=bool)) for i in range(3)), (40, 40))
@@ -433,7 +373,6 @@ class TestOneImage:
 
     def test_model_by_its_path(self, model, cells):
         assert len(list(predict(model.source, cells / "0000" / "image.tif"))) == 1
-        assert evaluate(str(model.source), cells)["num_images"] == len(read_dataset(cells))
 
 
 def test_full_device_is_one_line(model, monkeypatch):
@@ -449,15 +388,3 @@ def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
     strict = load_model(model.source, score_threshold=1.0)
     with pytest.warns(UserWarning, match="no instance has a score of 1 or more"):
         predict_files(strict, cells, tmp_path / "out", formats=["coco"])
-
-
-def test_says_that_classes_do_not_meet(model, cells):
-    dataset = read_dataset(cells)
-    strangers = replace(dataset, categories=tuple(Category(90 + i, f"x{i}") for i in range(len(dataset.categories))))
-    strangers = replace(strangers, read_record=partial(_read_as, dataset.categories))
-    with pytest.warns(UserWarning, match="do not meet, by name or by id"):
-        evaluate(model, strangers)
-
-
-def _read_as(categories, record, _):
-    return read_class_folders(record.path.parents[1]).read_record(record, categories)

@@ -39,9 +39,16 @@ def make_tiny_plan(categories: tuple[Category, ...] = CATEGORIES, **settings: An
     return make_plan("baseline", SETTINGS | settings).model_copy(update={"data": record})
 
 
-def write_tiny_model(path: Path, categories: tuple[Category, ...] = CATEGORIES, seed: int = 1, **settings: Any) -> Path:
+def write_tiny_model(
+    path: Path,
+    categories: tuple[Category, ...] = CATEGORIES,
+    seed: int = 1,
+    record: DataRecord | None = None,
+    **settings: Any,
+) -> Path:
     """Write a checkpoint; the same arguments give the same weights."""
     plan = make_tiny_plan(categories, **settings)
+    plan = plan.model_copy(update={"data": record}) if record else plan
     torch.manual_seed(seed)
     network = assemble_model(len(categories) + 1, plan.resolve_detections(90))
     network.roi_heads.box_predictor.cls_score.weight.data *= 30  # else all scores are near 1/3 and of one class

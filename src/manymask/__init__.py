@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from manymask.comparison import compare as compare
+    from manymask.comparison import experiment as experiment
     from manymask.core import Category as Category
     from manymask.core import Dataset as Dataset
     from manymask.core import InstanceLayers as InstanceLayers
@@ -37,7 +39,9 @@ _MODULES = {
     "RunLengths": "manymask.core",
     "Sample": "manymask.core",
     "build_model": "manymask.modeling.architectures",
+    "compare": "manymask.comparison",
     "evaluate": "manymask.scoring",
+    "experiment": "manymask.comparison",
     "load_model": "manymask.prediction",
     "predict": "manymask.prediction",
     "predict_files": "manymask.prediction",

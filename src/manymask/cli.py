@@ -164,9 +164,8 @@ def evaluate(
             output=folder,
             data_format=data_format,
             group_by=group_by,
-            device=device,
             progress=progress,
-            **_parse_settings(settings),
+            **{"device": device, **_parse_settings(settings)},
         )
     title, names, rows = format_scores(scores)
     _print_table(title, names, rows)
@@ -193,9 +192,8 @@ def compare(
             output=output,
             data_format=data_format,
             group_by=group_by,
-            device=device,
             progress=progress,
-            **_parse_settings(settings),
+            **{"device": device, **_parse_settings(settings)},
         )
     _print_comparison(result, output)
 

@@ -83,17 +83,24 @@ def open_source(
         dataset: The data to score on.
         device: Where a model runs.
         settings: Other values for settings that act at prediction; for files ``score_threshold`` and
-            ``detections_per_image``.
+            ``detections_per_image``; none for a model, which has its own from ``load_model``.
 
     Raises:
         ManymaskError: The source cannot be used, or does not go with the data.
     """
     settings = settings or {}
     if isinstance(source, Model):
+        if settings:
+            raise PlanError(f"a model that is loaded keeps its settings; give {min(settings)} to load_model")
         return _open_model(source, dataset)
     path = Path(source)
+    if not path.exists():
+        raise DatasetError(
+            f"expected a run folder, a checkpoint, a .json file of COCO results or a folder of label images at {path}, "
+            "found nothing"
+        )
     is_run = any((path / name).exists() for name in ("plan.json", "best.ckpt", "last.ckpt"))
-    if is_run or (not path.is_dir() and path.suffix != ".json"):
+    if is_run or (not path.is_dir() and path.suffix.lower() != ".json"):
         return _open_model(load_model(path, device, **settings), dataset)
     return _open_files(path, dataset, settings)
 
@@ -130,7 +137,8 @@ def find_training_images(plan: Plan, dataset: Dataset) -> list[str]:
     record = plan.data
     if record is None or Path(record.path).resolve() != dataset.root.resolve():
         return []
-    return sorted({r.name for r in dataset.records} & set(record.train_names) - set(record.val_names))
+    own_val = set() if record.val_path else set(record.val_names)  # names of a separate set say nothing here
+    return sorted({r.name for r in dataset.records} & set(record.train_names) - own_val)
 
 
 def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Source:
@@ -201,9 +209,10 @@ def group_images(dataset: Dataset, pattern: str | None) -> dict[str, str] | None
     groups = {}
     for record in dataset.records:
         found = expression.search(record.name)
-        if found is None:
+        group = found and found.group(min(expression.groups, 1))
+        if not group:
             raise DatasetError(f"--group-by {pattern!r} finds nothing in the image name {record.name!r}; correct it")
-        groups[record.name] = found.group(min(expression.groups, 1)) or ""
+        groups[record.name] = group
     return groups
 
 
@@ -214,15 +223,17 @@ def read_validation(plan: Plan, run: Path) -> Dataset:
         DatasetError: They are not where they were.
     """
     record = plan.data
-    path = Path((record.val_path or record.path) if record else "")
-    if record is None or not path.exists():
-        raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data (--data)")
+    if record is None:
+        raise DatasetError(f"{run} does not say which images it was validated on; give the data")
+    path = Path(record.val_path or record.path)
+    if not path.exists():
+        raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data")
     dataset = read_dataset(path, record.data_format)
     places = {r.name: index for index, r in enumerate(dataset.records)}
     if lost := [name for name in record.val_names if name not in places]:
         raise DatasetError(
             f"{path} no longer holds {len(lost)} of the images that {run} was validated on ({', '.join(lost[:5])}); "
-            "restore them, or give the data (--data)"
+            "restore them, or give the data"
         )
     return dataset.subset([places[name] for name in record.val_names])
 

@@ -196,6 +196,17 @@ def test_pairs_of_one_kind_are_as_many_predictions_as_instances():
         assert found["duplicate"]["instances"] == 0
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_confusion_agrees_with_detection_and_with_the_errors(case):
+    scores = summarize_scores(score(CASES[case]), CATEGORIES, CAP)
+    matrix, detection = np.array(scores["confusion"]["matrix"]), scores["detection"]
+    same_class, all_pairs = np.trace(matrix[:-1, :-1]), matrix[:-1, :-1].sum()
+    assert same_class == detection["TP"]
+    assert all_pairs - same_class == scores["errors"]["wrong_class"]["predictions"]
+    assert matrix[:, -1].sum() + all_pairs == detection["TP"] + detection["FN"]
+    assert matrix[-1].sum() + all_pairs == detection["TP"] + detection["FP"]
+
+
 def test_predictions_below_the_score_threshold_are_not_there():
     planted = plant(1)
     errors = split_errors(score_planted(planted, threshold=1.0))

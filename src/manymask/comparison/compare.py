@@ -1,8 +1,9 @@
 """Compare runs, or stored predictions, on the same images."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from manymask.comparison.difference import (
     describe,
 )
 from manymask.comparison.tables import write_comparison
-from manymask.core import Dataset
+from manymask.core import Dataset, Instances, Sample
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import Tally, compute_interval, draw_weights, make_tally
 from manymask.formats import read_dataset
 from manymask.planning import read_plan
-from manymask.scoring import DRAWS, group_images, open_source, read_validation, view_images
+from manymask.scoring import DRAWS, Source, group_images, open_source, read_validation, view_images
+from manymask.training import read_metrics
 
 _TIE = 1e-9
 
@@ -44,26 +46,37 @@ class Variant:
     sources: tuple[Path, ...]
 
 
-def find_variants(paths: Sequence[str | Path]) -> list[Variant]:
+def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path]]) -> list[Variant]:
     """What each path stands for: a source; a folder of runs ``seed_*``; or a folder of several such folders.
+
+    Without names of their own, variants are called after the ends of their paths, as short as tells them apart.
 
     Raises:
         PlanError: There are fewer than two, or one occurs twice.
     """
-    variants: list[Variant] = []
-    for path in map(Path, paths):
-        inner = [folder for folder in sorted(path.glob("*/")) if _list_seeds(folder)] if path.is_dir() else []
-        for folder in inner or [path]:
-            variants.append(Variant(folder.name, tuple(_list_seeds(folder)) or (folder,)))
+    if isinstance(paths, Mapping):
+        variants = [Variant(name, tuple(map(Path, sources))) for name, sources in paths.items()]
+    else:
+        folders: list[Path] = []
+        for path in map(Path, paths):
+            inner = [folder for folder in sorted(path.glob("*/")) if _list_seeds(folder)] if path.is_dir() else []
+            folders += inner or [path]
+        names = _name_folders(folders)
+        variants = [Variant(n, tuple(_list_seeds(f)) or (f,)) for n, f in zip(names, folders, strict=True)]
     if len(variants) < 2:
         raise PlanError("expected two or more runs or sets of predictions to compare; give at least two")
-    if len({variant.sources for variant in variants}) < len(variants):
-        raise PlanError("the same run or set of predictions is given twice; give each once")
-    if len({variant.name for variant in variants}) < len(variants):
-        variants = [
-            Variant(str(v.sources[0] if len(v.sources) == 1 else v.sources[0].parent), v.sources) for v in variants
-        ]
     return variants
+
+
+def _name_folders(folders: Sequence[Path]) -> list[str]:
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
+    if twice := [folder for folder, part in zip(folders, parts, strict=True) if parts.count(part) > 1]:
+        raise PlanError(f"{twice[0]} is given twice; give each run or set of predictions once")
+    names, length = [part[-1] for part in parts], 1
+    while len(set(names)) < len(names):
+        length += 1
+        names = ["/".join(part[-length:]) for part in parts]
+    return names
 
 
 def _list_seeds(folder: Path) -> list[Path]:
@@ -73,7 +86,7 @@ def _list_seeds(folder: Path) -> list[Path]:
 
 
 def compare(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | Mapping[str, Sequence[str | Path]],
     data: str | Path | None = None,
     *,
     output: str | Path | None = None,
@@ -88,7 +101,7 @@ def compare(
 
     Args:
         sources: Two or more of what ``evaluate`` takes; a folder of runs ``seed_*``, which are one variant; or an
-            experiment's folder.
+            experiment's folder. Or the runs of each variant by its name.
         data: The data to score on; by default the images that the runs held out, which must be the same.
         output: A folder to write ``comparison.json``, ``.csv`` and ``.md`` and the overlaid curves to.
         data_format: Name of the reader; found out from the folder by default.
@@ -100,30 +113,30 @@ def compare(
 
     Raises:
         DatasetError: Runs were validated on different images and no data is given; or the data cannot be used.
-        PlanError: There are fewer than two sources.
+        PlanError: There are fewer than two sources, or one is given twice.
         ManymaskError: A source cannot be used.
     """
     variants = find_variants(sources)
     dataset = read_dataset(Path(data), data_format) if data else _read_common_validation(variants)
     groups = group_images(dataset, group_by)
+    paths = [path for variant in variants for path in variant.sources]
+
+    def open_path(path: Path) -> Source:
+        return open_source(path, dataset, device=device, settings=settings)
+
+    # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
+    opened = {path: replace(open_path(path), predict=_predict_nothing) for path in paths}
+    _check_classes(opened)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
-    units = names if groups is None else [groups[name] for name in names]
+    units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
-    num_sources = sum(len(variant.sources) for variant in variants)
-    scored: list[ScoredVariant] = []
-    notes: dict[str, None] = {}
-    for variant in variants:
-        tallies = []
-        for path in variant.sources:
-            source = open_source(path, dataset, device=device, settings=settings)
-            notes |= dict.fromkeys(source.notes)
-            num_before = sum(len(other.tallies) for other in scored) + len(tallies)
-            report = _count_on(progress, num_before * len(dataset), num_sources * len(dataset))
-            images = [view.scored for view in view_images(source, dataset, report)]
-            tallies.append(make_tally(sorted(images, key=lambda image: image.image_id), source.categories))
-        scored.append(ScoredVariant(variant, tallies, weights))
-    _check_classes(scored)
-    num_units = len(set(units))
+    tallies: dict[Path, Tally] = {}
+    for path, source in opened.items():
+        report = _count_on(progress, len(tallies) * len(dataset), len(opened) * len(dataset))
+        images = [view.scored for view in view_images(open_path(path), dataset, report)]
+        tallies[path] = make_tally(sorted(images, key=lambda image: image.image_id), source.categories)
+    scored = [ScoredVariant(variant, [tallies[path] for path in variant.sources], weights) for variant in variants]
+    num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
     result = {
         "data": str(dataset.root),
@@ -132,7 +145,7 @@ def compare(
         "draws": draws,
         "variants": [variant.summarize(num_units) for variant in scored],
         "comparisons": [_compare_two(scored[0], other, names, num_units, unit) for other in scored[1:]],
-        "notes": [*notes, *_list_notes(scored, num_units)],
+        "notes": _list_notes(variants, opened, num_units),
     }
     if output is not None:
         write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
@@ -153,6 +166,11 @@ def _read_common_validation(variants: Sequence[Variant]) -> Dataset:
                 "give --data with images that none of them was trained on"
             )
     return read_validation(plans[0], paths[0])
+
+
+def _predict_nothing(_: Sample) -> Instances:
+    """Stands for a model that is not held."""
+    raise NotImplementedError
 
 
 def _count_on(
@@ -184,13 +202,14 @@ class ScoredVariant:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Classes that all runs are scored on."""
-        return self.tallies[0].class_names
+        first, *others = (tally.class_names for tally in self.tallies)
+        return tuple(name for name in first if all(name in other for other in others))
 
     def compute_f1(self) -> np.ndarray:
-        """F1 of each image, the mean over the runs; NaN where there is nothing to find and nothing found."""
+        """F1 of each image, the mean over the runs; 1 where there is nothing to find and nothing found."""
         counts = np.stack([tally.counts[:, :, 0].sum(axis=1) for tally in self.tallies])
-        with np.errstate(invalid="ignore"):
-            return (2 * counts[..., 0] / (counts.sum(axis=2) + counts[..., 0])).mean(axis=0)
+        total = counts.sum(axis=2) + counts[..., 0]
+        return np.where(total == 0, 1, 2 * counts[..., 0] / np.maximum(total, 1)).mean(axis=0)
 
     def summarize(self, num_units: int) -> dict[str, Any]:
         """Each metric with its runs, its spread over seeds and its interval over images."""
@@ -211,13 +230,14 @@ def _to_json(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _check_classes(scored: Sequence[ScoredVariant]) -> None:
+def _check_classes(opened: Mapping[Path, Source]) -> None:
     """Refuse to compare AP over several classes with AP of one."""
-    for other in scored[1:]:
-        if not set(other.class_names) & set(scored[0].class_names):
-            first, second = (f"{v.variant.name} ({', '.join(v.class_names)})" for v in (scored[0], other))
+    (first, names), *others = ((path, [c.name for c in source.categories]) for path, source in opened.items())
+    for other, other_names in others:
+        if not set(names) & set(other_names):
             raise DatasetError(
-                f"the classes of {first} and {second} do not meet; compare predictions with equal classes"
+                f"{first} is scored by class ({', '.join(names)}) and {other} by others ({', '.join(other_names)}); "
+                "compare predictions with equal classes"
             )
 
 
@@ -232,7 +252,8 @@ def _compare_two(
     runs = (len(first.tallies), len(second.tallies))
     classes = [name for name in first.class_names if name in second.class_names]
     gains = second.compute_f1() - first.compute_f1()
-    order = [row for row in np.argsort(gains) if not math.isnan(gains[row])]
+    lost, won = np.flatnonzero(gains < -_TIE), np.flatnonzero(gains > _TIE)
+    worst, best = lost[np.argsort(gains[lost], kind="stable")], won[np.argsort(-gains[won], kind="stable")]
     return {
         "first": names[0],
         "second": names[1],
@@ -246,24 +267,41 @@ def _compare_two(
             for name in classes
         },
         "images": {
-            "won": int((gains > _TIE).sum()),
-            "lost": int((gains < -_TIE).sum()),
-            "tied": int((abs(gains) <= _TIE).sum()),
-            "largest_losses": [{"name": images[row], "F1": float(gains[row])} for row in order[:5]],
-            "largest_gains": [{"name": images[row], "F1": float(gains[row])} for row in order[:-6:-1]],
+            "won": len(won),
+            "lost": len(lost),
+            "tied": len(images) - len(won) - len(lost),
+            "largest_losses": [{"name": images[row], "F1": float(gains[row])} for row in worst[:5]],
+            "largest_gains": [{"name": images[row], "F1": float(gains[row])} for row in best[:5]],
         },
     }
 
 
-def _list_notes(scored: Sequence[ScoredVariant], num_units: int) -> list[str]:
-    notes = []
+def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_units: int) -> list[str]:
+    notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
+    thresholds = sorted({source.score_threshold for source in opened.values()})
+    if len(thresholds) > 1:
+        notes.append(
+            f"F1, PQ, AJI and AP(t) are at different score thresholds ({', '.join(f'{t:g}' for t in thresholds)}); set "
+            "score_threshold for all."
+        )
+    notes += [note for path in opened if (note := _describe_unfinished(path))]
     if num_units < 2:
         notes.append("One image or group only: no interval can be given, so no difference can be told.")
     elif num_units < 20:
         notes.append(f"Only {num_units} images or groups: the intervals are rough, and often too short.")
-    if any(len(variant.tallies) == 1 and variant.variant.sources[0].is_dir() for variant in scored):
+    if any(len(variant.sources) == 1 and opened[variant.sources[0]].plan for variant in variants):
         notes.append(
             "A variant has one run only: the intervals say what other images would change, not what another seed "
             "would; train several seeds (manymask experiment) to know that."
         )
     return notes
+
+
+def _describe_unfinished(run: Path) -> str | None:
+    """A sentence on a run folder that more epochs belong in."""
+    if not (run / "plan.json").is_file() or not (rows := read_metrics(run)):
+        return None
+    plan = read_plan(run / "plan.json")
+    if len(rows) >= plan.epochs or (plan.max_steps and (rows[-1]["step"] or 0) >= plan.max_steps):
+        return None
+    return f"{run} is not trained to its end: {len(rows)} of {plan.epochs} epochs are done."

@@ -58,8 +58,8 @@ class Estimates:
 
     @property
     def seed_deviation(self) -> float | None:
-        """Standard deviation over the runs; None where there is one only."""
-        return float(self.values.std(ddof=1)) if len(self.values) > 1 else None
+        """Standard deviation over the runs; None where there is one only, or one is undefined."""
+        return None if len(self.values) < 2 or math.isnan(self.mean) else float(self.values.std(ddof=1))
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,14 @@ def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tu
     if difference.difference is None:
         return f"{difference.metric} is undefined for {first} or {second}."
     size = f"{abs(difference.difference):.3f} {difference.metric}"
+    subtracted = f"{difference.metric} of {second} minus that of {first} is {difference.difference:+.3f}"
     if difference.interval is None:
-        sign = "higher" if difference.difference > 0 else "lower"
-        return (
-            f"{second} is {sign} by {size} than {first}, on {unit}: without an interval nobody can say whether that "
-            "means anything."
-        )
+        return f"{subtracted}, on {unit}{seeds}: without an interval nobody can tell whether that means anything."
     low, high = difference.interval
     if not difference.is_told:
         return (
-            f"No difference between {first} and {second} can be told: {difference.metric} of {second} is higher by "
-            f"{difference.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}, on {unit}{seeds}."
+            f"No difference in {difference.metric} can be told: {subtracted}, 95 % interval {low:+.3f} to {high:+.3f}, "
+            f"on {unit}{seeds}."
         )
     is_error = "error" in difference.metric
     better, worse = (second, first) if (difference.difference > 0) != is_error else (first, second)

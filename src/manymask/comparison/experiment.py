@@ -1,6 +1,7 @@
 """Train variants, each with several seeds, and compare them."""
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,8 +13,9 @@ import torch
 from manymask.comparison.compare import compare
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import read_json, write_json
-from manymask.planning import CHANGEABLE, change_plan, make_plan
+from manymask.planning import CHANGEABLE, Plan, change_plan, make_plan
 from manymask.training import train
+from manymask.training.run import check_start
 
 
 def experiment(
@@ -53,31 +55,31 @@ def experiment(
         ManymaskError: A run cannot go on; run the same again once the cause is mended.
     """
     variants, folder = list_variants(vary), Path(output)
-    if not Path(data).exists():
-        raise DatasetError(f"{data} does not exist; give a folder of labelled images, or a COCO file")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise PlanError(f"seeds are {', '.join(map(str, seeds)) or 'none'}, expected one or more different numbers")
-    start = make_plan(recipe or "baseline", settings)
-    for values in variants.values():
-        change_plan(start, values)  # refuses what is wrong before anything is trained
+    for path in (data, val):
+        if path is not None and not Path(path).exists():
+            raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
+    check_settings(recipe or "baseline", settings, variants, seeds)
     check_manifest(
         folder / "experiment.json",
         {
             "data": str(Path(data).resolve()),
             "val": str(Path(val).resolve()) if val else None,
-            "vary": list(vary),
+            "data_format": data_format,
             "recipe": recipe or "baseline",
-            "settings": {name: str(value) for name, value in settings.items() if name not in CHANGEABLE},
+            "variants": list(variants),
+            **{name: str(value) for name, value in settings.items() if name not in CHANGEABLE},
         },
     )
-    arguments = {"recipe": recipe, "val": val, "data_format": data_format}
+    arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}
     runs = {
         folder / name / f"seed_{seed}": {**arguments, **settings, **values, "seed": seed}
         for seed in seeds
         for name, values in variants.items()
     }
-    _train_all(data, runs, str(settings.get("device", "auto")))
-    return compare([folder / name for name in variants], output=folder, group_by=group_by)
+    device = str(settings.get("device", "auto"))
+    _train_all(data, runs, device)
+    sources = {name: [folder / name / f"seed_{seed}" for seed in seeds] for name in variants}
+    return compare(sources, output=folder, group_by=group_by, device=device)
 
 
 def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -90,17 +92,42 @@ def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
     for text in vary:
         name, _, values = text.partition("=")
         name, parts = name.strip().replace("-", "_"), [value.strip() for value in values.split(",")]
-        if not values or not all(parts) or len(set(parts)) < len(parts) or name in choices:
+        if name in {"seed", *CHANGEABLE}:
+            raise PlanError(f"{name} cannot be varied; seeds are given with --seeds 0,1,2")
+        if not name or not values or not all(parts) or len(set(parts)) < len(parts) or name in choices:
             raise PlanError(
                 f"expected name=value,value with different values, found {text!r}; as scheduler=multistep,none"
             )
-        if name == "seed":
-            raise PlanError("seed cannot be varied; give --seeds 0,1,2")
         choices[name] = parts
     combined = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    if len(combined) < 2:
-        raise PlanError("expected at least two variants; for example --vary scheduler=multistep,none")
-    return {",".join(f"{name}={value}" for name, value in values.items()): values for values in combined}
+    # A value may be the path of a weights file, but a variant is one folder.
+    names = [re.sub(r"[/\\]", "_", ",".join(f"{name}={value}" for name, value in v.items())) for v in combined]
+    if len(set(names)) < max(len(combined), 2):
+        raise PlanError("expected at least two variants of different names; as --vary scheduler=multistep,none")
+    return dict(zip(names, combined, strict=True))
+
+
+def check_settings(
+    recipe: str, settings: Mapping[str, Any], variants: Mapping[str, Mapping[str, str]], seeds: Sequence[int]
+) -> None:
+    """Refuse what any of the runs would refuse, before the first is trained.
+
+    Raises:
+        PlanError: A setting or a seed is wrong, a setting is given and varied, or two variants are the same.
+        CheckpointError: A weights file is not there.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise PlanError(f"seeds are {', '.join(map(str, seeds)) or 'none'}, expected one or more different numbers")
+    plans: dict[Plan, str] = {}
+    for name, values in variants.items():
+        if twice := sorted(settings.keys() & {"seed", *values}):
+            raise PlanError(f"{twice[0]} differs from run to run, so it cannot be set for all; leave it out")
+        plan = make_plan(recipe, {**settings, **values})
+        check_start(plan)
+        for seed in seeds:
+            change_plan(plan, {"seed": seed})
+        if (same := plans.setdefault(plan, name)) != name:
+            raise PlanError(f"{same} and {name} are the same; leave one of them out")
 
 
 def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -109,18 +136,27 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         PlanError: The folder holds something else.
     """
-    if not path.exists():
-        if path.parent.exists() and any(path.parent.iterdir()):
-            raise PlanError(f"{path.parent} is not empty and holds no experiment; choose another --output")
+    folder = path.parent
+    if not path.exists() and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise PlanError(f"{folder} is not empty and holds no experiment; choose another --output")
+    if not any(folder.glob("*/seed_*/plan.json")):
         write_json(path, manifest)
         return
     begun = read_json(path)
-    for name, value in manifest.items():
-        if not isinstance(begun, dict) or begun.get(name) != value:
-            was = begun.get(name) if isinstance(begun, dict) else begun
+    if not isinstance(begun, dict):
+        raise PlanError(f"{path} is not an experiment's; choose another --output")
+    for name in {**manifest, **begun}:
+        if begun.get(name) != manifest.get(name):
             raise PlanError(
-                f"{path} began with {name} {was}, not {value}; go on with the same, or choose another --output"
+                f"the experiment in {folder} began with {name} {_format(begun.get(name))}, not "
+                f"{_format(manifest.get(name))}; go on with the same, or choose another --output"
             )
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(value)
+    return "by default" if value is None else str(value)
 
 
 def _train_all(data: str | Path, runs: Mapping[Path, dict[str, Any]], device: str) -> None:

@@ -50,7 +50,7 @@ def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[P
 
 def _list_rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
     for pair in result["comparisons"]:
-        for name, differences in {"": pair["differences"], **pair["per_class"]}.items():
+        for name, differences in _list_classes(pair, ""):
             for row in differences:
                 yield [
                     name,
@@ -65,6 +65,12 @@ def _list_rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
                     row["first_deviation"],
                     row["second_deviation"],
                 ]
+
+
+def _list_classes(pair: Mapping[str, Any], name_of_all: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The differences of all classes together, then of each; one class alone would say the same twice."""
+    per_class = list(pair["per_class"].items())
+    return [(name_of_all, pair["differences"]), *(per_class if len(per_class) > 1 else [])]
 
 
 def format_markdown(result: Mapping[str, Any], *, has_curves: bool) -> str:
@@ -100,9 +106,9 @@ def list_scores(variants: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[
 
 def _format_scores(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     names, rows = list_scores(variants)
-    yield f"| {' | '.join(names)} |"
+    yield _format_row(names)
     yield "| --- |" + " ---: |" * len(variants)
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield from map(_format_row, rows)
     yield ""
     yield "In brackets the 95 % interval over images; after ± the deviation over seeds, where there are several."
 
@@ -110,10 +116,15 @@ def _format_scores(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _format_differences(pair: Mapping[str, Any]) -> Iterator[str]:
     yield "| class | metric | difference | 95 % interval | of images alone |"
     yield "| --- | --- | ---: | ---: | ---: |"
-    for name, differences in {"all": pair["differences"], **pair["per_class"]}.items():
+    for name, differences in _list_classes(pair, "all"):
         for row in differences:
             intervals = [format_interval(row[key]) for key in ("interval", "image_interval")]
-            yield f"| {name} | {row['metric']} | {format_value(row['difference'])} | {' | '.join(intervals)} |"
+            yield _format_row([name, row["metric"], format_value(row["difference"]), *intervals])
+
+
+def _format_row(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)  # classes may be named so
+    return f"| {' | '.join(escaped)} |"
 
 
 def format_value(value: float | None, interval: Sequence[float] | None = None) -> str:

@@ -45,19 +45,23 @@ def _explain_truth(images: Sequence[ScoredImage], categories: Sequence[Category]
 def _explain_predictions(images: Sequence[ScoredImage]) -> list[str]:
     scores = np.concatenate([image.predictions.scores for image in images])
     if not len(scores):
-        return ["There are no predictions at all, so whatever is defined is 0; set min_score lower, or train longer."]
+        return [
+            "There are no predictions at all, so AP, recall, F1, PQ and AJI are 0; set min_score lower, or train "
+            "longer."
+        ]
     if sum(image.num_shown for image in images) == 0:
         return [
             f"No prediction reaches the score threshold (the highest score is {scores.max():.3f}): F1, PQ, AJI and "
             "AP(t) count none; set score_threshold lower, or train longer."
         ]
+    notes = []
     if len(scores) > 1 and scores.min() == scores.max():
-        return ["All scores are equal, so AP has nothing to rank by; go by AP(t), F1 and PQ."]
+        notes.append("All scores are equal, so AP has nothing to rank by; go by AP(t), F1 and PQ.")
     without = [image for image in images if len(image.predictions) == 0 and not image.truth.iscrowd.all()]
     if without:
         names = ", ".join(image.name for image in without[:5])
-        return [f"{len(without)} of {len(images)} images have instances but no predictions: {names}."]
-    return []
+        notes.append(f"{len(without)} of {len(images)} images have instances but no predictions: {names}.")
+    return notes
 
 
 def _explain_cap(images: Sequence[ScoredImage], max_detections: int) -> list[str]:
@@ -65,7 +69,7 @@ def _explain_cap(images: Sequence[ScoredImage], max_detections: int) -> list[str
     cut = [image for image in images if image.num_found > max_detections]
     notes = []
     if over:
-        fullest = max(over, key=lambda image: len(image.truth))
+        fullest = max(over, key=lambda image: (~image.truth.iscrowd).sum())
         notes.append(
             f"{len(over)} of {len(images)} images hold more instances than the cap of {max_detections} detections "
             f"({fullest.name}: {(~fullest.truth.iscrowd).sum()}), so the rest cannot be found; set "
@@ -103,14 +107,22 @@ def _explain_boxes(images: Sequence[ScoredImage]) -> list[str]:
     for reading, values in readings.items():
         if _agree(values, own):
             return [f"The boxes do not fit their own masks; they look as if written as {reading}. Box AP is void."]
+    if boxes.max() <= 1 and _agree(_undo_division(images)[has_mask], own):
+        return ["The boxes do not fit their own masks; they look divided by the image's size. Box AP is void."]
     scale = np.median((own[:, 2:] - own[:, :2]) / np.maximum(size, 1e-12))
     if _agree(boxes * scale, own):
         return [f"The boxes do not fit their own masks; they look scaled by 1 / {scale:.4g}. Box AP is void."]
-    sides = np.maximum(own[:, 2:].max(axis=0), 1)
-    relative = boxes * np.tile(np.median(own[:, 2:] / np.maximum(boxes[:, 2:], 1e-12), axis=0), 2)
-    if boxes.max() <= 1 < sides.max() and _agree(relative, own):
-        return ["The boxes do not fit their own masks; they look divided by the image's size. Box AP is void."]
     return ["The boxes do not fit their own masks, in no order or scale that is known. Box AP is void."]
+
+
+def _undo_division(images: Sequence[ScoredImage]) -> Float64[np.ndarray, "boxes 4"]:
+    """The boxes times the width and height that the masks' right and lower sides ask for, image by image."""
+    parts = [np.zeros((0, 4))]
+    for image in images:
+        boxes = image.predictions.boxes.astype(np.float64)
+        factors = image.mask_boxes[:, 2:] / np.maximum(boxes[:, 2:], 1e-12)
+        parts.append(boxes * np.tile(np.median(factors, axis=0), 2) if len(boxes) else boxes)
+    return np.concatenate(parts)
 
 
 def _agree(boxes: Float64[np.ndarray, "boxes 4"], others: Float64[np.ndarray, "boxes 4"]) -> bool:
@@ -123,7 +135,8 @@ def _agree(boxes: Float64[np.ndarray, "boxes 4"], others: Float64[np.ndarray, "b
 
 def _explain_classes(images: Sequence[ScoredImage], categories: Sequence[Category]) -> list[str]:
     """Say so where nothing is found: because of the classes, or because nothing lies where it should."""
-    any_class = [image.mask_pairs.iou.max(initial=0) for image in images]
+    pairs = [image.mask_pairs.select(~image.truth.iscrowd[image.mask_pairs.instance]) for image in images]
+    any_class = [own.iou.max(initial=0) for own in pairs]
     if not sum(len(image.predictions) for image in images) or not sum(len(image.truth) for image in images):
         return []
     if max(any_class) < 0.5:
@@ -131,7 +144,9 @@ def _explain_classes(images: Sequence[ScoredImage], categories: Sequence[Categor
             f"No prediction has an IoU of 0.5 with any instance (the best has {max(any_class):.2f}): are the masks of "
             "these very images, in their orientation and size?"
         ]
-    same = [keep_own_class(i.mask_pairs, i.truth, i.predictions).iou.max(initial=0) for i in images]
+    same = [
+        keep_own_class(own, i.truth, i.predictions).iou.max(initial=0) for own, i in zip(pairs, images, strict=True)
+    ]
     if max(same) >= 0.5:
         return []
     names = ", ".join(category.name for category in categories)

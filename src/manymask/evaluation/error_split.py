@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
-from manymask.evaluation.matching import Pairs, ScoredImage, assign_pairs
+from manymask.evaluation.matching import Pairs, ScoredImage, assign_pairs, match_optimally, match_shown
 from manymask.evaluation.precision import Outcome, match_image, rank_outcomes
-from manymask.evaluation.tally import match_shown
 
 ERROR_KINDS = ("missed", "spurious", "duplicate", "merged", "split", "wrong_class", "loose_border")
 """The causes; which of them a prediction or an instance can have, ``split_errors`` says."""
@@ -70,8 +69,8 @@ def _split_errors(
         is_free = predictions[chosen.prediction] == "spurious"
         return chosen.select(is_free & (instances[chosen.instance] == "missed"))
 
-    close = keep_free(pairs.select(pairs.iou >= _IOU))
-    close = close.select(assign_pairs(close, close.iou))
+    close = keep_free(pairs)
+    close = close.select(match_optimally(close, _IOU))
     predictions[close.prediction] = instances[close.instance] = "wrong_class"
 
     near = pairs.select(pairs.iou >= _IOU).prediction
@@ -79,9 +78,9 @@ def _split_errors(
 
     over = pairs.select(pairs.intersection >= _SHARE * truth.areas[pairs.instance])
     num_covered = np.bincount(over.prediction, minlength=len(predictions))
-    lost = over.select((num_covered[over.prediction] > 1) & (instances[over.instance] == "missed"))
-    instances[lost.instance] = "merged"
-    predictions[lost.prediction[predictions[lost.prediction] == "spurious"]] = "merged"
+    over = over.select(num_covered[over.prediction] > 1)
+    predictions[over.prediction[predictions[over.prediction] == "spurious"]] = "merged"
+    instances[over.instance[instances[over.instance] == "missed"]] = "merged"
 
     inside = pairs.select(pairs.intersection >= _SHARE * image.predictions.areas[pairs.prediction])
     num_parts = np.bincount(inside.instance, minlength=len(instances))
@@ -137,8 +136,8 @@ def _mend(image: ScoredImage, outcome: Outcome, causes: ImageErrors, kind: str) 
         return replace(outcome, is_match=outcome.is_match | is_wrong)
     if kind == "wrong_class":
         labels, close = outcome.labels.copy(), image.mask_pairs
-        close = close.select((close.iou >= _IOU) & is_wrong[close.prediction] & is_lost[close.instance])
-        close = close.select(assign_pairs(close, close.iou))
+        close = close.select(is_wrong[close.prediction] & is_lost[close.instance])
+        close = close.select(match_optimally(close, _IOU))
         labels[close.prediction] = image.truth.labels[close.instance]
         return replace(outcome, labels=labels, is_match=outcome.is_match | is_wrong)
     positives = image.truth.labels[~is_lost & ~image.truth.iscrowd]

@@ -1,6 +1,6 @@
 """The one pass over the masks: which predictions meet which instances. All scores are made from its result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -76,7 +76,8 @@ class ScoredImage:
         box_pairs: All pairs whose boxes have an IoU of at least 0.5.
         num_shown: Predictions whose score reaches the score threshold; they come first.
         num_found: Predictions before the cap.
-        foreground: Pixels of instances and shown predictions together, each counted once; crowd regions are left out.
+        foreground: Pixels of instances and shown predictions together, each counted once; crowd regions, and
+            what lies in them, are left out.
         mask_boxes: The boxes of the predictions' own masks, which tell whether ``predictions.boxes`` can be right.
     """
 
@@ -121,7 +122,7 @@ def score_image(
     num_shown = int((ranked.scores >= score_threshold).sum())
     overlaps = intersect_runs(ranked.runs, truth.runs)
     iou = compute_iou(overlaps, ranked.runs.areas, truth.runs.areas, truth.iscrowd)
-    return ScoredImage(
+    image = ScoredImage(
         image_id=image_id,
         name=name or str(image_id),
         truth=Table.from_instances(truth),
@@ -130,9 +131,13 @@ def score_image(
         box_pairs=_pair_boxes(ranked.boxes, truth.boxes, truth.iscrowd),
         num_shown=num_shown,
         num_found=len(predictions),
-        foreground=_count_covered(concatenate_runs([ranked[:num_shown].runs, truth[~truth.iscrowd].runs])),
+        foreground=0,
         mask_boxes=ranked.runs.boxes,
     )
+    shown = ranked[:num_shown].runs
+    if truth.iscrowd.any():
+        shown = shown.select(match_shown(image, IOU_THRESHOLDS[0])[1])
+    return replace(image, foreground=_count_covered(concatenate_runs([shown, truth[~truth.iscrowd].runs])))
 
 
 def _count_covered(runs: RunLengths) -> int:
@@ -269,3 +274,23 @@ def match_optimally(
     if is_preferred is not None:
         weights += 2.0 * num * is_preferred[chosen.prediction]
     return allowed[assign_pairs(chosen, weights)]
+
+
+def match_shown(
+    image: ScoredImage, threshold: float
+) -> tuple[Pairs, Bool[np.ndarray, " shown"], Bool[np.ndarray, " instances"]]:
+    """Match the shown predictions with the instances of their class, as many as can be.
+
+    Returns:
+        The matched pairs; the shown predictions that count (matched ones, and others unless they lie in a crowd region
+        of their class by the share ``threshold``); and the instances that count, which crowd regions do not.
+    """
+    pairs = image.mask_pairs.select(image.mask_pairs.prediction < image.num_shown)
+    pairs = keep_own_class(pairs, image.truth, image.predictions)
+    is_crowd = image.truth.iscrowd[pairs.instance]
+    is_counted = np.ones(image.num_shown, dtype=bool)
+    is_counted[pairs.prediction[is_crowd & (pairs.iou >= threshold)]] = False
+    candidates = pairs.select(~is_crowd)
+    matched = candidates.select(match_optimally(candidates, threshold, is_counted))
+    is_counted[matched.prediction] = True
+    return matched, is_counted, ~image.truth.iscrowd

@@ -15,7 +15,7 @@ from manymask.core.files import replace_file
 from manymask.evaluation.diagnosis import explain_scores
 from manymask.evaluation.error_split import ImageErrors, split_errors, summarize_errors
 from manymask.evaluation.intervals import LEVEL, compute_interval, draw_weights
-from manymask.evaluation.matching import IOU_THRESHOLDS, ScoredImage, match_optimally
+from manymask.evaluation.matching import IOU_THRESHOLDS, ScoredImage, match_optimally, match_shown
 from manymask.evaluation.precision import ALL_AREAS, KINDS, compute_precision, rank_images
 from manymask.evaluation.tally import Statistics, Tally, make_tally
 
@@ -141,22 +141,21 @@ def _mean_defined(values: np.ndarray) -> float | None:
 
 
 def _confuse(image: ScoredImage, num_classes: int) -> Int64[np.ndarray, "true predicted"]:
-    """Count the true and predicted classes of pairs found whatever the class; the last row and column are no one's."""
-    pairs = image.mask_pairs
-    pairs = pairs.select(pairs.prediction < image.num_shown)
-    is_crowd = image.truth.iscrowd[pairs.instance]
-    is_kept = np.ones(image.num_shown, dtype=bool)
-    is_kept[pairs.prediction[is_crowd & (pairs.iou >= IOU_THRESHOLDS[0])]] = False
-    pairs = pairs.select(~is_crowd)
-    matched = pairs.select(match_optimally(pairs, IOU_THRESHOLDS[0], is_kept))
-    is_kept[matched.prediction] = True
+    """Count true and predicted classes: pairs of one class, then of those left over; the last of both is no one's."""
+    matched, is_spurious, is_positive = match_shown(image, IOU_THRESHOLDS[0])
+    is_spurious[matched.prediction] = False
+    is_lost = is_positive.copy()
+    is_lost[matched.instance] = False
+    pairs = image.mask_pairs.select(image.mask_pairs.prediction < image.num_shown)
+    pairs = pairs.select(is_spurious[pairs.prediction] & is_lost[pairs.instance])
+    confused = pairs.select(match_optimally(pairs, IOU_THRESHOLDS[0]))
+    is_spurious[confused.prediction] = False
     predicted = np.full(len(image.truth), num_classes)
-    predicted[matched.instance] = image.predictions.labels[matched.prediction] - 1
-    is_kept[matched.prediction] = False
+    for chosen in (matched, confused):
+        predicted[chosen.instance] = image.predictions.labels[chosen.prediction] - 1
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    is_positive = ~image.truth.iscrowd
     np.add.at(matrix, (image.truth.labels[is_positive] - 1, predicted[is_positive]), 1)
-    np.add.at(matrix[num_classes], image.predictions.labels[: image.num_shown][is_kept] - 1, 1)
+    np.add.at(matrix[num_classes], image.predictions.labels[: image.num_shown][is_spurious] - 1, 1)
     return matrix
 
 
@@ -321,7 +320,8 @@ def format_scores(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[
     total = str(sum(int(count) for count in counts))
     rows.append(["instances", total, *counts] if len(names) > 2 else ["instances", total])
     cap = scores["detections_per_image"]
-    title = f"{scores['num_images']} images" + (f", at most {cap} detections each" if cap else "")
+    num_images = scores["num_images"]
+    title = f"{num_images} image{'s' * (num_images != 1)}" + (f", at most {cap} detections each" if cap else "")
     title += "; in brackets the 95 % interval" if intervals else ""
     return title, ["", "all", *(names[1:] if len(names) > 2 else [])], rows
 

@@ -9,11 +9,9 @@ from jaxtyping import Bool, Float64, Int64
 from manymask.core import Category
 from manymask.evaluation.matching import (
     IOU_THRESHOLDS,
-    Pairs,
     ScoredImage,
     assign_pairs,
-    keep_own_class,
-    match_optimally,
+    match_shown,
 )
 from manymask.evaluation.precision import KINDS, RankedPredictions, compute_average_precision, rank_images
 
@@ -133,26 +131,6 @@ def make_tally(images: Sequence[ScoredImage], categories: Sequence[Category]) ->
     )
 
 
-def match_shown(
-    image: ScoredImage, threshold: float
-) -> tuple[Pairs, Bool[np.ndarray, " shown"], Bool[np.ndarray, " instances"]]:
-    """Match the shown predictions with the instances of their class, as many as can be.
-
-    Returns:
-        The matched pairs; the shown predictions that count (matched ones, and others unless they lie in a crowd region
-        of their class by the share ``threshold``); and the instances that count, which crowd regions do not.
-    """
-    pairs = image.mask_pairs.select(image.mask_pairs.prediction < image.num_shown)
-    pairs = keep_own_class(pairs, image.truth, image.predictions)
-    is_crowd = image.truth.iscrowd[pairs.instance]
-    is_counted = np.ones(image.num_shown, dtype=bool)
-    is_counted[pairs.prediction[is_crowd & (pairs.iou >= threshold)]] = False
-    candidates = pairs.select(~is_crowd)
-    matched = candidates.select(match_optimally(candidates, threshold, is_counted))
-    is_counted[matched.prediction] = True
-    return matched, is_counted, ~image.truth.iscrowd
-
-
 def _count_image(image: ScoredImage, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     labels, truth_labels = image.predictions.labels[: image.num_shown], image.truth.labels
     counts = np.zeros((num_classes + 1, len(IOU_THRESHOLDS), 3), dtype=np.int64)
@@ -175,8 +153,8 @@ def _compute_aji(image: ScoredImage, is_kept: Bool[np.ndarray, " shown"]) -> Flo
 
     ``AJI``: each instance takes the prediction of highest IoU, which others may take too (Kumar et al. 2017, equation
     4). ``AJI_plus``: pairs are found one to one, with the highest sum of IoU (Graham et al. 2019). In both the
-    denominator adds what is in no pair. ``AJI_foreground``: the shared area of these pairs over the image's whole
-    foreground, as ``cellpose.metrics.aggregated_jaccard_index`` computes it.
+    denominator adds what is in no pair. ``AJI_foreground``: the shared area over the image's whole foreground, with as
+    many pairs of IoU >= 0.5 as can be, then the highest sum of IoU (``cellpose.metrics.aggregated_jaccard_index``).
     """
     is_positive = ~image.truth.iscrowd
     areas, truth_areas = image.predictions.areas[: image.num_shown], image.truth.areas
@@ -194,7 +172,8 @@ def _compute_aji(image: ScoredImage, is_kept: Bool[np.ndarray, " shown"]) -> Flo
         alone = areas[np.setdiff1d(np.flatnonzero(is_kept), chosen.prediction)].sum()
         alone += truth_areas[np.setdiff1d(np.flatnonzero(is_positive), chosen.instance)].sum()
         ratios.append((shared, union + alone))
-    ratios.append((matched.intersection.sum(), image.foreground))
+    good_first = pairs.select(assign_pairs(pairs, pairs.iou + 2.0 * len(areas) * (pairs.iou >= IOU_THRESHOLDS[0])))
+    ratios.append((good_first.intersection.sum(), image.foreground))
     return np.array([shared / union if union > 0 else np.nan for shared, union in ratios])
 
 

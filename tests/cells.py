@@ -1,0 +1,49 @@
+"""Small labelled images, and files of predictions for them that are made of their labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from manymask.core import Dataset, Instances, Sample
+from manymask.formats import encode_coco_results, read_dataset, write_class_folder, write_json, write_label_image
+from manymask.synthetic import make_categories, make_sample
+
+Change = Callable[[Sample], Instances]
+
+
+def write_cells(folder: Path, num_images: int = 3, num_classes: int = 2) -> Dataset:
+    """Class folders 0000, 0001 ... of about six cells each."""
+    for index in range(num_images):
+        size = (40, 48 + 2 * index)
+        pixels, cells = make_sample(index, size=size, num_instances=6, num_classes=num_classes, diameter=10.0)
+        write_class_folder(folder, f"{index:04d}", pixels, cells, make_categories(num_classes))
+    return read_dataset(folder)
+
+
+def copy_truth(sample: Sample) -> Instances:
+    """All that is there, with falling scores."""
+    truth = sample.to_instances()
+    return Instances.from_runs(truth.runs, truth.labels, scores=np.linspace(0.9, 0.6, len(truth), dtype=np.float32))
+
+
+def lose(every: int) -> Change:
+    """All but each so-manieth instance."""
+    return lambda sample: copy_truth(sample)[[row for row in range(len(sample.labels)) if (row + 1) % every]]
+
+
+def write_results(path: Path, dataset: Dataset, change: Change = copy_truth, images: slice = slice(None)) -> Path:
+    """COCO results for some of the images."""
+    samples = [dataset[row] for row in range(len(dataset))[images]]
+    write_json(path, [e for s in samples for e in encode_coco_results(change(s), s.image_id, dataset.categories)])
+    return path
+
+
+def write_labels(folder: Path, dataset: Dataset, change: Change = copy_truth, *, has_table: bool) -> Path:
+    """Label images, as ``predict`` writes them or without the CSV files."""
+    for sample in dataset:
+        write_label_image(folder / f"{sample.name}.tif", change(sample), dataset.categories)
+    if not has_table:
+        for table in folder.glob("*.csv"):
+            table.unlink()
+    return folder
