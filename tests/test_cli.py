@@ -11,6 +11,8 @@ import manymask
 from manymask.cli import app, main
 from manymask.core import Category
 from manymask.errors import PlanError
+from manymask.formats import read_dataset
+from tests.cells import lose, write_cells, write_results
 from tests.tiny_model import write_tiny_model
 
 PROGRAM = "import sys; from manymask.cli import main; main()"
@@ -99,7 +101,7 @@ def test_version(run):
     assert run("--version") == (0, f"{manymask.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "synthetic"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "experiment", "predict", "synthetic"])
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "-h")
     assert code == 0
@@ -206,13 +208,13 @@ def test_errors_of_predict(run, model, data, tmp_path, arguments, part):
 def test_evaluate_prints_a_table_and_writes_beside_the_model(run, model, data):
     code, out, err = run("evaluate", model, data)
     assert code == 0
-    assert all("the cap of 12 detections is reached" in line for line in err.strip().splitlines())
+    assert all(line.startswith("warning: ") for line in err.strip().splitlines())
     scores = json.loads((model / "evaluation" / "evaluation.json").read_text())
     assert scores["num_images"] == 3
     assert "3 images, at most 12 detections each" in out
     for name in ("all", "class1", "class2", "long", "mask AP", "box AP"):
         assert name in out
-    assert "TP / (TP + FP + FN) at score 0.3, by IoU: 0.50: 0." in out
+    assert "AP(0.5) = TP/(TP+FP+FN)" in out
     assert f"written to {model / 'evaluation' / 'evaluation.json'}" in out
 
 
@@ -222,6 +224,101 @@ def test_classes_with_brackets_stay_in_the_table(run, data, tmp_path):
     assert code == 0
     assert "[red]x[/]" in out
     assert (tmp_path / "out" / "evaluation.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def results(data, tmp_path_factory) -> list[Path]:
+    """COCO results for the data, all of them and a half."""
+    folder, dataset = tmp_path_factory.mktemp("results"), read_dataset(data)
+    return [write_results(folder / "good.json", dataset), write_results(folder / "poor.json", dataset, lose(2))]
+
+
+def test_evaluate_writes_beside_the_predictions(run, data, results):
+    code, out, err = run("evaluate", results[0], data, "--score-threshold", "0.7", "--set", "detections_per_image=4")
+    assert code == 0
+    path = results[0].parent / "evaluation" / "evaluation.json"
+    assert f"written to {path}" in out
+    scores = json.loads(path.read_text())
+    assert (scores["score_threshold"], scores["detections_per_image"]) == (0.7, 4)
+    assert "warning: Only 3 images: the intervals are rough, and often too short.\n" in err
+
+
+def test_a_device_can_be_given_as_a_setting_too(run, model, data, tmp_path):
+    assert run("evaluate", model, data, "--output", tmp_path, "--set", "device=cpu", "--device", "auto")[0] == 0
+
+
+def test_compare_prints_who_is_better_and_writes(run, data, results, tmp_path):
+    code, out, err = run("compare", *reversed(results), "--data", data, "--output", tmp_path / "out")
+    assert code == 0
+    assert "good.json is better than poor.json by " in out
+    assert "good.json wins 3 images, loses 0, ties 0 (F1).\n" in out
+    assert "3 images: value [95 % interval]" in out
+    assert out.endswith(f"written to {tmp_path / 'out' / 'comparison.md'}\n")
+    assert err == "warning: Only 3 images: the intervals are rough, and often too short.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["evaluate", "GOOD"], "good.json is no run folder, so it does not say what to score on; give the data"),
+        (["evaluate", "none.json", "DATA"], "or a folder of label images at none.json, found nothing"),
+        (["evaluate", "DATA", "DATA"], "holds no predictions"),
+        (["evaluate", "GOOD", "OTHER"], "are not in"),
+        (["evaluate", "TWICE", "DATA"], "entry 0, as in a file that was joined with itself"),
+        (["evaluate", "SIZE", "DATA"], "size [10, 10]"),
+        (["evaluate", "CLASS", "DATA"], "holds category_id 77, but "),
+        (["evaluate", "GOOD", "DATA", "--min-score", "0.1"], "already made, so min_score cannot act on them"),
+        (["evaluate", "GOOD", "DATA", "--group-by", "["], "--group-by '[' is not a regular expression"),
+        (["evaluate", "GOOD", "DATA", "--group-by", "x"], "--group-by 'x' finds nothing in the image name '0000'"),
+        (["evaluate", "GOOD", "DATA", "--epohs", "1"], "there is no setting 'epohs'"),
+        (["compare", "GOOD", "--data", "DATA"], "expected two or more runs or sets of predictions"),
+        (["compare", "GOOD", "GOOD", "--data", "DATA"], "good.json is given twice"),
+        (["compare", "GOOD", "SIZE"], "good.json is no run folder, so it does not say what to score on; give --data"),
+        (["compare", "GOOD", "CLASS", "--data", "DATA"], "holds category_id 77, but "),
+        (["compare", "GOOD", "MODEL", "--data", "nowhere"], "nowhere does not exist"),
+        (["experiment", "DATA", "--vary", "scheduler"], "expected name=value,value with different values"),
+        (["experiment", "DATA", "--vary", "scheduler=none,x"], "scheduler is 'x'"),
+        (["experiment", "DATA", "--vary", "epochs=1,2", "--seeds", "a"], "--seeds is 'a', expected whole numbers"),
+        (["experiment", "DATA", "--vary", "epochs=1,2", "--seed", "1"], "seed differs from run to run"),
+        (["experiment", "nowhere", "--vary", "epochs=1,2"], "nowhere does not exist"),
+    ],
+)
+def test_errors_of_evaluate_compare_and_experiment(run, model, data, results, tmp_path, arguments, part):
+    good = json.loads(results[0].read_text())
+    rle = {"size": [10, 10], "counts": [100]}
+    changed = {"TWICE": good * 2, "SIZE": [{**good[0], "segmentation": rle}], "CLASS": [{**good[0], "category_id": 77}]}
+    for name, entries in changed.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries))
+    places = {"GOOD": results[0], "MODEL": model, "DATA": data} | {name: tmp_path / f"{name}.json" for name in changed}
+    if "OTHER" in arguments:
+        places["OTHER"] = write_cells(tmp_path / "other", 1, 2).root
+    command, *others = (places.get(argument, argument) for argument in arguments)
+    assert_one_line(run(command, *others, "--output", tmp_path / "out"), part)
+    assert not (tmp_path / "out").exists()
+
+
+def test_experiment_needs_settings_to_vary_and_a_folder(run, data):
+    code, _, err = run("experiment", data)
+    assert code == 2
+    assert "Missing option" in err
+
+
+def test_experiment_prints_the_comparison(run, data, results, tmp_path, monkeypatch):
+    """The command hands on what it was given; ``tests/comparison/test_experiment.py`` trains."""
+    calls = []
+
+    def record(data, **options):
+        calls.append((data, options))
+        return manymask.compare(results, data, output=options["output"], draws=10)
+
+    monkeypatch.setattr("manymask.comparison.experiment", record)
+    options = ["--vary", "scheduler=none,cosine", "--vary", "epochs=1,2", "--seeds", "4, 5", "--batch-size", "3"]
+    code, out, _ = run("experiment", data, *options, "--output", tmp_path, "--group-by", ".")
+    assert code == 0
+    assert "poor.json wins 0 images, loses 3" in out
+    ((_, given),) = calls
+    assert given["vary"] == ["scheduler=none,cosine", "epochs=1,2"]
+    assert (given["seeds"], given["batch_size"], given["group_by"]) == ([4, 5], "3", ".")
 
 
 def test_errors_reach_callers_of_the_app_as_they_are():

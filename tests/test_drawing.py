@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from manymask.core import Category, Instances
-from manymask.drawing import PALETTE, draw_curves, draw_overlay, write_overlay
+from manymask.drawing import PALETTE, draw_curves, draw_overlaid_curves, draw_overlay, write_overlay
 from manymask.synthetic import make_categories, make_sample
 
 CATEGORIES = make_categories(3)
@@ -189,3 +189,47 @@ def test_curves_with_undefined_values(tmp_path):
     draw_curves(rows, tmp_path)
     draw_curves([{**row, "val_mask_AP": None} for row in rows], tmp_path / "undefined")
     assert (tmp_path / "undefined" / "map.png").exists()
+
+
+def make_run(count, last):
+    """A run whose loss falls to ``last`` and whose scores rise to a half of it."""
+    return [
+        {"epoch": i + 1, "loss": 2 - (2 - last) * i / 9, "val_mask_AP": last * i / 20, "val_mask_AP50": last * i / 18}
+        for i in range(count)
+    ]
+
+
+class TestOverlaidCurves:
+    BLUE, ORANGE = PALETTE[5], PALETTE[2]
+
+    def draw(self, folder, curves):
+        draw_overlaid_curves(curves, folder)
+        assert sorted(p.name for p in folder.iterdir()) == ["loss.png", "map.png"]
+        return [cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB) for name in ("loss.png", "map.png")]
+
+    def count(self, picture, color):
+        return int((abs(picture.astype(int) - color).sum(axis=2) < 12).sum())
+
+    def test_each_variant_has_its_colour(self, tmp_path):
+        curves = {"a": [make_run(10, 0.5), make_run(10, 0.6)], "scheduler=none": [make_run(10, 1.0)]}
+        loss, scores = self.draw(tmp_path, curves)
+        assert (loss.shape[:2], scores.shape[:2]) == ((500, 900), (500, 1200))
+        for picture in (loss, scores[:, :600], scores[:, 600:]):
+            assert min(self.count(picture, color) for color in (self.BLUE, self.ORANGE)) > 200
+
+    def test_the_mean_ends_where_the_shortest_run_does(self, tmp_path):
+        even = self.draw(tmp_path / "even", {"a": [make_run(10, 0.5)] * 2})[0]
+        short = self.draw(tmp_path / "short", {"a": [make_run(10, 0.5), make_run(4, 0.5)]})[0]
+        assert self.count(short, self.BLUE) < self.count(even, self.BLUE)
+
+    def test_gaps_and_columns_that_are_missing(self, tmp_path):
+        rows = make_run(5, 0.5)
+        rows[2]["loss"], rows[3]["val_mask_AP"] = None, math.nan
+        bare = [{"epoch": row["epoch"], "loss": row["loss"]} for row in rows]
+        self.draw(tmp_path, {"a": [rows], "b": [bare], **{f"more {i}": [rows] for i in range(8)}})
+
+    def test_one_epoch_can_be_seen(self, tmp_path):
+        curves = {name: [[{"epoch": 1, "loss": loss}]] for name, loss in (("a", 1.0), ("b", 2.0))}
+        loss, _ = self.draw(tmp_path, curves)
+        inside = loss[:430, 100:600]  # without the legend
+        assert min(self.count(inside, color) for color in (self.BLUE, self.ORANGE)) > 20

@@ -269,7 +269,8 @@ def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]
     table = Table(*names, title=title)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, emoji=False, highlight=False).print(table)  # classes may be named [like this]
+    width = None if sys.stdout.isatty() else 160  # a file has no width
+    Console(markup=False, emoji=False, highlight=False, width=width).print(table)  # classes may be named [like this]
 
 
 @app.command(cls=SettingsCommand)

@@ -220,7 +220,8 @@ def _plot_variants(
         common = min(len(run) for run in values)
         mean = np.mean([run[:common] for run in values], axis=0)
         label = name if len(runs) == 1 else f"{name} (mean of {len(runs)} seeds)"
-        axes.plot(_get_column(runs[0], "epoch")[:common], mean, color=color, label=label, linewidth=2.5)
+        marker = "o" if common == 1 else None  # a line of one point cannot be seen
+        axes.plot(_get_column(runs[0], "epoch")[:common], mean, color=color, label=label, linewidth=2.5, marker=marker)
         for rows, run in zip(runs, values, strict=True):
             axes.plot(_get_column(rows, "epoch"), run, color=color, linewidth=0.8, alpha=0.6)
 

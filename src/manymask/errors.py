@@ -43,4 +43,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
 
     def __init__(self, signal_number: int, remedy: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; {remedy}")
-        self.signal_number = signal_number
+        self.signal_number, self.remedy = signal_number, remedy
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
+        """An experiment's processes hand it over."""
+        return Interrupted, (self.signal_number, self.remedy)

@@ -117,6 +117,8 @@ def compare(
         ManymaskError: A source cannot be used.
     """
     variants = find_variants(sources)
+    if draws < 1:
+        raise PlanError(f"draws is {draws}, expected at least 1")
     dataset = read_dataset(Path(data), data_format) if data else _read_common_validation(variants)
     groups = group_images(dataset, group_by)
     paths = [path for variant in variants for path in variant.sources]
@@ -145,7 +147,7 @@ def compare(
         "draws": draws,
         "variants": [variant.summarize(num_units) for variant in scored],
         "comparisons": [_compare_two(scored[0], other, names, num_units, unit) for other in scored[1:]],
-        "notes": _list_notes(variants, opened, num_units),
+        "notes": _list_notes(variants, opened, num_units, unit),
     }
     if output is not None:
         write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
@@ -276,7 +278,7 @@ def _compare_two(
     }
 
 
-def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_units: int) -> list[str]:
+def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_units: int, unit: str) -> list[str]:
     notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
     thresholds = sorted({source.score_threshold for source in opened.values()})
     if len(thresholds) > 1:
@@ -286,9 +288,9 @@ def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_
         )
     notes += [note for path in opened if (note := _describe_unfinished(path))]
     if num_units < 2:
-        notes.append("One image or group only: no interval can be given, so no difference can be told.")
+        notes.append(f"Only {unit}: no interval can be given, so no difference can be told.")
     elif num_units < 20:
-        notes.append(f"Only {num_units} images or groups: the intervals are rough, and often too short.")
+        notes.append(f"Only {unit}: the intervals are rough, and often too short.")
     if any(len(variant.sources) == 1 and opened[variant.sources[0]].plan for variant in variants):
         notes.append(
             "A variant has one run only: the intervals say what other images would change, not what another seed "

@@ -54,14 +54,9 @@ def _explain_predictions(images: Sequence[ScoredImage]) -> list[str]:
             f"No prediction reaches the score threshold (the highest score is {scores.max():.3f}): F1, PQ, AJI and "
             "AP(t) count none; set score_threshold lower, or train longer."
         ]
-    notes = []
     if len(scores) > 1 and scores.min() == scores.max():
-        notes.append("All scores are equal, so AP has nothing to rank by; go by AP(t), F1 and PQ.")
-    without = [image for image in images if len(image.predictions) == 0 and not image.truth.iscrowd.all()]
-    if without:
-        names = ", ".join(image.name for image in without[:5])
-        notes.append(f"{len(without)} of {len(images)} images have instances but no predictions: {names}.")
-    return notes
+        return ["All scores are equal, so AP has nothing to rank by; go by AP(t), F1 and PQ."]
+    return []
 
 
 def _explain_cap(images: Sequence[ScoredImage], max_detections: int) -> list[str]:
