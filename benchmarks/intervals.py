@@ -18,7 +18,15 @@ from manymask.evaluation.precision import RankedPredictions, compute_average_pre
 
 NUM_SETS, DRAWS, NUM_GROUPS, GROUP_SIZE = 200, 1000, 500, 4
 NAMES = {"F1": ("detection", "F1"), "AP(0.5)": ("ap_t", "pooled", "0.50"), "PQ": ("panoptic", "PQ")}
-KINDS = (("images", 40), ("images", 15), ("groups, by group", 12), ("groups, by image", 12))
+KINDS = (
+    ("images", 40),
+    ("images", 15),
+    ("images", 8),
+    ("images", 5),
+    ("images", 3),
+    ("groups, by group", 12),
+    ("groups, by image", 12),
+)
 
 
 def main():

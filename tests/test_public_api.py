@@ -28,6 +28,7 @@ NAMES = {
     "predict",
     "predict_files",
     "read_dataset",
+    "report",
     "train",
 }
 TREE = ast.parse(inspect.getsource(manymask))

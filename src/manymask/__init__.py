@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from manymask.prediction import load_model as load_model
     from manymask.prediction import predict as predict
     from manymask.prediction import predict_files as predict_files
+    from manymask.reporting import report as report
     from manymask.scoring import evaluate as evaluate
     from manymask.training import train as train
 
@@ -46,6 +47,7 @@ _MODULES = {
     "predict": "manymask.prediction",
     "predict_files": "manymask.prediction",
     "read_dataset": "manymask.formats",
+    "report": "manymask.reporting",
     "train": "manymask.training",
 }
 

@@ -243,9 +243,8 @@ def report(
             output=output,
             data_format=data_format,
             group_by=group_by,
-            device=device,
             progress=progress,
-            **_parse_settings(settings),
+            **{"device": device, **_parse_settings(settings)},
         )
     typer.echo(f"written to {path}")
 

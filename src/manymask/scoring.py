@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ from manymask.evaluation import (
 from manymask.formats import encode_coco_results, read_dataset, read_predictions, write_json
 from manymask.planning import Plan, change_plan, read_plan
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
+from manymask.training import find_run
+
+ONE_CLASS = (Category(1, "instance"),)
+"""The class of predictions that know none."""
 
 DRAWS = 1000
 """Bootstrap draws, enough for 95 % intervals (Efron and Tibshirani 1993, section 13.3)."""
@@ -119,6 +123,11 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
             f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
             f"there are too good: {', '.join(shared[:5])}."
         )
+    elif model.source.name == "best.ckpt" and _holds_validation(model.plan, dataset):
+        notes.append(
+            "The epoch in best.ckpt was chosen on these very images, so scores are a little too good, more so where AP "
+            "varies from epoch to epoch; score on other images, or score last.ckpt."
+        )
     return Source(
         path=model.source,
         plan=model.plan,
@@ -130,6 +139,14 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
         min_score=model.plan.min_score,
         notes=notes,
     )
+
+
+def _holds_validation(plan: Plan, dataset: Dataset) -> bool:
+    """Whether a run was validated on any of the images."""
+    record = plan.data
+    if record is None or Path(record.val_path or record.path).resolve() != dataset.root.resolve():
+        return False
+    return not {r.name for r in dataset.records}.isdisjoint(record.val_names)
 
 
 def find_training_images(plan: Plan, dataset: Dataset) -> list[str]:
@@ -149,8 +166,6 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
         )
     plan = change_plan(Plan(), settings)
     stored = read_predictions(path, dataset)
-    categories = stored.categories or (Category(1, "instance"),)
-    labels = np.arange(len(dataset.categories) + 1)
     records = {record.name: record for record in dataset.records}
     notes = []
     if stored.missing:
@@ -161,16 +176,28 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
     if stored.categories is None:
         notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
     cap = plan.detections_per_image
-    return Source(
+    source = Source(
         path=path,
         plan=None,
-        categories=categories,
+        categories=stored.categories or dataset.categories,
         predict=lambda sample: stored.read(records[sample.name], sample.pixels.shape[:2]),
-        truth_labels=labels if stored.categories else np.minimum(labels, 1),
+        truth_labels=np.arange(len(dataset.categories) + 1),
         max_detections=None if cap == "auto" else cap,
         score_threshold=plan.score_threshold,
         min_score=None,
         notes=notes,
+    )
+    return source if stored.categories else merge_classes(source)
+
+
+def merge_classes(source: Source) -> Source:
+    """The same predictions with all classes taken for one, of instances and of predictions."""
+    ones = np.minimum(np.arange(len(source.categories) + 1), 1)
+    return replace(
+        source,
+        categories=ONE_CLASS,
+        predict=lambda sample: source.predict(sample).relabel(ones),
+        truth_labels=ones[source.truth_labels],
     )
 
 
@@ -250,9 +277,11 @@ def read_data(source: Model | str | Path, data: Dataset | str | Path | None, dat
         return read_dataset(Path(data), data_format)
     if isinstance(source, Model):
         return read_validation(source.plan, source.source)
-    if not (Path(source) / "plan.json").is_file():
+    if not Path(source).exists():
+        raise DatasetError(f"{source} does not exist; expected a run folder, a checkpoint or predictions")
+    if (run := find_run(Path(source))) is None:
         raise DatasetError(f"{source} is no run folder, so it does not say what to score on; give the data")
-    return read_validation(read_plan(Path(source) / "plan.json"), Path(source))
+    return read_validation(read_plan(run / "plan.json"), run)
 
 
 def evaluate(
@@ -289,6 +318,8 @@ def evaluate(
     Raises:
         ManymaskError: The data or the predictions cannot be used.
     """
+    if draws < 0:
+        raise PlanError(f"draws is {draws}, expected 0 or more")
     dataset = read_data(source, data, data_format)
     groups = group_images(dataset, group_by)
     opened = open_source(source, dataset, device=device, settings=settings)

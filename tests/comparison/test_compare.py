@@ -21,6 +21,9 @@ from tests.tiny_model import make_tiny_plan, write_tiny_model
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+CHANGES = {"poor.json": lose(2), "good.json": copy_truth}
+
+
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> Dataset:
     """Five labelled images of two classes."""
@@ -51,17 +54,19 @@ def get(pair, metric: str) -> dict:
 
 
 class TestPredictions:
-    def test_the_better_is_told(self, cells, good, poor):
-        pair, result = compare_two(poor, good, cells)
+    def test_the_better_is_told(self, tmp_path):
+        cells = write_cells(tmp_path / "cells", 8)
+        results = [write_results(tmp_path / name, cells, change) for name, change in CHANGES.items()]
+        pair, result = compare_two(*results, cells)
         assert (pair["first"], pair["second"]) == ("poor.json", "good.json")
         assert get(pair, "F1")["interval"][0] > 0
         assert len(pair["sentences"]) == 3
         for sentence in pair["sentences"]:
             assert sentence.startswith("good.json is better than poor.json by 0.")
-            assert sentence.endswith("on 5 images.")
-        assert pair["images"] | {"won": 5, "lost": 0, "tied": 0} == pair["images"]
+            assert sentence.endswith("on 8 images.")
+        assert pair["images"] | {"won": 8, "lost": 0, "tied": 0} == pair["images"]
         assert pair["images"]["largest_losses"] == []
-        assert result["unit"] == "5 images"
+        assert result["unit"] == "8 images"
 
     def test_the_other_way_round_all_is_negated(self, cells, good, poor):
         (there, _), (back, _) = compare_two(poor, good, cells), compare_two(good, poor, cells)
@@ -173,7 +178,7 @@ class TestFiles:
     def test_markdown_tables_have_equal_columns(self, written):
         text = (written / "comparison.md").read_text()
         assert_tables(text, 2)
-        assert "good.json is better than poor.json by" in text
+        assert "can be told on fewer than 8 images or groups" in text
         assert "curves/" not in text
 
     def test_bars_in_names(self, cells, good, poor):
@@ -184,7 +189,8 @@ class TestFiles:
         result = compare({"a": [poor], "b": [good]}, cells.root, draws=10)
         (pair,) = result["comparisons"]
         pair["per_class"] = {"all": pair["per_class"]["class1"], "x": []}
-        assert format_markdown(result, has_curves=False).count("\n| all |") == 18
+        text = format_markdown(result, has_curves=False)
+        assert (text.count("\n|  | "), text.count("\n| all |")) == (16, 3)  # 15 metrics of all classes, and a header
 
     def test_output_is_a_file(self, cells, good, poor):
         with pytest.raises(ManymaskError, match=r"cannot write .*comparison\.json: a file is where a folder is needed"):
@@ -260,12 +266,13 @@ class TestRuns:
         with pytest.raises(DatasetError, match=r"good\.json is no run folder, .*; give --data"):
             compare([write_run(tmp_path / "a", cells.root), good])
 
-    def test_classes_that_do_not_meet_are_refused(self, cells, tmp_path):
+    def test_beside_predictions_without_classes_all_are_scored_as_one_class(self, cells, good, tmp_path):
         labels = write_labels(tmp_path / "labels", cells, has_table=False)
-        run, calls = write_run(tmp_path / "a", cells.root), []
-        with pytest.raises(DatasetError, match=r"a is scored by class \(class1, .*labels by others \(instance\)"):
-            compare([run, labels], cells.root, progress=lambda *call: calls.append(call))
-        assert calls == []
+        result = compare([good, labels], cells.root, draws=10)
+        (pair,) = result["comparisons"]
+        assert list(pair["per_class"]) == ["instance"]
+        assert get(pair, "F1")["difference"] == 0
+        assert any("knows no classes" in note for note in result["notes"])
 
     def test_what_is_wrong_is_found_before_the_first_image(self, cells, good, tmp_path):
         calls = []

@@ -48,8 +48,8 @@ def test_one_image_or_group_gives_no_interval():
     assert summarize_scores(images, CATEGORIES, CAP)["intervals"] is None
 
 
-@pytest.mark.parametrize(("num_undefined", "is_defined"), [(0, True), (50, True), (51, False), (100, False)])
-def test_an_interval_needs_half_of_the_draws_to_be_defined(num_undefined, is_defined):
+@pytest.mark.parametrize(("num_undefined", "is_defined"), [(0, True), (5, True), (6, False), (100, False)])
+def test_an_interval_needs_nearly_all_of_the_draws_to_be_defined(num_undefined, is_defined):
     values = np.linspace(0, 1, 100)
     values[:num_undefined] = np.nan
     assert (compute_interval(values, 30) is not None) == is_defined
@@ -57,7 +57,7 @@ def test_an_interval_needs_half_of_the_draws_to_be_defined(num_undefined, is_def
 
 def test_undefined_draws_are_left_out():
     values = np.random.default_rng(0).random(1000)
-    assert compute_interval(np.append(values, np.full(900, np.nan)), 30) == compute_interval(values, 30)
+    assert compute_interval(np.append(values, np.full(50, np.nan)), 30) == compute_interval(values, 30)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -161,3 +161,14 @@ def test_grouped_images_have_the_interval_of_their_groups():
     assert (grouped["unit"], grouped["num_units"]) == ("group", 6)
     # The three images of a slide are the same, so there is no more to learn from all of them than from one.
     assert np.ptp(grouped["values"]["detection.F1"]) > 1.4 * np.ptp(alone["values"]["detection.F1"])
+
+
+def test_a_class_that_one_image_holds_has_no_interval():
+    truths = [make_truth(seed, 20, num_classes=1) for seed in range(30)]
+    rare = replace(truths[0], labels=np.where(np.arange(20) < 4, 2, 1))
+    pairs = [(truth, make_predictions(truth, 1, 30, num_classes=2)) for truth in [rare, *truths[1:]]]
+    scores = summarize_scores(score(pairs), CATEGORIES[:2], CAP, draws=200)
+    values = scores["intervals"]["values"]
+    assert values["mask.per_class.class3.AP50"] is None
+    assert values["mask.per_class.class2.AP50"] is not None
+    assert "Classes that few images hold have no interval, or a rough one: class3 (1)." in scores["notes"]

@@ -21,11 +21,20 @@ from manymask.comparison.difference import (
 from manymask.comparison.tables import write_comparison
 from manymask.core import Dataset, Instances, Sample
 from manymask.errors import DatasetError, PlanError
-from manymask.evaluation import Tally, compute_interval, draw_weights, make_tally
+from manymask.evaluation import Tally, compute_interval, draw_weights, explain_scores, make_tally
 from manymask.formats import read_dataset
 from manymask.planning import read_plan
-from manymask.scoring import DRAWS, Source, group_images, open_source, read_validation, view_images
-from manymask.training import read_metrics
+from manymask.scoring import (
+    DRAWS,
+    ONE_CLASS,
+    Source,
+    group_images,
+    merge_classes,
+    open_source,
+    read_validation,
+    view_images,
+)
+from manymask.training import find_run, read_metrics
 
 _TIE = 1e-9
 
@@ -56,6 +65,9 @@ def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path
     """
     if isinstance(paths, Mapping):
         variants = [Variant(name, tuple(map(Path, sources))) for name, sources in paths.items()]
+        if not all(variant.sources for variant in variants):
+            raise PlanError("a variant has no runs; give at least one for each name")
+        _name_folders([path for variant in variants for path in variant.sources])  # refuses one that is given twice
     else:
         folders: list[Path] = []
         for path in map(Path, paths):
@@ -87,7 +99,7 @@ def _list_seeds(folder: Path) -> list[Path]:
 
 def compare(
     sources: Sequence[str | Path] | Mapping[str, Sequence[str | Path]],
-    data: str | Path | None = None,
+    data: Dataset | str | Path | None = None,
     *,
     output: str | Path | None = None,
     data_format: str | None = None,
@@ -119,7 +131,10 @@ def compare(
     variants = find_variants(sources)
     if draws < 1:
         raise PlanError(f"draws is {draws}, expected at least 1")
-    dataset = read_dataset(Path(data), data_format) if data else _read_common_validation(variants)
+    if data is None:
+        dataset = _read_common_validation(variants)
+    else:
+        dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), data_format)
     groups = group_images(dataset, group_by)
     paths = [path for variant in variants for path in variant.sources]
 
@@ -128,15 +143,20 @@ def compare(
 
     # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
     opened = {path: replace(open_path(path), predict=_predict_nothing) for path in paths}
-    _check_classes(opened)
+    is_classless = any(source.categories == ONE_CLASS for source in opened.values())
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
     tallies: dict[Path, Tally] = {}
-    for path, source in opened.items():
-        report = _count_on(progress, len(tallies) * len(dataset), len(opened) * len(dataset))
-        images = [view.scored for view in view_images(open_path(path), dataset, report)]
-        tallies[path] = make_tally(sorted(images, key=lambda image: image.image_id), source.categories)
+    notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
+    for path in paths:
+        report = _count_on(progress, len(tallies) * len(dataset), len(paths) * len(dataset))
+        source = merge_classes(open_path(path)) if is_classless else open_path(path)
+        images = [view.scored for view in view_images(source, dataset, report)]
+        images.sort(key=lambda image: image.image_id)
+        tallies[path] = make_tally(images, source.categories)
+        found = explain_scores(images, source.categories, source.max_detections, has_intervals=False)
+        notes += [f"{path}: {note}" for note in found]
     scored = [ScoredVariant(variant, [tallies[path] for path in variant.sources], weights) for variant in variants]
     num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
@@ -147,7 +167,7 @@ def compare(
         "draws": draws,
         "variants": [variant.summarize(num_units) for variant in scored],
         "comparisons": [_compare_two(scored[0], other, names, num_units, unit) for other in scored[1:]],
-        "notes": _list_notes(variants, opened, num_units, unit),
+        "notes": notes + _list_notes(variants, opened, num_units, unit),
     }
     if output is not None:
         write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
@@ -157,9 +177,11 @@ def compare(
 def _read_common_validation(variants: Sequence[Variant]) -> Dataset:
     """The images that all runs held out."""
     paths = [path for variant in variants for path in variant.sources]
-    if strange := [path for path in paths if not (path / "plan.json").is_file()]:
-        raise DatasetError(f"{strange[0]} is no run folder, so it does not say what to score on; give --data")
-    plans = [read_plan(path / "plan.json") for path in paths]
+    runs = [find_run(path) for path in paths]
+    if None in runs:
+        strange = paths[runs.index(None)]
+        raise DatasetError(f"{strange} is no run folder, so it does not say what to score on; give --data")
+    plans = [read_plan(run / "plan.json") for run in runs if run]
     held_out = [(p.data.fingerprint, p.data.val_names) if p.data else None for p in plans]
     for path, images in zip(paths, held_out, strict=True):
         if images != held_out[0]:
@@ -232,17 +254,6 @@ def _to_json(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _check_classes(opened: Mapping[Path, Source]) -> None:
-    """Refuse to compare AP over several classes with AP of one."""
-    (first, names), *others = ((path, [c.name for c in source.categories]) for path, source in opened.items())
-    for other, other_names in others:
-        if not set(names) & set(other_names):
-            raise DatasetError(
-                f"{first} is scored by class ({', '.join(names)}) and {other} by others ({', '.join(other_names)}); "
-                "compare predictions with equal classes"
-            )
-
-
 def _compare_two(
     first: ScoredVariant, second: ScoredVariant, images: Sequence[str], num_units: int, unit: str
 ) -> dict[str, Any]:
@@ -279,7 +290,7 @@ def _compare_two(
 
 
 def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_units: int, unit: str) -> list[str]:
-    notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
+    notes = []
     thresholds = sorted({source.score_threshold for source in opened.values()})
     if len(thresholds) > 1:
         notes.append(
@@ -299,9 +310,10 @@ def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_
     return notes
 
 
-def _describe_unfinished(run: Path) -> str | None:
-    """A sentence on a run folder that more epochs belong in."""
-    if not (run / "plan.json").is_file() or not (rows := read_metrics(run)):
+def _describe_unfinished(path: Path) -> str | None:
+    """A sentence on a run that more epochs belong in."""
+    run = find_run(path)
+    if run is None or not (rows := read_metrics(run)):
         return None
     plan = read_plan(run / "plan.json")
     if len(rows) >= plan.epochs or (plan.max_steps and (rows[-1]["step"] or 0) >= plan.max_steps):

@@ -12,6 +12,10 @@ from manymask.evaluation import compute_interval
 
 MetricPath = tuple[str, ...]
 
+MIN_UNITS = 8
+"""Images, or groups, below which no difference is called told: intervals of so few are too short (measured, see
+``benchmarks/RESULTS.md``)."""
+
 METRIC_NAMES: dict[MetricPath, str] = {
     ("mask", "AP"): "mask AP",
     ("mask", "AP50"): "mask AP50",
@@ -71,6 +75,7 @@ class Difference:
         first: Value of the first variant, the mean over its runs.
         second: Value of the second.
         difference: Second minus first.
+        num_units: Images, or groups, that were drawn from.
         image_interval: 95 % interval of the difference of these very runs, on other images of the same kind.
         interval: The same, with runs of other seeds; equal to ``image_interval`` where each variant has one run.
         first_deviation: Standard deviation over the seeds of the first; None with one.
@@ -81,6 +86,7 @@ class Difference:
     first: float | None
     second: float | None
     difference: float | None
+    num_units: int
     image_interval: tuple[float, float] | None
     interval: tuple[float, float] | None
     first_deviation: float | None
@@ -88,8 +94,10 @@ class Difference:
 
     @property
     def is_told(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        """Whether the interval leaves 0 out, and there are images enough to trust it."""
+        if self.interval is None or self.num_units < MIN_UNITS:
+            return False
+        return self.interval[0] > 0 or self.interval[1] < 0
 
 
 def compute_difference(metric: str, first: Estimates, second: Estimates, num_units: int) -> Difference:
@@ -97,16 +105,15 @@ def compute_difference(metric: str, first: Estimates, second: Estimates, num_uni
     difference = second.mean - first.mean
     if math.isnan(difference):
         known = (None if math.isnan(first.mean) else first.mean, None if math.isnan(second.mean) else second.mean)
-        return Difference(metric, *known, None, None, None, None, None)
+        return Difference(metric, *known, None, num_units, None, None, None, None)
     images = compute_interval(second.draws - first.draws, num_units)
     interval = None if images is None else _widen(images, difference, [first, second])
-    return Difference(
-        metric, first.mean, second.mean, difference, images, interval, first.seed_deviation, second.seed_deviation
-    )
+    deviations = (first.seed_deviation, second.seed_deviation)
+    return Difference(metric, first.mean, second.mean, difference, num_units, images, interval, *deviations)
 
 
 def _widen(interval: tuple[float, float], difference: float, variants: Sequence[Estimates]) -> tuple[float, float]:
-    """Add the spread of the seeds: its interval (Welch 1947) and the images' are independent, so squares add up."""
+    """Add what other seeds would change, by Welch's interval (1947): the squares add up, as of normal distributions."""
     parts = [(e.values.var(ddof=1) / len(e.values), len(e.values) - 1) for e in variants if len(e.values) > 1]
     total = sum(part for part, _ in parts)
     if total == 0:
@@ -118,7 +125,7 @@ def _widen(interval: tuple[float, float], difference: float, variants: Sequence[
 
 
 def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tuple[int, int]) -> str:
-    """A sentence that says what can be said.
+    """A sentence that says what can be said of a metric that is better the higher it is.
 
     Args:
         difference: The difference.
@@ -136,11 +143,11 @@ def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tu
         return f"{subtracted}, on {unit}{seeds}: without an interval nobody can tell whether that means anything."
     low, high = difference.interval
     if not difference.is_told:
+        few = f" on fewer than {MIN_UNITS} images or groups" if difference.num_units < MIN_UNITS else ""
         return (
-            f"No difference in {difference.metric} can be told: {subtracted}, 95 % interval {low:+.3f} to {high:+.3f}, "
-            f"on {unit}{seeds}."
+            f"No difference in {difference.metric} can be told{few}: {subtracted}, 95 % interval {low:+.3f} to "
+            f"{high:+.3f}, on {unit}{seeds}."
         )
-    is_error = "error" in difference.metric
-    better, worse = (second, first) if (difference.difference > 0) != is_error else (first, second)
+    better, worse = (second, first) if difference.difference > 0 else (first, second)
     near, far = sorted((abs(low), abs(high)))
     return f"{better} is better than {worse} by {size}, 95 % interval {near:.3f} to {far:.3f}, on {unit}{seeds}."

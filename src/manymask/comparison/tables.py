@@ -50,7 +50,7 @@ def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[P
 
 def _list_rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
     for pair in result["comparisons"]:
-        for name, differences in _list_classes(pair, ""):
+        for name, differences in _list_classes(pair):
             for row in differences:
                 yield [
                     name,
@@ -67,10 +67,10 @@ def _list_rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
                 ]
 
 
-def _list_classes(pair: Mapping[str, Any], name_of_all: str) -> list[tuple[str, list[dict[str, Any]]]]:
+def _list_classes(pair: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The differences of all classes together, then of each; one class alone would say the same twice."""
     per_class = list(pair["per_class"].items())
-    return [(name_of_all, pair["differences"]), *(per_class if len(per_class) > 1 else [])]
+    return [("", pair["differences"]), *(per_class if len(per_class) > 1 else [])]
 
 
 def format_markdown(result: Mapping[str, Any], *, has_curves: bool) -> str:
@@ -114,16 +114,19 @@ def _format_scores(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _format_differences(pair: Mapping[str, Any]) -> Iterator[str]:
+    yield "Of many differences without any cause, one in twenty leaves 0 out. The first rows are of all classes."
+    yield ""
     yield "| class | metric | difference | 95 % interval | of images alone |"
     yield "| --- | --- | ---: | ---: | ---: |"
-    for name, differences in _list_classes(pair, "all"):
+    for name, differences in _list_classes(pair):
         for row in differences:
             intervals = [format_interval(row[key]) for key in ("interval", "image_interval")]
             yield _format_row([name, row["metric"], format_value(row["difference"]), *intervals])
 
 
 def _format_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)  # classes may be named so
+    # Classes may be named so.
+    escaped = (" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in cells)
     return f"| {' | '.join(escaped)} |"
 
 

@@ -12,6 +12,10 @@ _FEW_UNITS = 20
 """Below so many images or groups a bootstrap interval is often too short (Hesterberg 2015)."""
 
 
+_FEW_HOLDERS = 5
+"""Images that hold a class, below which its interval says little."""
+
+
 def explain_scores(
     images: Sequence[ScoredImage],
     categories: Sequence[Category],
@@ -21,8 +25,10 @@ def explain_scores(
     groups: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Sentences on what a reader of the scores must know; none where all is well."""
+    if not any((~image.truth.iscrowd).any() for image in images):
+        return ["The data have no instances, so AP and recall are undefined."]
     notes = [
-        *_explain_truth(images, categories),
+        *_explain_truth(images, categories, has_intervals),
         *_explain_predictions(images),
         *(_explain_cap(images, max_detections) if max_detections is not None else []),
         *_explain_boxes(images),
@@ -31,28 +37,35 @@ def explain_scores(
     return notes + _explain_intervals(images, groups) if has_intervals else notes
 
 
-def _explain_truth(images: Sequence[ScoredImage], categories: Sequence[Category]) -> list[str]:
+def _explain_truth(images: Sequence[ScoredImage], categories: Sequence[Category], has_intervals: bool) -> list[str]:
     labels = np.concatenate([image.truth.labels[~image.truth.iscrowd] for image in images])
-    if not len(labels):
-        return ["The data have no instances, so AP and recall are undefined."]
     counts = np.bincount(labels, minlength=len(categories) + 1)[1:]
     absent = [category.name for category, count in zip(categories, counts, strict=True) if count == 0]
-    if not absent:
-        return []
-    return [f"No instances of {', '.join(absent)} in the data: their AP is undefined and left out of the means."]
+    notes = []
+    if absent:
+        notes.append(
+            f"No instances of {', '.join(absent)} in the data: their AP is undefined and left out of the means."
+        )
+    holders = [np.unique(image.truth.labels[~image.truth.iscrowd]) for image in images]
+    num_images = np.bincount(np.concatenate(holders), minlength=len(categories) + 1)[1:]
+    few = min(_FEW_HOLDERS, len(images))
+    rare = [f"{c.name} ({n})" for c, n in zip(categories, num_images.tolist(), strict=True) if 0 < n < few]
+    if has_intervals and rare:
+        notes.append(f"Classes that few images hold have no interval, or a rough one: {', '.join(rare)}.")
+    return notes
 
 
 def _explain_predictions(images: Sequence[ScoredImage]) -> list[str]:
     scores = np.concatenate([image.predictions.scores for image in images])
     if not len(scores):
         return [
-            "There are no predictions at all, so AP, recall, F1, PQ and AJI are 0; set min_score lower, or train "
-            "longer."
+            "There are no predictions at all, so AP, recall, F1, PQ and AJI are 0. From a model: set min_score "
+            "lower, or train longer."
         ]
     if sum(image.num_shown for image in images) == 0:
         return [
             f"No prediction reaches the score threshold (the highest score is {scores.max():.3f}): F1, PQ, AJI and "
-            "AP(t) count none; set score_threshold lower, or train longer."
+            "AP(t) count none; set score_threshold lower, or train the model longer."
         ]
     if len(scores) > 1 and scores.min() == scores.max():
         return ["All scores are equal, so AP has nothing to rank by; go by AP(t), F1 and PQ."]
@@ -132,7 +145,7 @@ def _explain_classes(images: Sequence[ScoredImage], categories: Sequence[Categor
     """Say so where nothing is found: because of the classes, or because nothing lies where it should."""
     pairs = [image.mask_pairs.select(~image.truth.iscrowd[image.mask_pairs.instance]) for image in images]
     any_class = [own.iou.max(initial=0) for own in pairs]
-    if not sum(len(image.predictions) for image in images) or not sum(len(image.truth) for image in images):
+    if not sum(len(image.predictions) for image in images):
         return []
     if max(any_class) < 0.5:
         return [

@@ -10,6 +10,10 @@ from scipy.stats import norm, t
 LEVEL = 0.95
 """Share of data sets whose interval holds the true value."""
 
+MIN_DEFINED = 0.95
+"""Share of the draws that must be defined: a class that only one or two images hold is in 63 or 86 % of the draws, and
+its interval would be that of nearly the same images again and again."""
+
 
 def draw_weights(
     num_images: int, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0
@@ -41,7 +45,7 @@ def compute_interval(values: Float64[np.ndarray, " draws"], num_units: int) -> t
         num_units: Images, or groups, that were drawn from.
     """
     defined = values[~np.isnan(values)]
-    if num_units < 2 or len(defined) < len(values) / 2:
+    if num_units < 2 or len(defined) < MIN_DEFINED * len(values):
         return None
     tail = norm.cdf(math.sqrt(num_units / (num_units - 1)) * t.ppf((1 - LEVEL) / 2, num_units - 1))
     low, high = np.quantile(defined, [tail, 1 - tail])

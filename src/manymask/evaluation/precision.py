@@ -149,7 +149,8 @@ def compute_average_precision(
 ) -> Float64[np.ndarray, "draws thresholds classes"]:
     """AP of each draw, IoU threshold and class: the mean precision over the recall levels; NaN where undefined."""
     result = np.full((len(weights), len(ranked[0].is_match), len(ranked)), np.nan)
+    present = [(column, own) for column, own in enumerate(ranked) if own.num_positives.any()]
     for draw, row in enumerate(weights):
-        for column, own in enumerate(ranked):
+        for column, own in present:
             result[draw, :, column] = own.compute_precision(row).mean(axis=1)
     return result

@@ -54,7 +54,7 @@ def summarize_scores(
     Args:
         images: The images, each once.
         categories: The classes; label i + 1 is the i-th.
-        max_detections: The cap, which is COCO's ``maxDets``; None where nothing was cut off.
+        max_detections: The cap on the predictions of an image; None where nothing was cut off.
         draws: Bootstrap draws for the intervals; 0 for none.
         groups: Group of each image by its name, where groups are drawn instead of images.
     """
@@ -67,7 +67,7 @@ def summarize_scores(
         result[kind]["by_size"] = _score_sizes(images, len(categories), kind)
     result["confusion"] = {
         "names": [category.name for category in categories],
-        "matrix": np.sum([_confuse(image, len(categories)) for image in images], axis=0).tolist(),
+        "matrix": _sum_confusion(images, len(categories)).tolist(),
     }
     result["reliability"] = _check_reliability(tally)
     result["errors"] = summarize_errors(images, errors, len(categories))
@@ -120,8 +120,9 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
     ranges = dict(SIZES)
     if len(areas):
         first, second = (float(value) for value in np.floor(np.quantile(areas, [1 / 3, 2 / 3])))
-        ranges |= {"lower_tercile": (0.0, first), "middle_tercile": (first + 1, second)}
-        ranges["upper_tercile"] = (second + 1, ALL_AREAS[1])
+        # Areas of masks are whole numbers, those of predicted boxes are not: half a pixel leaves no gap for them.
+        ranges |= {"lower_tercile": (0.0, first + 0.5), "middle_tercile": (first + 0.5, second + 0.5)}
+        ranges["upper_tercile"] = (second + 0.5, ALL_AREAS[1])
     result = {}
     for name, limits in ranges.items():
         ranked = rank_images(images, num_classes, kind, limits)
@@ -138,6 +139,13 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
 def _mean_defined(values: np.ndarray) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None
+
+
+def _sum_confusion(images: Sequence[ScoredImage], num_classes: int) -> Int64[np.ndarray, "true predicted"]:
+    total = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    for image in images:
+        total += _confuse(image, num_classes)
+    return total
 
 
 def _confuse(image: ScoredImage, num_classes: int) -> Int64[np.ndarray, "true predicted"]:
@@ -219,8 +227,8 @@ def _list_precision(tally: Tally) -> dict[str, Any]:
     is_defined = ~np.isnan(precision[0, 0])
     mean = np.where(is_defined, precision, 0).sum(axis=2) / max(is_defined.sum(), 1)
     mean[:, :] = mean if is_defined.any() else np.nan
-    result = {"all": at(mean)}
-    return result | {name: at(precision[:, :, i]) for i, name in enumerate(tally.class_names) if name != "all"}
+    per_class = {name: at(precision[:, :, i]) for i, name in enumerate(tally.class_names)}
+    return {"all": at(mean), "per_class": per_class}
 
 
 def _list_images(images: Sequence[ScoredImage], tally: Tally) -> list[dict[str, Any]]:

@@ -252,7 +252,10 @@ def load_plan(values: Any, source: str) -> Plan:
     """
     if not isinstance(values, dict):
         raise PlanError(f"expected settings by name in {source}, found {type(values).__name__}")
-    return _validate(cast(dict[str, Any], values), source)
+    values = cast(dict[str, Any], values)
+    if "split_seed" not in values and "seed" in values:  # a run from when the split went by the seed
+        values = {**values, "split_seed": values["seed"]}
+    return _validate(values, source)
 
 
 def _validate(values: dict[str, Any], source: str) -> Plan:

@@ -23,9 +23,9 @@ class Kind:
 KINDS = (
     Kind("found", "found", "#14b887", "The instance has a prediction of its class at mask IoU 0.5 or more."),
     Kind("correct", "correct", "#14b887", "The prediction is an instance of its class at mask IoU 0.5 or more."),
-    Kind("missed", "missed", "#e69f00", "No prediction lies on the instance."),
-    Kind("spurious", "spurious", "#d55e00", "The prediction lies on no instance."),
-    Kind("duplicate", "duplicate", "#cc79a7", "The instance already has a better prediction."),
+    Kind("missed", "missed", "#e69f00", "No prediction fits the instance."),
+    Kind("spurious", "spurious", "#d55e00", "The prediction fits no instance."),
+    Kind("duplicate", "duplicate", "#cc79a7", "The instance already has a prediction that fits it."),
     Kind("merged", "merged", "#0072b2", "One prediction covers several instances."),
     Kind("split", "split", "#56b4e9", "Several predictions share one instance."),
     Kind("wrong_class", "wrong class", "#f0e442", "The outline fits, the class does not."),

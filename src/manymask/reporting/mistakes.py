@@ -113,7 +113,7 @@ def _draw_class_recall(evaluation: Mapping[str, Any], names: Sequence[str]) -> s
         return look_up(evaluation, "mask", "per_class", name, "num_instances") or 0
 
     dashes = ("", "6 3", "2 3")
-    curves = {name: look_up(evaluation, "precision_recall", name, "0.50") for name in names}
+    curves = {name: look_up(evaluation, "precision_recall", "per_class", name, "0.50") for name in names}
     drawn = sorted((name for name in names if curves[name]), key=count, reverse=True)[:_MAX_LINES]
     lines = (
         [Line(n, _RECALLS, _trim(curves[n]), 1 + i % 7, dashes[i % 3]) for i, n in enumerate(drawn)]

@@ -115,7 +115,9 @@ def _summarize(plan: Plan | None, num_epochs: int, evaluation: Mapping[str, Any]
     num_images = look_up(evaluation, "num_images")
     start = ""
     if plan is not None and plan.data is not None:
-        epochs = f" for {format_plural(num_epochs, 'epoch')}" if num_epochs else ""
+        is_best = Path(look_up(evaluation, "model") or "").name == "best.ckpt"
+        best = "the best of " if is_best and num_epochs > 1 else ""
+        epochs = f", {best}{format_plural(num_epochs, 'epoch')}" if num_epochs else ""
         start = f"Trained on {format_plural(len(plan.data.train_names), 'image')}{epochs}: "
     range_text = f", {format_percent(level)} interval {format_interval(interval)}," if interval and level else ""
     result = f"mask AP50 is <b>{format_score(score)}</b>{range_text}" if score is not None else "mask AP50 is undefined"
@@ -131,8 +133,8 @@ def _make_section(key: str, title: str, content: str, lead: str) -> str:
 
 def _describe_errors(evaluation: Mapping[str, Any]) -> str:
     threshold = look_up(evaluation, "score_threshold")
-    start = "" if threshold is None else f"Predictions with a score of {threshold:g} or more. "
-    return f"{start}A kind costs what mask AP50 would gain if there were no such errors."
+    start = "" if threshold is None else f"Numbers are of predictions with a score of {threshold:g} or more. "
+    return f"{start}A kind costs what mask AP50, which is of all scores, would gain if there were no such errors."
 
 
 def _describe_images(encoded: Sequence[EncodedImage], per_image: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from manymask.evaluation import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.report import write_report
 from manymask.scoring import DRAWS, group_images, open_source, read_data, summarize, view_images
-from manymask.training import read_metrics
+from manymask.training import find_run, read_metrics
 
 MAX_IMAGES = 60
 """Images that a report shows at most."""
@@ -31,6 +31,8 @@ def report(
     **settings: Any,
 ) -> Path:
     """Write ``report.html``, one file that opens offline, and return its path.
+
+    Memory holds the masks of all images as runs, and the pixels of one.
 
     Args:
         source: A run folder, a checkpoint, or stored predictions of any tool.
@@ -64,7 +66,7 @@ def report(
             if record.name in chosen:
                 yield _view(dataset[index].pixels, *seen[record.name], losses[record.name])
 
-    folder = path if path.is_dir() else path.parent
+    folder = find_run(path) or (path if path.is_dir() else path.parent)
     return write_report(
         Path(output) if output else folder / "report.html",
         title=path.name or str(path),

@@ -51,7 +51,7 @@ _GROUPS: tuple[tuple[str, tuple[_Row, ...]], ...] = (
         (
             ("PQ", ("panoptic", "PQ"), "panoptic quality: SQ times RQ"),
             ("SQ", ("panoptic", "SQ"), "mean IoU of what is found"),
-            ("RQ", ("panoptic", "RQ"), "F1 by panoptic matching"),
+            ("RQ", ("panoptic", "RQ"), "F1 of the same matches"),
             ("mPQ+", ("panoptic", "mPQ_plus"), "mean over classes, pooled over images"),
             ("AJI", ("aji", "AJI"), "aggregated Jaccard index, mean over images"),
             ("AJI+", ("aji", "AJI_plus"), "with one-to-one matching"),
@@ -86,7 +86,7 @@ def describe_intervals(evaluation: Mapping[str, Any]) -> str:
     """How the intervals were made, in a sentence; empty where there are none."""
     level = look_up(evaluation, "intervals", "level")
     if level is None:
-        return "There are no intervals: they need at least two images."
+        return "There are no intervals."
     draws, unit, num_units = (look_up(evaluation, "intervals", key) for key in ("draws", "unit", "num_units"))
     return (
         f"Bars are {format_percent(level)} intervals: each score anew on {format_count(draws)} sets of "

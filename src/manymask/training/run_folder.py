@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manymask.core.files import replace_file
 from manymask.drawing import draw_curves
-from manymask.errors import CheckpointError, PlanError
+from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
 MetricsRow = dict[str, int | float | None]
@@ -139,13 +139,29 @@ class RunFolder:
         return None
 
 
-def read_metrics(run: Path) -> list[MetricsRow]:
-    """The rows of ``metrics.csv`` of a run folder; none where no epoch was finished."""
-    path = run / "metrics.csv"
+def find_run(path: Path) -> Path | None:
+    """The run folder that a path is, or that the checkpoint there lies in; None where it is neither."""
+    places = (path, path.parent, path.parent.parent if path.parent.name == "checkpoints" else path)
+    return next((place for place in places if (place / "plan.json").is_file()), None)
+
+
+def read_metrics(path: Path) -> list[MetricsRow]:
+    """The rows of ``metrics.csv`` of a run folder, or a checkpoint in one; none where no epoch was finished.
+
+    Raises:
+        FormatError: The file was changed since it was written.
+    """
+    path = (find_run(path) or path) / "metrics.csv"
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(f)]
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = [{n: float(v) if v else None for n, v in row.items()} for row in csv.DictReader(f)]
+        if not all({"epoch", "step"} <= row.keys() for row in rows):
+            raise ValueError("no columns epoch and step")
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{path} is not as training wrote it ({error}); a resume of the run makes it anew") from error
+    return rows
 
 
 def read_rows(checkpoint: Path) -> list[MetricsRow]:
