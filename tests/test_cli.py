@@ -244,13 +244,15 @@ def test_evaluate_writes_beside_the_predictions(run, data, results):
 
 
 def test_a_device_can_be_given_as_a_setting_too(run, model, data, tmp_path):
-    assert run("evaluate", model, data, "--output", tmp_path, "--set", "device=cpu", "--device", "auto")[0] == 0
+    arguments = (model, data, "--set", "device=cpu", "--device", "auto", "--output")
+    assert run("evaluate", *arguments, tmp_path)[0] == 0
+    assert run("report", *arguments, tmp_path / "report.html")[0] == 0
 
 
 def test_compare_prints_who_is_better_and_writes(run, data, results, tmp_path):
     code, out, err = run("compare", *reversed(results), "--data", data, "--output", tmp_path / "out")
     assert code == 0
-    assert "good.json is better than poor.json by " in out
+    assert "can be told on fewer than 8 images or groups: mask AP50 of good.json minus that of poor.json is +" in out
     assert "good.json wins 3 images, loses 0, ties 0 (F1).\n" in out
     assert "3 images: value [95 % interval]" in out
     assert out.endswith(f"written to {tmp_path / 'out' / 'comparison.md'}\n")

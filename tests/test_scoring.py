@@ -303,6 +303,13 @@ class TestHeldOut:
         plan = make_tiny_plan().model_copy(update={"data": record})
         assert find_training_images(plan, cells.subset([0])) == []
 
+    def test_the_images_that_chose_the_epoch_are_said(self, cells, tmp_path):
+        write_record(tmp_path / "run", cells.root)
+        chosen = score(tmp_path / "run", None)
+        assert any("The epoch in best.ckpt was chosen on these very images" in note for note in chosen["notes"])
+        (tmp_path / "run" / "best.ckpt").rename(tmp_path / "run" / "last.ckpt")
+        assert not any("chosen" in note for note in score(tmp_path / "run" / "last.ckpt", None)["notes"])
+
     def test_moved_and_lost_images(self, cells, tmp_path):
         write_record(tmp_path / "moved", tmp_path / "gone")
         with pytest.raises(DatasetError, match=r"the validation images of .*moved are no longer in .*gone; give the"):

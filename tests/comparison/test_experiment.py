@@ -132,7 +132,7 @@ class TestVariants:
             ([], "expected at least two variants"),
             (["weights=a/b,a_b"], "expected at least two variants of different names"),
             (["seed=1,2"], "seed cannot be varied; seeds are given with --seeds 0,1,2"),
-            (["device=cpu,cuda"], "device cannot be varied"),
+            (["device=cpu,cuda"], "device does not change the result"),
         ],
     )
     def test_refused(self, vary, message):
@@ -155,6 +155,7 @@ class TestRefused:
             ({"device": "cuda:77"}, PlanError, "device is cuda:77"),
             ({"recipe": "none"}, PlanError, "there is no recipe 'none'"),
             ({"weights": "nowhere.pt"}, CheckpointError, "weights is 'nowhere.pt'"),
+            ({"vary": ["split_seed=0,1"]}, PlanError, "split_seed changes which images are held out"),
             ({"val": Path("nowhere")}, DatasetError, "nowhere does not exist"),
         ],
     )

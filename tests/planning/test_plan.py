@@ -55,6 +55,7 @@ VALUES = {
     "max_size": ("2000", 2000),
     "val_fraction": ("0.2", 0.2),
     "seed": ("3", 3),
+    "split_seed": ("4", 4),
     "num_workers": ("0", 0),
     "device": ("cuda:1", "cuda:1"),
     "detections_per_image": ("1000", 1000),
@@ -307,3 +308,8 @@ def test_baseline_is_the_report():
 def test_plans_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         Plan().epochs = 3
+
+
+def test_a_run_from_when_the_split_went_by_the_seed_keeps_its_split():
+    assert load_plan({"seed": 3}, "plan.json").split_seed == 3
+    assert load_plan({"seed": 3, "split_seed": 1}, "plan.json").split_seed == 1

@@ -1,8 +1,16 @@
 import pytest
 
-from manymask.errors import CheckpointError, PlanError
+from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
-from manymask.training.run_folder import RunFolder, find_best_epoch, flatten_scores, format_resume, read_rows
+from manymask.training.run_folder import (
+    RunFolder,
+    find_best_epoch,
+    find_run,
+    flatten_scores,
+    format_resume,
+    read_metrics,
+    read_rows,
+)
 
 
 def make_rows(*scores):
@@ -140,3 +148,32 @@ def test_flatten_scores():
 
 def test_format_resume(tmp_path):
     assert format_resume(tmp_path / "a b") == f"manymask train --resume '{tmp_path}/a b'"
+
+
+class TestReadMetrics:
+    def test_of_a_run_or_a_checkpoint_in_it(self, folder):
+        folder.write_metrics(make_rows(0.1, None))
+        folder.plan_file.write_text("{}")
+        for path in (folder.path, folder.last, folder.epoch_file(1)):
+            assert read_metrics(path) == make_rows(0.1, None)
+            assert find_run(path) == folder.path
+
+    def test_of_no_run(self, tmp_path):
+        assert read_metrics(tmp_path / "predictions.json") == []
+        assert find_run(tmp_path / "predictions.json") is None
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"epoch;step;loss\n1;3;0,5\n",
+            b"epoch,step\n1,much\n",
+            b"epoch,step\n1,2,3\n",
+            b"epoch,st\xe4p\n1,2\n",
+            b"loss\n1\n",
+        ],
+        ids=["semicolons", "text", "too many", "latin-1", "no epoch"],
+    )
+    def test_changed_by_another_program(self, folder, content):
+        (folder.path / "metrics.csv").write_bytes(content)
+        with pytest.raises(FormatError, match=r"metrics\.csv is not as training wrote it"):
+            read_metrics(folder.path)

@@ -252,10 +252,9 @@ def load_plan(values: Any, source: str) -> Plan:
     """
     if not isinstance(values, dict):
         raise PlanError(f"expected settings by name in {source}, found {type(values).__name__}")
-    values = cast(dict[str, Any], values)
-    if "split_seed" not in values and "seed" in values:  # a run from when the split went by the seed
-        values = {**values, "split_seed": values["seed"]}
-    return _validate(values, source)
+    plan = _validate(cast(dict[str, Any], values), source)
+    # Runs from when the split went by the seed know no other.
+    return plan if "split_seed" in values else plan.model_copy(update={"split_seed": plan.seed})
 
 
 def _validate(values: dict[str, Any], source: str) -> Plan:
