@@ -136,27 +136,11 @@ def compare(
     else:
         dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), data_format)
     groups = group_images(dataset, group_by)
-    paths = [path for variant in variants for path in variant.sources]
-
-    def open_path(path: Path) -> Source:
-        return open_source(path, dataset, device=device, settings=settings)
-
-    # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
-    opened = {path: replace(open_path(path), predict=_predict_nothing) for path in paths}
-    is_classless = any(source.categories == ONE_CLASS for source in opened.values())
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
-    tallies: dict[Path, Tally] = {}
-    notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
-    for path in paths:
-        report = _count_on(progress, len(tallies) * len(dataset), len(paths) * len(dataset))
-        source = merge_classes(open_path(path)) if is_classless else open_path(path)
-        images = [view.scored for view in view_images(source, dataset, report)]
-        images.sort(key=lambda image: image.image_id)
-        tallies[path] = make_tally(images, source.categories)
-        found = explain_scores(images, source.categories, source.max_detections, has_intervals=False)
-        notes += [f"{path}: {note}" for note in found]
+    paths = [path for variant in variants for path in variant.sources]
+    opened, tallies, notes = _score_sources(paths, dataset, device, settings, progress)
     scored = [ScoredVariant(variant, [tallies[path] for path in variant.sources], weights) for variant in variants]
     num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
@@ -172,6 +156,34 @@ def compare(
     if output is not None:
         write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
     return result
+
+
+def _score_sources(
+    paths: Sequence[Path],
+    dataset: Dataset,
+    device: str,
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[Path, Source], dict[Path, Tally], list[str]]:
+    """What each source is, without its model, its scores, and what must be said of it."""
+
+    def open_path(path: Path) -> Source:
+        return open_source(path, dataset, device=device, settings=settings)
+
+    # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
+    opened = {path: replace(open_path(path), predict=_predict_nothing) for path in paths}
+    is_classless = any(source.categories == ONE_CLASS for source in opened.values())
+    notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
+    tallies: dict[Path, Tally] = {}
+    for path in paths:
+        report = _count_on(progress, len(tallies) * len(dataset), len(paths) * len(dataset))
+        source = merge_classes(open_path(path)) if is_classless else open_path(path)
+        images = [view.scored for view in view_images(source, dataset, report)]
+        images.sort(key=lambda image: image.image_id)
+        tallies[path] = make_tally(images, source.categories)
+        found = explain_scores(images, source.categories, source.max_detections, has_intervals=False)
+        notes += [f"{path}: {note}" for note in found]
+    return opened, tallies, notes
 
 
 def _read_common_validation(variants: Sequence[Variant]) -> Dataset:

@@ -61,17 +61,10 @@ def experiment(
     check_settings(recipe or "baseline", settings, variants, seeds)
     if val is None and (moving := sorted({"split_seed", "val_fraction"} & next(iter(variants.values())).keys())):
         raise PlanError(f"{moving[0]} changes which images are held out, so it can be varied only with --val")
-    check_manifest(
-        folder / "experiment.json",
-        {
-            "data": str(Path(data).resolve()),
-            "val": str(Path(val).resolve()) if val else None,
-            "data_format": data_format,
-            "recipe": recipe or "baseline",
-            "variants": list(variants),
-            **{name: str(value) for name, value in settings.items() if name not in CHANGEABLE},
-        },
-    )
+    manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
+    manifest |= {"data_format": data_format, "recipe": recipe or "baseline", "variants": list(variants)}
+    manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
+    check_manifest(folder / "experiment.json", manifest)
     arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}
     runs = {
         folder / name / f"seed_{seed}": {**arguments, **settings, **values, "seed": seed}
