@@ -116,7 +116,7 @@ def test_the_highest_score_below_the_threshold_is_named():
 def test_more_instances_than_the_cap():
     crowds = [(add_crowd(truth), found[:10]) for truth, found in CLEAN]
     (note,) = explain(crowds, cap=15)
-    assert note.startswith("3 of 3 images hold more instances than the cap of 15 detections (image1: 17)")
+    assert note.startswith("In 3 of 3 images there are more instances than the cap of 15 detections (image1: 17)")
 
 
 def test_the_fullest_image_is_the_one_with_most_instances():
@@ -128,12 +128,12 @@ def test_the_fullest_image_is_the_one_with_most_instances():
 def test_more_predictions_than_the_cap():
     few = [(truth[:10], replace(found, scores=found.scores - 0.3)) for truth, found in CLEAN]
     (note,) = explain([*few[:2], (TRUTHS[2][:10], few[2][1][:16])], cap=16)
-    assert note.startswith("2 of 3 images have more predictions than the cap of 16")
+    assert note.startswith("In 2 of 3 images there are more predictions than the cap of 16")
 
 
 def test_as_many_sure_detections_as_the_cap():
     (note,) = explain([CLEAN[0], *((truth, found[:19]) for truth, found in CLEAN[1:])], cap=20)
-    assert note.startswith("1 of 3 images have as many sure detections as the cap of 20 allows (image1)")
+    assert note.startswith("In 1 of 3 images there are as many sure detections as the cap of 20 allows (image1)")
 
 
 def write_boxes(order: str, found: Instances) -> np.ndarray:

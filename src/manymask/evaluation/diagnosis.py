@@ -79,20 +79,20 @@ def _explain_cap(images: Sequence[ScoredImage], max_detections: int) -> list[str
     if over:
         fullest = max(over, key=lambda image: (~image.truth.iscrowd).sum())
         notes.append(
-            f"{len(over)} of {len(images)} images hold more instances than the cap of {max_detections} detections "
-            f"({fullest.name}: {(~fullest.truth.iscrowd).sum()}), so the rest cannot be found; set "
+            f"In {len(over)} of {len(images)} images there are more instances than the cap of {max_detections} "
+            f"detections ({fullest.name}: {(~fullest.truth.iscrowd).sum()}), so the rest cannot be found; set "
             "detections_per_image higher."
         )
     full = [image for image in images if image.num_shown == max_detections]
     if full and not over:
         notes.append(
-            f"{len(full)} of {len(images)} images have as many sure detections as the cap of {max_detections} allows "
-            f"({full[0].name}), and more instances may be there; set detections_per_image higher."
+            f"In {len(full)} of {len(images)} images there are as many sure detections as the cap of {max_detections} "
+            f"allows ({full[0].name}), and more instances may be there; set detections_per_image higher."
         )
     if cut:
         notes.append(
-            f"{len(cut)} of {len(images)} images have more predictions than the cap of {max_detections}; those of "
-            "lowest score were left out."
+            f"In {len(cut)} of {len(images)} images there are more predictions than the cap of {max_detections}; those "
+            "of lowest score were left out."
         )
     return notes
 
