@@ -79,7 +79,7 @@ def test_goes_on_where_it_was_killed(finished, images, tmp_path, capsys):
     shutil.copy(whole / "plan.json", folder / NAMES[0] / "seed_7")
     before = list_times(whole)
     assert begin(images, folder, num_workers=1)["variants"] == [
-        {**v, "sources": [str(folder / v["name"] / "seed_0")]} for v in finished[1]["variants"]
+        {**v, "sources": [str(folder / v["name"] / "seed_0" / "last.ckpt")]} for v in finished[1]["variants"]
     ]
     assert list_times(whole) == before
     assert capsys.readouterr().err.count("the run is complete: 2 of 2 epochs") == 1
@@ -93,7 +93,7 @@ def test_more_seeds_later(finished, images, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "rates")
     result = begin(images, folder, seeds=[0, 3])
     for name, variant, earlier in zip(NAMES, result["variants"], finished[1]["variants"], strict=True):
-        assert variant["sources"] == [str(folder / name / f"seed_{seed}") for seed in (0, 3)]
+        assert variant["sources"] == [str(folder / name / f"seed_{seed}" / "last.ckpt") for seed in (0, 3)]
         assert read_plan(folder / name / "seed_3" / "plan.json").seed == 3
         for metric, entry in variant["metrics"].items():
             assert entry["runs"][0] == earlier["metrics"][metric]["runs"][0]
