@@ -253,7 +253,7 @@ def test_compare_prints_who_is_better_and_writes(run, data, results, tmp_path):
     code, out, err = run("compare", *reversed(results), "--data", data, "--output", tmp_path / "out")
     assert code == 0
     assert "can be told on fewer than 8 images or groups: mask AP50 of good.json minus that of poor.json is +" in out
-    assert "good.json wins 3 images, loses 0, ties 0 (F1).\n" in out
+    assert "By F1 good.json wins 3 images against poor.json, loses 0, ties 0.\n" in out
     assert "3 images: value [95 % interval]" in out
     assert out.endswith(f"written to {tmp_path / 'out' / 'comparison.md'}\n")
     assert err == "warning: Only 3 images: the intervals are rough, and often too short.\n"
@@ -317,7 +317,7 @@ def test_experiment_prints_the_comparison(run, data, results, tmp_path, monkeypa
     options = ["--vary", "scheduler=none,cosine", "--vary", "epochs=1,2", "--seeds", "4, 5", "--batch-size", "3"]
     code, out, _ = run("experiment", data, *options, "--output", tmp_path, "--group-by", ".")
     assert code == 0
-    assert "poor.json wins 0 images, loses 3" in out
+    assert "poor.json wins 0 images against good.json, loses 3" in out
     ((_, given),) = calls
     assert given["vary"] == ["scheduler=none,cosine", "epochs=1,2"]
     assert (given["seeds"], given["batch_size"], given["group_by"]) == ([4, 5], "3", ".")

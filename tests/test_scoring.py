@@ -310,6 +310,12 @@ class TestHeldOut:
         (tmp_path / "run" / "best.ckpt").rename(tmp_path / "run" / "last.ckpt")
         assert not any("chosen" in note for note in score(tmp_path / "run" / "last.ckpt", None)["notes"])
 
+    def test_replaced_scores_of_other_data_are_said(self, cells, tmp_path):
+        results, other = write_results(tmp_path / "a.json", cells), write_cells(tmp_path / "others", 3)
+        evaluate(results, cells, output=tmp_path / "out", draws=0)
+        with pytest.warns(UserWarning, match="out held the scores on .*, which are now replaced"):
+            evaluate(results, other, output=tmp_path / "out", draws=0)
+
     def test_moved_and_lost_images(self, cells, tmp_path):
         write_record(tmp_path / "moved", tmp_path / "gone")
         with pytest.raises(DatasetError, match=r"the validation images of .*moved are no longer in .*gone; give the"):

@@ -258,7 +258,10 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
         for sentence in pair["sentences"]:
             typer.echo(sentence)
         images = pair["images"]
-        typer.echo(f"{pair['second']} wins {images['won']} images, loses {images['lost']}, ties {images['tied']} (F1).")
+        typer.echo(
+            f"By F1 {pair['second']} wins {images['won']} images against {pair['first']}, loses {images['lost']}, ties "
+            f"{images['tied']}."
+        )
     for note in result["notes"]:
         _show_warning(note, UserWarning)
     typer.echo(f"written to {folder / 'comparison.md'}")

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from manymask.evaluation import (
     summarize_scores,
     write_scores,
 )
-from manymask.formats import encode_coco_results, read_dataset, read_predictions, write_json
+from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
 from manymask.planning import Plan, change_plan, read_plan
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.training import find_run
@@ -45,6 +45,7 @@ class Source:
         max_detections: The cap; None where nothing is cut off.
         score_threshold: Score from which a prediction counts where there is no ranking.
         min_score: Scores below were cut off; None where that is not known.
+        has_scores: Whether there are scores to rank by; without them AP means little.
         notes: What must be said of these predictions, beside what their scores tell.
     """
 
@@ -56,6 +57,7 @@ class Source:
     max_detections: int | None
     score_threshold: float
     min_score: float | None
+    has_scores: bool = True
     notes: list[str] = field(default_factory=list)
 
 
@@ -121,7 +123,7 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
     if shared := find_training_images(model.plan, dataset):
         notes.append(
             f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
-            f"there are too good: {', '.join(shared[:5])}."
+            f"there are too good: {_shorten(shared)}."
         )
     elif model.source.name == "best.ckpt" and _holds_validation(model.plan, dataset):
         notes.append(
@@ -171,7 +173,7 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
     if stored.missing:
         notes.append(
             f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
-            f"missed: {', '.join(stored.missing[:5])}."
+            f"missed: {_shorten(stored.missing)}."
         )
     if stored.categories is None:
         notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
@@ -185,9 +187,15 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
         max_detections=None if cap == "auto" else cap,
         score_threshold=plan.score_threshold,
         min_score=None,
+        has_scores=stored.has_scores,
         notes=notes,
     )
     return source if stored.categories else merge_classes(source)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def merge_classes(source: Source) -> Source:
@@ -336,8 +344,16 @@ def evaluate(
         if opened.plan is not None:
             write_json(Path(output) / "predictions.json", results)
             write_json(Path(output) / "images.json", entries)
+        if (replaced := _read_scored_data(Path(output) / "evaluation.json")) not in (None, str(dataset.root)):
+            warnings.warn(f"{output} held the scores on {replaced}, which are now replaced", stacklevel=2)
         write_scores(scores, Path(output) / "evaluation.json")
     return scores
+
+
+def _read_scored_data(path: Path) -> str | None:
+    """The data that an earlier ``evaluation.json`` is of."""
+    scores = read_json(path) if path.is_file() else None
+    return scores.get("data") if isinstance(scores, dict) else None
 
 
 def summarize(

@@ -233,7 +233,7 @@ class TestRuns:
         assert entry["seed_deviation"] == pytest.approx(np.std(entry["runs"], ddof=1))
         alone = evaluate(tmp_path / "runs" / "b" / "seed_1", draws=0)
         assert entry["runs"][1] == alone["ap_t"]["pooled"]["0.50"]
-        assert result["comparisons"][0]["sentences"][0].count("2 and 2 seeds") == 1
+        assert result["comparisons"][0]["sentences"][0].count("2 seeds each") == 1
         assert not any("one run only" in note for note in result["notes"])
         assert {path.name for path in (tmp_path / "out" / "curves").iterdir()} == {"loss.png", "map.png"}
         assert "![Training loss](curves/loss.png)" in (tmp_path / "out" / "comparison.md").read_text()
@@ -273,6 +273,8 @@ class TestRuns:
         assert list(pair["per_class"]) == ["instance"]
         assert get(pair, "F1")["difference"] == 0
         assert any("knows no classes" in note for note in result["notes"])
+        told = [next(name for name in ("F1", "PQ", "AP(0.5)") if name in text) for text in pair["sentences"]]
+        assert sorted(told) == ["AP(0.5)", "F1", "PQ"]  # label images have no scores for AP to rank by
 
     def test_what_is_wrong_is_found_before_the_first_image(self, cells, good, tmp_path):
         calls = []

@@ -114,7 +114,8 @@ class TestSentence:
             (
                 make_difference("AP50", -0.021, (-0.039, -0.004)),
                 (3, 2),
-                "A is better than B by 0.021 AP50, 95 % interval 0.004 to 0.039, on 52 images and 3 and 2 seeds.",
+                "A is better than B by 0.021 AP50, 95 % interval 0.004 to 0.039, on 52 images, 3 seeds of A and 2 of "
+                "B.",
             ),
             (
                 make_difference("AP50", -0.021, (-0.04, 0.001)),
@@ -126,7 +127,7 @@ class TestSentence:
                 make_difference("AP50", 0.0, (0.0, 0.0)),
                 (2, 2),
                 "No difference in AP50 can be told: AP50 of B minus that of A is +0.000, 95 % interval +0.000 to "
-                "+0.000, on 52 images and 2 and 2 seeds.",
+                "+0.000, on 52 images and 2 seeds each.",
             ),
             (
                 make_difference("AP50", 0.3, None),

@@ -97,7 +97,7 @@ def test_more_seeds_later(finished, images, tmp_path):
         assert read_plan(folder / name / "seed_3" / "plan.json").seed == 3
         for metric, entry in variant["metrics"].items():
             assert entry["runs"][0] == earlier["metrics"][metric]["runs"][0]
-    assert "2 and 2 seeds" in result["comparisons"][0]["sentences"][0]
+    assert "2 seeds each" in result["comparisons"][0]["sentences"][0]
     shutil.rmtree(folder)
 
 

@@ -41,6 +41,9 @@ _TIE = 1e-9
 SENTENCE_METRICS = ("mask AP50", "mask AP", "F1")
 """Metrics that each pair of variants gets a sentence on."""
 
+UNRANKED_METRICS = ("F1", "PQ", "AP(0.5)")
+"""The same where a source has no scores to rank by, so that its AP means little."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -144,13 +147,14 @@ def compare(
     scored = [ScoredVariant(variant, [tallies[path] for path in variant.sources], weights) for variant in variants]
     num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
+    told = SENTENCE_METRICS if all(source.has_scores for source in opened.values()) else UNRANKED_METRICS
     result = {
         "data": str(dataset.root),
         "num_images": len(dataset),
         "unit": unit,
         "draws": draws,
         "variants": [variant.summarize(num_units) for variant in scored],
-        "comparisons": [_compare_two(scored[0], other, names, num_units, unit) for other in scored[1:]],
+        "comparisons": [_compare_two(scored[0], other, names, num_units, unit, told) for other in scored[1:]],
         "notes": notes + _list_notes(variants, opened, num_units, unit),
     }
     if output is not None:
@@ -267,7 +271,12 @@ def _to_json(value: float) -> float | None:
 
 
 def _compare_two(
-    first: ScoredVariant, second: ScoredVariant, images: Sequence[str], num_units: int, unit: str
+    first: ScoredVariant,
+    second: ScoredVariant,
+    images: Sequence[str],
+    num_units: int,
+    unit: str,
+    told: Sequence[str],
 ) -> dict[str, Any]:
     def differ(path: MetricPath, name: str) -> Difference:
         return compute_difference(name, first.estimates[path], second.estimates[path], num_units)
@@ -282,7 +291,7 @@ def _compare_two(
     return {
         "first": names[0],
         "second": names[1],
-        "sentences": [describe(d, names, unit, runs) for d in differences if d.metric in SENTENCE_METRICS],
+        "sentences": [describe(d, names, unit, runs) for d in differences if d.metric in told],
         "differences": [asdict(d) for d in differences],
         "per_class": {
             name: [

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import t
 
-from manymask.evaluation import compute_interval
+from manymask.evaluation import FEW_UNITS, compute_interval
 
 MetricPath = tuple[str, ...]
 
@@ -134,7 +134,13 @@ def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tu
         runs: Runs of each variant.
     """
     first, second = names
-    seeds = f" and {runs[0]} and {runs[1]} seeds" if max(runs) > 1 else ""
+    seeds = (
+        f" and {runs[0]} seeds each"
+        if runs[0] == runs[1]
+        else f", {runs[0]} seeds of {first} and {runs[1]} of {second}"
+    )
+    seeds = seeds if max(runs) > 1 else ""
+    kind = "rough 95 % interval" if difference.num_units < FEW_UNITS else "95 % interval"
     if difference.difference is None:
         return f"{difference.metric} is undefined for {first} or {second}."
     size = f"{abs(difference.difference):.3f} {difference.metric}"
@@ -145,9 +151,9 @@ def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tu
     if not difference.is_told:
         few = f" on fewer than {MIN_UNITS} images or groups" if difference.num_units < MIN_UNITS else ""
         return (
-            f"No difference in {difference.metric} can be told{few}: {subtracted}, 95 % interval {low:+.3f} to "
+            f"No difference in {difference.metric} can be told{few}: {subtracted}, {kind} {low:+.3f} to "
             f"{high:+.3f}, on {unit}{seeds}."
         )
     better, worse = (second, first) if difference.difference > 0 else (first, second)
     near, far = sorted((abs(low), abs(high)))
-    return f"{better} is better than {worse} by {size}, 95 % interval {near:.3f} to {far:.3f}, on {unit}{seeds}."
+    return f"{better} is better than {worse} by {size}, {kind} {near:.3f} to {far:.3f}, on {unit}{seeds}."

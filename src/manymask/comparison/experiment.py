@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from manymask.comparison.compare import compare
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_json, write_json
 from manymask.planning import CHANGEABLE, Plan, change_plan, make_plan
 from manymask.training import train
+from manymask.training.callbacks import print_line
 from manymask.training.run import check_start
 
 
@@ -172,9 +174,15 @@ def _train_all(data: str | Path, runs: Mapping[Path, dict[str, Any]], device: st
 
 
 def _train_runs(data: str | Path, runs: Mapping[Path, dict[str, Any]]) -> None:
-    for run, settings in runs.items():
-        if (run / "plan.json").is_file():
-            changed = {name: settings[name] for name in CHANGEABLE & settings.keys()}
-            train(data, resume=run, val=settings["val"], **changed)
-        else:
-            train(data, output=run, **settings)
+    console = Console(stderr=True)
+    for number, (run, settings) in enumerate(runs.items(), start=1):
+        print_line(console, f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
+        try:
+            if (run / "plan.json").is_file():
+                changed = {name: settings[name] for name in CHANGEABLE & settings.keys()}
+                train(data, resume=run, val=settings["val"], **changed)
+            else:
+                train(data, output=run, **settings)
+        except Interrupted as error:
+            remedy = "the same experiment command again goes on with it"
+            raise Interrupted(error.signal_number, remedy) from error

@@ -84,7 +84,8 @@ def format_markdown(result: Mapping[str, Any], *, has_curves: bool) -> str:
         images = pair["images"]
         lines += [
             "",
-            f"Images by F1: {pair['second']} wins {images['won']}, loses {images['lost']}, ties {images['tied']}.",
+            f"Images by F1: {pair['second']} wins {images['won']} against {pair['first']}, loses {images['lost']}, "
+            f"ties {images['tied']}.",
         ]
     if has_curves:
         lines += ["", "## Training", "", "![Training loss](curves/loss.png)", "", "![Validation AP](curves/map.png)"]

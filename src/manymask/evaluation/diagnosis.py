@@ -8,12 +8,15 @@ from jaxtyping import Float64
 from manymask.core import Category
 from manymask.evaluation.matching import ScoredImage, keep_own_class
 
-_FEW_UNITS = 20
+FEW_UNITS = 20
 """Below so many images or groups a bootstrap interval is often too short (Hesterberg 2015)."""
 
 
 _FEW_HOLDERS = 5
 """Images that hold a class, below which its interval says little."""
+
+_FEW_HIT = 0.02
+"""Share of the instances that chance may hit with masks of other images."""
 
 
 def explain_scores(
@@ -147,10 +150,13 @@ def _explain_classes(images: Sequence[ScoredImage], categories: Sequence[Categor
     any_class = [own.iou.max(initial=0) for own in pairs]
     if not sum(len(image.predictions) for image in images):
         return []
-    if max(any_class) < 0.5:
+    num_instances = sum(int((~image.truth.iscrowd).sum()) for image in images)
+    num_hit = sum(len(np.unique(own.instance[own.iou >= 0.5])) for own in pairs)
+    if num_hit < _FEW_HIT * num_instances:
         return [
-            f"No prediction has an IoU of 0.5 with any instance (the best has {max(any_class):.2f}): are the masks of "
-            "these very images, in their orientation and size?"
+            f"Only {num_hit} of {num_instances} instances have a prediction with an IoU of 0.5 (the best has "
+            f"{max(any_class):.2f}): either the model has learnt too little, or the masks are not of these very "
+            "images, in their orientation and size."
         ]
     same = [
         keep_own_class(own, i.truth, i.predictions).iou.max(initial=0) for own, i in zip(pairs, images, strict=True)
@@ -168,6 +174,6 @@ def _explain_intervals(images: Sequence[ScoredImage], groups: Mapping[str, str] 
         return [
             f"One {unit} only: how much scores vary from {unit} to {unit} cannot be told, so there are no intervals."
         ]
-    if num_units < _FEW_UNITS:
+    if num_units < FEW_UNITS:
         return [f"Only {num_units} {unit}s: the intervals are rough, and often too short."]
     return []

@@ -27,7 +27,9 @@ KINDS = (
     Kind("spurious", "spurious", "#d55e00", "The prediction fits no instance."),
     Kind("duplicate", "duplicate", "#cc79a7", "The instance already has a prediction that fits it."),
     Kind("merged", "merged", "#0072b2", "One prediction covers several instances."),
-    Kind("split", "split", "#56b4e9", "Several predictions share one instance."),
+    Kind(
+        "split", "split", "#56b4e9", "Several predictions share one instance, which counts here if none of them fits."
+    ),
     Kind("wrong_class", "wrong class", "#f0e442", "The outline fits, the class does not."),
     Kind(
         "loose_border", "loose border", "#ffffff", "The right object, but its outline fits badly: mask IoU below 0.5."

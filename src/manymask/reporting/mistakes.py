@@ -78,7 +78,8 @@ def _make_confusion(evaluation: Mapping[str, Any]) -> str:
     left_out = f" The {_MAX_CONFUSED} classes with most instances of {len(names)}." if len(names) > len(shown) else ""
     return (
         f"<h3>Which class is taken for which</h3><p>Each row is a true class: how many of its instances were predicted "
-        f"as each class, at mask IoU 0.5 or more. Shades are shares of the row.{left_out}</p>"
+        f"as each class, at mask IoU 0.5 or more. Missed and spurious are all without a partner, whatever the cause. "
+        f"Shades are shares of the row.{left_out}</p>"
         f"{make_table(head, rows, 'confusion')}"
     )
 
@@ -144,6 +145,6 @@ def _draw_reliability(evaluation: Mapping[str, Any]) -> str:
         "Can the scores be believed?",
         frame,
         [Line("precision", x, y, 1, has_dots=True, notes=notes)],
-        note=f"dotted: exactly right; expected calibration error {format_score(error)}",
+        note=f"dotted: exactly right; grey: how many predictions; expected calibration error {format_score(error)}",
         extra=draw_columns(frame, columns) + draw_diagonal(frame),
     )

@@ -1,5 +1,6 @@
 """Score a run, or predictions of any tool, and write its report."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def report(
         shown = view.predictions[: view.scored.num_shown]
         seen[view.scored.name] = (view.truth, shown, view.scored)
     evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
+    for note in evaluation["notes"]:
+        warnings.warn(note, stacklevel=2)
     losses = {row["name"]: 0.0 if row["F1"] is None else 1 - row["F1"] for row in evaluation["per_image"]}
     chosen = set(choose_images(evaluation["per_image"], max_images))
 
