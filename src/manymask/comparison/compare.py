@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from manymask.comparison.difference import (
     describe,
 )
 from manymask.comparison.tables import write_comparison
-from manymask.core import Dataset, Instances, Sample
+from manymask.core import Dataset
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import Tally, compute_interval, draw_weights, explain_scores, make_tally
-from manymask.formats import read_dataset
 from manymask.planning import read_plan
 from manymask.scoring import (
     DRAWS,
@@ -31,6 +30,7 @@ from manymask.scoring import (
     group_images,
     merge_classes,
     open_source,
+    read_data,
     read_validation,
     view_images,
 )
@@ -134,20 +134,17 @@ def compare(
     variants = find_variants(sources)
     if draws < 1:
         raise PlanError(f"draws is {draws}, expected at least 1")
-    if data is None:
-        dataset = _read_common_validation(variants)
-    else:
-        dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), data_format)
+    paths = [path for variant in variants for path in variant.sources]
+    dataset = _read_common_validation(paths) if data is None else read_data(paths[0], data, data_format)
     groups = group_images(dataset, group_by)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
-    paths = [path for variant in variants for path in variant.sources]
-    opened, tallies, notes = _score_sources(paths, dataset, device, settings, progress)
-    scored = [ScoredVariant(variant, [tallies[path] for path in variant.sources], weights) for variant in variants]
+    sources_by_path, notes = _score_sources(paths, dataset, device, settings, progress)
+    scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
     num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
-    told = SENTENCE_METRICS if all(source.has_scores for source in opened.values()) else UNRANKED_METRICS
+    told = SENTENCE_METRICS if all(source.has_scores for source in sources_by_path.values()) else UNRANKED_METRICS
     result = {
         "data": str(dataset.root),
         "num_images": len(dataset),
@@ -155,11 +152,28 @@ def compare(
         "draws": draws,
         "variants": [variant.summarize(num_units) for variant in scored],
         "comparisons": [_compare_two(scored[0], other, names, num_units, unit, told) for other in scored[1:]],
-        "notes": notes + _list_notes(variants, opened, num_units, unit),
+        "notes": notes + _list_notes(variants, sources_by_path, num_units, unit),
     }
     if output is not None:
         write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSource:
+    """What is kept of a source once it is scored; its model is not.
+
+    Attributes:
+        tally: Its scores.
+        is_model: Whether a model made the predictions, or files hold them.
+        has_scores: Whether there are scores to rank by.
+        score_threshold: Score from which a prediction counts where there is no ranking.
+    """
+
+    tally: Tally
+    is_model: bool
+    has_scores: bool
+    score_threshold: float
 
 
 def _score_sources(
@@ -168,31 +182,30 @@ def _score_sources(
     device: str,
     settings: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-) -> tuple[dict[Path, Source], dict[Path, Tally], list[str]]:
-    """What each source is, without its model, its scores, and what must be said of it."""
+) -> tuple[dict[Path, ScoredSource], list[str]]:
+    """Score each source, and list what must be said of them."""
 
     def open_path(path: Path) -> Source:
         return open_source(path, dataset, device=device, settings=settings)
 
     # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
-    opened = {path: replace(open_path(path), predict=_predict_nothing) for path in paths}
-    is_classless = any(source.categories == ONE_CLASS for source in opened.values())
-    notes = list(dict.fromkeys(note for source in opened.values() for note in source.notes))
-    tallies: dict[Path, Tally] = {}
+    is_classless = ONE_CLASS in [open_path(path).categories for path in paths]
+    scored: dict[Path, ScoredSource] = {}
+    notes: list[str] = []
     for path in paths:
-        report = _count_on(progress, len(tallies) * len(dataset), len(paths) * len(dataset))
+        report = _count_on(progress, len(scored) * len(dataset), len(paths) * len(dataset))
         source = merge_classes(open_path(path)) if is_classless else open_path(path)
         images = [view.scored for view in view_images(source, dataset, report)]
         images.sort(key=lambda image: image.image_id)
-        tallies[path] = make_tally(images, source.categories)
+        tally = make_tally(images, source.categories)
+        scored[path] = ScoredSource(tally, source.plan is not None, source.has_scores, source.score_threshold)
         found = explain_scores(images, source.categories, source.max_detections, has_intervals=False)
-        notes += [f"{path}: {note}" for note in found]
-    return opened, tallies, notes
+        notes += [*source.notes, *(f"{path}: {note}" for note in found)]
+    return scored, list(dict.fromkeys(notes))
 
 
-def _read_common_validation(variants: Sequence[Variant]) -> Dataset:
+def _read_common_validation(paths: Sequence[Path]) -> Dataset:
     """The images that all runs held out."""
-    paths = [path for variant in variants for path in variant.sources]
     runs = [find_run(path) for path in paths]
     if None in runs:
         strange = paths[runs.index(None)]
@@ -206,11 +219,6 @@ def _read_common_validation(variants: Sequence[Variant]) -> Dataset:
                 "give --data with images that none of them was trained on"
             )
     return read_validation(plans[0], paths[0])
-
-
-def _predict_nothing(_: Sample) -> Instances:
-    """Stands for a model that is not held."""
-    raise NotImplementedError
 
 
 def _count_on(
@@ -310,20 +318,22 @@ def _compare_two(
     }
 
 
-def _list_notes(variants: Sequence[Variant], opened: Mapping[Path, Source], num_units: int, unit: str) -> list[str]:
+def _list_notes(
+    variants: Sequence[Variant], scored: Mapping[Path, ScoredSource], num_units: int, unit: str
+) -> list[str]:
     notes = []
-    thresholds = sorted({source.score_threshold for source in opened.values()})
+    thresholds = sorted({source.score_threshold for source in scored.values()})
     if len(thresholds) > 1:
         notes.append(
             f"F1, PQ, AJI and AP(t) are at different score thresholds ({', '.join(f'{t:g}' for t in thresholds)}); set "
             "score_threshold for all."
         )
-    notes += [note for path in opened if (note := _describe_unfinished(path))]
+    notes += [note for path in scored if (note := _describe_unfinished(path))]
     if num_units < 2:
         notes.append(f"Only {unit}: no interval can be given, so no difference can be told.")
     elif num_units < 20:
         notes.append(f"Only {unit}: the intervals are rough, and often too short.")
-    if any(len(variant.sources) == 1 and opened[variant.sources[0]].plan for variant in variants):
+    if any(len(variant.sources) == 1 and scored[variant.sources[0]].is_model for variant in variants):
         notes.append(
             "A variant has one run only: the intervals say what other images would change, not what another seed "
             "would; train several seeds (manymask experiment) to know that."
