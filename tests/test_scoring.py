@@ -12,7 +12,8 @@ from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import read_class_folders, read_dataset
 from manymask.planning import DataRecord, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
-from manymask.scoring import evaluate, find_training_images, group_images, read_validation
+from manymask.inspection import group_images
+from manymask.scoring import evaluate, find_training_images, read_validation
 from tests.cells import copy_truth, lose, write_cells, write_labels, write_results
 from tests.tiny_model import CATEGORIES, make_tiny_plan, write_tiny_model
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from typer.core import TyperCommand
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True)
+STARTED = time.monotonic()
 
 SetOption = Annotated[
     list[str] | None,
@@ -38,6 +40,10 @@ SetOption = Annotated[
 FormatOption = Annotated[
     str | None,
     typer.Option(help="Reader of the data: class_folders, label_images, mask_files or coco. Found out by default."),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="auto (settings that the data ask for), baseline (the course report's), or a plan.json. [auto]"),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 GroupOption = Annotated[
@@ -128,18 +134,49 @@ def _options(
 def train(
     data: Annotated[Path | None, typer.Argument(help="Folder of labelled images, or a COCO file.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder. [runs/NAME OF DATA]")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Where the settings start from. [baseline]")] = None,
+    recipe: RecipeOption = None,
     val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time that the whole command may take; the schedule is fitted to it.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="A run folder, or a checkpoint in one, to go on with.")] = None,
     data_format: FormatOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Train a model and keep its plan, metrics, curves and checkpoints in a run folder."""
+    """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    values = _parse_settings(settings)
-    folder = run(data, output=output, recipe=recipe, val=val, data_format=data_format, resume=resume, **values)
+    values = _parse_settings(settings) | ({} if minutes is None else {"minutes": minutes})
+    places: dict[str, Any] = {"output": output, "val": val, "data_format": data_format, "resume": resume}
+    folder = run(data, recipe=recipe, started=STARTED, **places, **values)
     typer.echo(f"written to {folder}")
+
+
+@app.command(cls=SettingsCommand)
+def plan(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Say for each setting what led to it.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the plan here, to edit and train with: --recipe FILE.")
+    ] = None,
+    recipe: RecipeOption = None,
+    val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
+    data_format: FormatOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Show the settings that train would take for these data on this machine, without training."""
+    from manymask.planning import format_value, list_decisions, write_plan
+    from manymask.training import plan_run
+
+    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **_parse_settings(settings))
+    if decisions and explain:
+        _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(decisions))
+    else:
+        for name, value in made.model_dump(exclude={"version", "recipe", "data"}).items():
+            typer.echo(f"{name}={format_value(value)}")
+    if output is not None:
+        write_plan(made, output)
+        typer.echo(f"written to {output}")
 
 
 @app.command(cls=SettingsCommand)
@@ -204,7 +241,7 @@ def experiment(
     vary: Annotated[list[str], typer.Option(metavar="NAME=VALUE,VALUE", help="Settings to vary, with their values.")],
     output: Annotated[Path, typer.Option(help="Folder of the experiment; the same again goes on with it.")],
     seeds: Annotated[str, typer.Option(help="Seeds of each variant.")] = "0,1,2",
-    recipe: Annotated[str | None, typer.Option(help="Where the settings start from. [baseline]")] = None,
+    recipe: RecipeOption = None,
     val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
     data_format: FormatOption = None,
     group_by: GroupOption = None,
@@ -268,7 +305,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
 
 
 def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*names, title=title)
+    table = Table(*(Column(name, overflow="fold") for name in names), title=title)
     for row in rows:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 160  # a file has no width
@@ -300,6 +337,40 @@ def predict(
         )
     for path in written:
         typer.echo(f"written to {path}")
+
+
+@app.command()
+def inspect(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    val: Annotated[Path | None, typer.Option(help="A separate validation set, searched for images of DATA.")] = None,
+    group_by: GroupOption = None,
+    fix: Annotated[Path | None, typer.Option(help="New folder for a repaired copy of DATA.")] = None,
+    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("inspection"),
+    data_format: FormatOption = None,
+) -> None:
+    """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
+    from manymask import inspection
+
+    with _show_progress("inspecting") as progress:
+        found = inspection.inspect(
+            data, val=val, data_format=data_format, group_by=group_by, output=output, fix=fix, progress=progress
+        )
+    title, names, rows = inspection.format_findings(found.findings, data)
+    if not rows:
+        typer.echo("no findings: nothing is wrong or unusual")
+    else:
+        _print_table(title, names, rows[:20])
+        if len(rows) > 20:
+            typer.echo(f"and {len(rows) - 20} more in {output / 'findings.json'}")
+        _print_table(*inspection.format_treatments(found.findings))
+    _print_table(*inspection.format_fingerprint(found.fingerprint))
+    for name in ("findings.json", "fingerprint.json"):
+        typer.echo(f"written to {output / name}")
+    if fix is not None:
+        what = f"{len(found.repairs)} images changed or left out, see" if found.repairs else "nothing to repair; see"
+        typer.echo(f"copy written to {fix}: {what} {fix / 'repairs.json'}")
+    if found.has_faults:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Shaped
 
 from manymask.core import Category, Instances
-from manymask.data.transforms import scale_pixels
+from manymask.data.transforms import normalize_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.formats import (
@@ -42,8 +43,12 @@ INFERENCE_SETTINGS = frozenset(
         "min_score",
         "score_threshold",
         "mask_threshold",
+        "suppression",
+        "nms",
+        "rpn_nms",
         "min_size",
         "max_size",
+        "scale",
         "precision",
         "num_workers",
     }
@@ -98,6 +103,8 @@ def load_model(source: str | Path, /, device: str | torch.device = "auto", **set
     if record is None:
         raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
     plan = change_plan(plan, {**settings, "device": str(device)}).resolve_detections(record.max_instances)
+    if plan.score_threshold == "auto":
+        plan = change_plan(plan, {"score_threshold": checkpoint[CHECKPOINT_KEY]["score_threshold"]})
     categories = tuple(Category(*entry) for entry in record.categories)
     network = assemble_model(len(categories) + 1, plan)
     load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
@@ -141,19 +148,20 @@ def predict(
         images = [images]
     elif isinstance(images, str | Path):
         images = [path for _, path in find_images(Path(images))]
-    return (predict_tensor(model, image) for image in read_ahead(_load_image, images))
+    load = partial(_load_image, plan=model.plan)
+    return (predict_tensor(model, image) for image in read_ahead(load, images))
 
 
 def _get_model(model: Model | str | Path) -> Model:
     return model if isinstance(model, Model) else load_model(model)
 
 
-def _load_image(image: str | Path | np.ndarray) -> torch.Tensor:
+def _load_image(image: str | Path | np.ndarray, plan: Plan) -> torch.Tensor:
     if not isinstance(image, np.ndarray):
-        return scale_pixels(read_pixels(Path(image)), str(image))
+        return normalize_pixels(read_pixels(Path(image)), str(image), plan)
     if image.ndim not in (2, 3) or image.size == 0:
         raise DatasetError(f"expected pixels of shape (height, width, channels), found an array of shape {image.shape}")
-    return scale_pixels(image if image.ndim == 3 else image[..., None], "an array")
+    return normalize_pixels(image if image.ndim == 3 else image[..., None], "an array", plan)
 
 
 def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
@@ -173,12 +181,12 @@ def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
             f"the device's memory is full at an image of {image.shape[-2]} x {image.shape[-1]}; lower max_size or "
             "detections_per_image, or set device=cpu"
         ) from error
-    return make_instances(output, (image.shape[-2], image.shape[-1]), model.plan.mask_threshold)
+    return make_instances(output, (image.shape[-2], image.shape[-1]), model.plan)
 
 
 def _warn_of_cap(instances: Instances, plan: Plan, path: Path) -> None:
     """Say so where the cap on detections may have cut off instances that the model is sure of."""
-    if len(instances) == plan.max_detections and instances.scores.min() >= plan.score_threshold:
+    if len(instances) == plan.max_detections and instances.scores.min() >= plan.shown_score:
         warnings.warn(
             f"{path}: the cap of {plan.max_detections} detections is reached, and more instances may be there; set "
             f"detections_per_image higher",
@@ -232,16 +240,16 @@ def predict_files(
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUT_FORMATS)}")
     model, images, output = _get_model(model), Path(images), Path(output)
     files = find_images(images)
-    entries = _check_images(files, images, Path(ids) if ids else None, model.plan.num_workers)
+    entries = _check_images(files, images, Path(ids) if ids else None, model.plan)
     results: list[dict[str, Any]] = []
     num_found, num_shown = 0, 0
     for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
         stem, path = files[index]
-        instances = predict_tensor(model, scale_pixels(pixels, str(path)))
+        instances = predict_tensor(model, normalize_pixels(pixels, str(path), model.plan))
         _warn_of_cap(instances, model.plan, path)
         if "coco" in formats:
             results += encode_coco_results(instances, entries[index]["id"], model.categories)
-        shown = instances[instances.scores >= model.plan.score_threshold]
+        shown = instances[instances.scores >= model.plan.shown_score]
         num_found, num_shown = num_found + len(instances), num_shown + len(shown)
         if "labels" in formats:
             write_label_image(output / "labels" / f"{stem}.tif", shown, model.categories)
@@ -251,7 +259,7 @@ def predict_files(
             progress(index + 1, len(files))
     if num_shown == 0:
         warnings.warn(
-            f"no instance has a score of {model.plan.score_threshold:g} or more: label images and overlays are empty, "
+            f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "
             f"and {num_found} have a lower one; set score_threshold lower, or train longer",
             stacklevel=2,
         )
@@ -266,9 +274,7 @@ def predict_files(
     return written
 
 
-def _check_images(
-    files: list[tuple[str, Path]], images: Path, ids: Path | None, num_workers: int
-) -> list[dict[str, Any]]:
+def _check_images(files: list[tuple[str, Path]], images: Path, ids: Path | None, plan: Plan) -> list[dict[str, Any]]:
     """COCO's entry of each image; decodes all of them, which finds the broken ones.
 
     Raises:
@@ -276,8 +282,8 @@ def _check_images(
     """
     listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files, str(ids))} if ids else {}
     paths = [path for _, path in files]
-    with ThreadPoolExecutor(max(num_workers, 1)) as executor:
-        sizes = dict(zip(paths, executor.map(_check_image, paths), strict=True))
+    with ThreadPoolExecutor(max(plan.num_workers, 1)) as executor:
+        sizes = dict(zip(paths, executor.map(partial(_check_image, plan=plan), paths), strict=True))
     for path, entry in listed.items():
         height, width = sizes[path]
         if (height, width) != (entry.height, entry.width):
@@ -298,7 +304,7 @@ def _check_images(
     ]
 
 
-def _check_image(path: Path) -> tuple[int, int]:
+def _check_image(path: Path, plan: Plan) -> tuple[int, int]:
     """(height, width) of an image that the model can take."""
-    _, height, width = _load_image(path).shape
+    _, height, width = _load_image(path, plan).shape
     return height, width

@@ -1,6 +1,5 @@
 """Score a model, or predictions that are stored in files, on labelled images."""
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from manymask.core import Category, Dataset, Instances, Sample
-from manymask.data.transforms import scale_pixels
+from manymask.data.transforms import normalize_pixels
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import (
     ScoredImage,
@@ -21,6 +20,7 @@ from manymask.evaluation import (
     write_scores,
 )
 from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
+from manymask.inspection import group_images
 from manymask.planning import Plan, change_plan, read_plan
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.training import find_run
@@ -134,10 +134,12 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
         path=model.source,
         plan=model.plan,
         categories=categories,
-        predict=lambda sample: predict_tensor(model, scale_pixels(sample.pixels, str(sample.path))).relabel(labels),
+        predict=lambda sample: predict_tensor(
+            model, normalize_pixels(sample.pixels, str(sample.path), model.plan)
+        ).relabel(labels),
         truth_labels=np.arange(len(categories) + 1),
         max_detections=model.plan.max_detections,
-        score_threshold=model.plan.score_threshold,
+        score_threshold=model.plan.shown_score,
         min_score=model.plan.min_score,
         notes=notes,
     )
@@ -185,7 +187,7 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
         predict=lambda sample: stored.read(records[sample.name], sample.pixels.shape[:2]),
         truth_labels=np.arange(len(dataset.categories) + 1),
         max_detections=None if cap == "auto" else cap,
-        score_threshold=plan.score_threshold,
+        score_threshold=plan.shown_score,
         min_score=None,
         has_scores=stored.has_scores,
         notes=notes,
@@ -226,29 +228,6 @@ def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int],
         yield View(sample, truth, rank_predictions(found, source.max_detections), scored)
         if progress is not None:
             progress(index + 1, len(dataset))
-
-
-def group_images(dataset: Dataset, pattern: str | None) -> dict[str, str] | None:
-    """The group of each image: what the pattern finds in its name, or its first pair of brackets.
-
-    Raises:
-        PlanError: The pattern is no regular expression.
-        DatasetError: It finds nothing in the name of an image.
-    """
-    if pattern is None:
-        return None
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise PlanError(f"--group-by {pattern!r} is not a regular expression: {error}") from error
-    groups = {}
-    for record in dataset.records:
-        found = expression.search(record.name)
-        group = found and found.group(min(expression.groups, 1))
-        if not group:
-            raise DatasetError(f"--group-by {pattern!r} finds nothing in the image name {record.name!r}; correct it")
-        groups[record.name] = group
-    return groups
 
 
 def read_validation(plan: Plan, run: Path) -> Dataset:

@@ -75,7 +75,7 @@ class TestListBatches:
         )
         *epochs, last = list_all(datamodule)
         for batches in epochs:
-            assert sorted(index for batch in batches for index in batch) == list(range(num_train))
+            assert sorted(index for batch in batches for index, _ in batch) == list(range(num_train))
         assert all(0 < len(batch) <= batch_size for batches in [*epochs, last] for batch in batches)
         num_steps = sum(-(-len(batches) // accumulate) for batches in [*epochs, last])
         assert num_steps == datamodule.total_steps
@@ -86,7 +86,8 @@ class TestLoaders:
     def test_train(self, num_workers):
         datamodule = make_datamodule(num_workers=num_workers)
         batches = list(datamodule.train_dataloader())
-        for (images, targets, names), indices in zip(batches, datamodule.list_batches(0), strict=True):
+        for (images, targets, names), draws in zip(batches, datamodule.list_batches(0), strict=True):
+            indices = [index for index, _ in draws]
             assert names == [f"{index + 1:03d}" for index in indices]
             assert [tuple(image.shape) for image in images] == [(3, index + 1, 4) for index in indices]
             assert [target["boxes"].tolist() for target in targets] == [[[0, 0, 4, index + 1]] for index in indices]

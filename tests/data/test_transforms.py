@@ -1,10 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from manymask.core import InstanceLayers, Sample
+from manymask.core import InstanceLayers
 from manymask.data.transforms import make_target, scale_pixels
 from manymask.errors import DatasetError
 
@@ -14,11 +12,9 @@ def scale(values, dtype, channels=1):
     return scale_pixels(pixels, "a.tif")
 
 
-def make_sample(layers, labels, iscrowd=None):
-    layers = InstanceLayers(torch.tensor(layers))
+def make(layers, labels, iscrowd=None):
     iscrowd = np.zeros(len(labels), dtype=bool) if iscrowd is None else np.array(iscrowd)
-    pixels = np.zeros((*layers.shape[1:], 1), dtype=np.uint8)
-    return Sample(1, "a", Path("a.tif"), pixels, layers, np.array(labels, dtype=np.int64), iscrowd)
+    return make_target(InstanceLayers(torch.tensor(layers)), np.array(labels, dtype=np.int64), iscrowd)
 
 
 class TestScalePixels:
@@ -64,41 +60,41 @@ class TestScalePixels:
 
 class TestMakeTarget:
     def test_none(self):
-        target = make_target(make_sample([[[0, 0], [0, 0]]], []))
+        target = make([[[0, 0], [0, 0]]], [])
         assert target["boxes"].shape == (0, 4)
         assert target["labels"].shape == (0,)
         assert target["layers"].shape == (1, 2, 2)
 
     def test_boxes_are_those_of_the_pixels(self):
-        target = make_target(make_sample([[[0, 1, 1], [2, 1, 0]]], [3, 1]))
+        target = make([[[0, 1, 1], [2, 1, 0]]], [3, 1])
         assert target["boxes"].tolist() == [[1, 0, 3, 2], [0, 1, 1, 2]]
         assert target["labels"].tolist() == [3, 1]
         assert (target["boxes"].dtype, target["labels"].dtype) == (torch.float32, torch.int64)
 
     def test_overlapping(self):
-        target = make_target(make_sample([[[1, 1, 0]], [[0, 2, 2]]], [1, 2]))
+        target = make([[[1, 1, 0]], [[0, 2, 2]]], [1, 2])
         assert target["boxes"].tolist() == [[0, 0, 2, 1], [1, 0, 3, 1]]
         assert target["layers"].tolist() == [[[1, 1, 0]], [[0, 2, 2]]]
 
     def test_crowd_regions_are_left_out(self):
-        sample = make_sample([[[1, 1, 3]], [[0, 2, 2]]], [1, 2, 3], [False, True, False])
-        target = make_target(sample)
+        layers = InstanceLayers([[[1, 1, 3]], [[0, 2, 2]]])
+        target = make_target(layers, np.array([1, 2, 3]), np.array([False, True, False]))
         assert target["labels"].tolist() == [1, 3]
         assert target["layers"].tolist() == [[[1, 1, 2]]]
-        assert sample.layers.tolist() == [[[1, 1, 3]], [[0, 2, 2]]]
+        assert layers.tolist() == [[[1, 1, 3]], [[0, 2, 2]]]
 
     def test_crowd_regions_only(self):
-        target = make_target(make_sample([[[1, 1]]], [1], [True]))
+        target = make([[[1, 1]]], [1], [True])
         assert (len(target["boxes"]), target["layers"].tolist()) == (0, [[[0, 0]]])
 
     def test_ids_without_pixels_are_left_out(self):
-        target = make_target(make_sample([[[0, 2, 4]]], [5, 6, 7, 8]))
+        target = make([[[0, 2, 4]]], [5, 6, 7, 8])
         assert target["labels"].tolist() == [6, 8]
         assert target["layers"].tolist() == [[[0, 1, 2]]]
 
     def test_more_than_65535_instances(self):
         num_instances = 70_000
         layers = np.arange(1, num_instances + 1, dtype=np.int32).reshape(1, 100, -1)
-        target = make_target(make_sample(layers.tolist(), [1] * num_instances))
+        target = make(layers.tolist(), [1] * num_instances)
         assert target["boxes"][-1].tolist() == [699, 99, 700, 100]
         assert int(target["layers"].max()) == num_instances

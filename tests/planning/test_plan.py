@@ -15,7 +15,7 @@ from manymask.planning import (
     read_plan,
     write_plan,
 )
-from manymask.planning.plan import DataRecord
+from manymask.planning.plan import DataRecord, parse_values
 
 TIMM = {"architecture": "maskrcnn_fpn", "backbone": "resnet18", "weights": "none"}
 DATA = DataRecord(
@@ -36,10 +36,15 @@ VALUES = {
     "weights": ("runs/a/best.ckpt", "runs/a/best.ckpt"),
     "trainable_stages": ("5", 5),
     "anchor_sizes": ("4,8,16,32,64", (4, 8, 16, 32, 64)),
+    "aspect_ratios": ("1", (1,)),
     "rpn_samples": ("512", 512),
     "roi_samples": ("128", 128),
+    "mask_resolution": ("14", 14),
+    "mask_alignment": ("exact", "exact"),
     "epochs": ("7", 7),
+    "epoch_steps": ("50", 50),
     "max_steps": ("20", 20),
+    "minutes": ("0.5", 0.5),
     "batch_size": ("4", 4),
     "accumulate": ("2", 2),
     "optimizer": ("adamw", "adamw"),
@@ -53,17 +58,29 @@ VALUES = {
     "deterministic": ("true", True),
     "min_size": ("0", 0),
     "max_size": ("2000", 2000),
+    "scale": ("2.5", 2.5),
+    "crop_size": ("256", 256),
+    "normalization": ("image", "image"),
+    "min_contrast": ("0.1", 0.1),
+    "augmentation": ("dihedral", "dihedral"),
+    "sampling": ("balanced", "balanced"),
     "val_fraction": ("0.2", 0.2),
+    "group_by": (r"^slide\d+", r"^slide\d+"),
     "seed": ("3", 3),
     "split_seed": ("4", 4),
     "num_workers": ("0", 0),
     "device": ("cuda:1", "cuda:1"),
     "detections_per_image": ("1000", 1000),
     "min_score": ("0", 0.0),
-    "score_threshold": ("0.4", 0.4),
+    "rpn_nms": ("0.8", 0.8),
+    "suppression": ("mask", "mask"),
+    "nms": ("0.3", 0.3),
+    "score_threshold": ("auto", "auto"),
     "mask_threshold": ("0.8", 0.8),
     "keep_checkpoints": ("best", "best"),
 }
+# What settings need beside them.
+NEEDED = {"scale": {"min_size": "0"}}
 
 
 def assert_refused(settings, match):
@@ -79,16 +96,23 @@ def test_every_setting_is_tested():
 @pytest.mark.parametrize("name", VALUES)
 def test_from_text(name):
     text, value = VALUES[name]
-    plan = make_plan("baseline", {name: text})
+    needed = NEEDED.get(name, {})
+    plan = make_plan("baseline", {**needed, name: text})
     assert getattr(plan, name) == value
     changed = {other for other in SETTINGS if getattr(plan, other) != getattr(RECIPES["baseline"], other)}
-    assert changed == ({name} if name != "backbone" else set())
+    assert changed == ({name, *needed} if name != "backbone" else set())
 
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
         ("max_steps", "none", None),
+        ("epoch_steps", "none", None),
+        ("minutes", "none", None),
+        ("group_by", "none", None),
+        ("aspect_ratios", "0.25,1 4", (0.25, 1, 4)),
+        ("mask_resolution", " 56 ", 56),
+        ("score_threshold", "1", 1.0),
         ("max_steps", "None", None),
         ("anchor_sizes", "4 8 16 32 64", (4, 8, 16, 32, 64)),
         ("anchor_sizes", "4.5, 8, 16, 32, 64", (4.5, 8, 16, 32, 64)),
@@ -124,8 +148,52 @@ class TestUnknownNames:
         assert_refused({name: "x"}, f"there is no setting '{name}'")
 
     def test_recipe(self):
-        with pytest.raises(PlanError, match="there is no recipe 'best'; there are: baseline"):
+        with pytest.raises(
+            PlanError, match="there is no recipe 'best'; there are: auto, baseline, or give the plan.json of a run"
+        ):
             make_plan("best")
+
+
+class TestRecipes:
+    def test_draft_of_auto(self):
+        plan = make_plan("auto", {"epochs": "7"})
+        assert (plan.recipe, plan.epochs, plan.weights) == ("auto", 7, "none")
+        assert (plan.architecture, plan.backbone) == ("maskrcnn_fpn", "resnet18")
+
+    @pytest.mark.parametrize("settings", [{"weights": "coco"}, {"architecture": "maskrcnn_resnet50_fpn"}])
+    def test_draft_of_auto_with_another_architecture(self, settings):
+        plan = make_plan("auto", settings)
+        assert plan.architecture.startswith("maskrcnn_resnet50_fpn")
+        assert plan.backbone is None
+
+    def test_file(self, tmp_path):
+        plan = make_plan("baseline", {"epochs": 7}).model_copy(update={"data": DATA})
+        write_plan(plan, tmp_path / "my.json")
+        expected = plan.model_copy(update={"data": None, "seed": 3})
+        assert make_plan(str(tmp_path / "my.json"), {"seed": "3"}) == expected
+
+    def test_file_with_unknown_key(self, tmp_path):
+        (tmp_path / "my.json").write_text('{"epochs": 7, "epoch_size": 3}')
+        with pytest.raises(PlanError, match=r"in .*my\.json, epoch_size is 3: Extra inputs"):
+            make_plan(str(tmp_path / "my.json"))
+
+
+class TestParseValues:
+    def test_each_by_itself(self):
+        assert parse_values({"scale": "2", "minutes": "5", "max_steps": "3", "weights": "none"}) == {
+            "scale": 2.0, "minutes": 5.0, "max_steps": 3, "weights": "none",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("name", VALUES)
+    def test_as_in_a_plan(self, name):
+        text, value = VALUES[name]
+        assert parse_values({name: text}) == {name: value}
+
+    def test_refused(self):
+        with pytest.raises(PlanError, match=r"^in the settings, epochs is '0': Input should be greater than or equal"):
+            parse_values({"epochs": "0"})
+        with pytest.raises(PlanError, match="there is no setting 'epohs'; did you mean 'epochs'"):
+            parse_values({"epohs": "1"})
 
 
 @pytest.mark.parametrize(
@@ -138,12 +206,29 @@ class TestUnknownNames:
         ("anchor_sizes", "1,8,16,32,64"),
         ("anchor_sizes", "a,8,16,32,64"),
         ("anchor_sizes", "inf,8,16,32,64"),
+        ("aspect_ratios", "a"),
         ("rpn_samples", "1"),
         ("roi_samples", "3"),
         ("epochs", "0"),
         ("epochs", "many"),
         ("epochs", "1.5"),
         ("max_steps", "0"),
+        ("epoch_steps", "0"),
+        ("minutes", "0"),
+        ("minutes", "inf"),
+        ("mask_resolution", "20"),
+        ("mask_alignment", "half"),
+        ("scale", "0.05"),
+        ("scale", "9"),
+        ("crop_size", "-1"),
+        ("normalization", "percentile"),
+        ("min_contrast", "-0.1"),
+        ("augmentation", "colour"),
+        ("sampling", "rare"),
+        ("rpn_nms", "0"),
+        ("suppression", "pixels"),
+        ("nms", "0"),
+        ("nms", "1.1"),
         ("batch_size", "0"),
         ("accumulate", "0"),
         ("optimizer", "lion"),
@@ -193,6 +278,11 @@ def test_out_of_range(name, value):
         ({"architecture": "maskrcnn_fpn", "weights": "none"}, "maskrcnn_fpn needs backbone=<timm name>"),
         ({**TIMM, "weights": "coco"}, "no COCO weights of maskrcnn_fpn; set weights to imagenet"),
         ({"min_size": "2000"}, "min_size is 2000, but max_size only 1333"),
+        ({"scale": "2"}, "min_size is 800 and scale 2; set min_size=0 to resize by a factor"),
+        ({"aspect_ratios": ""}, "aspect_ratios is .., expected numbers from 0.05 to 20"),
+        ({"aspect_ratios": "1,30"}, "aspect_ratios is .1.0, 30.0., expected numbers from 0.05 to 20"),
+        ({"minutes": "5", "max_steps": "5"}, "minutes and max_steps both end a run; set one of them to none"),
+        ({"group_by": "("}, "group_by is '.', which is not a regular expression"),
     ],
 )
 def test_settings_that_do_not_fit(settings, match):
@@ -227,7 +317,7 @@ class TestParseSettings:
 
 
 class TestFile:
-    @pytest.mark.parametrize("settings", [{}, TIMM, {name: text for name, (text, _) in VALUES.items()}])
+    @pytest.mark.parametrize("settings", [{}, TIMM, {n: text for n, (text, _) in VALUES.items() if n != "max_steps"}])
     @pytest.mark.parametrize("data", [None, DATA])
     def test_round_trip(self, tmp_path, settings, data):
         plan = make_plan("baseline", settings).model_copy(update={"data": data})
@@ -238,7 +328,7 @@ class TestFile:
         write_plan(Plan(), tmp_path / "plan.json")
         text = (tmp_path / "plan.json").read_text()
         assert '  "learning_rate": 0.005,\n' in text
-        assert json.loads(text).keys() == {*SETTINGS, "recipe", "data"}
+        assert json.loads(text).keys() == {*SETTINGS, "version", "recipe", "data"}
 
     def refuse(self, tmp_path, content, match):
         path = tmp_path / "plan.json"
@@ -250,6 +340,13 @@ class TestFile:
 
     def test_unknown_key(self, tmp_path):
         self.refuse(tmp_path, b'{"epochs": 3, "epoch_count": 4}', "epoch_count is 4: Extra inputs are not permitted")
+
+    def test_other_version(self, tmp_path):
+        self.refuse(tmp_path, b'{"version": 2, "epochs": 3}', "version is 2: Input should be 1")
+
+    def test_from_before_versions(self, tmp_path):
+        (tmp_path / "plan.json").write_text('{"epochs": 3}')
+        assert read_plan(tmp_path / "plan.json").version == 1
 
     def test_out_of_range(self, tmp_path):
         self.refuse(tmp_path, b'{"epochs": 0}', "epochs is 0: Input should be greater than or equal to 1")
@@ -296,6 +393,11 @@ def test_baseline_is_the_report():
     assert plan == Plan()
     assert (plan.architecture, plan.weights, plan.trainable_stages) == ("maskrcnn_resnet50_fpn_v2", "coco", 3)
     assert (plan.min_size, plan.max_size, plan.anchor_sizes) == (800, 1333, (32, 64, 128, 256, 512))
+    assert (plan.scale, plan.crop_size, plan.aspect_ratios) == (1, 0, (0.5, 1, 2))
+    assert (plan.mask_resolution, plan.mask_alignment) == (28, "torchvision")
+    assert (plan.normalization, plan.augmentation, plan.sampling) == ("type", "none", "uniform")
+    assert (plan.rpn_nms, plan.suppression, plan.nms) == (0.7, "box", 0.5)
+    assert (plan.epoch_steps, plan.minutes) == (None, None)
     assert (plan.rpn_samples, plan.roi_samples) == (256, 512)
     assert (plan.epochs, plan.max_steps, plan.batch_size, plan.accumulate) == (100, None, 2, 1)
     assert (plan.optimizer, plan.learning_rate, plan.momentum, plan.weight_decay) == ("sgd", 0.005, 0.9, 5e-4)

@@ -10,13 +10,13 @@ from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.planning import make_plan
 from manymask.training import train
 from manymask.training.module import TrainingModule
-from tests.training.runs import SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
+from tests.training.runs import PLAN_SETTINGS, SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
 
 CATEGORIES = (Category(1, "class1"), Category(2, "class2"))
 
 
 def make_network():
-    return assemble_model(3, make_plan(settings=SETTINGS))
+    return assemble_model(3, make_plan(settings=PLAN_SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def network():
 @pytest.fixture
 def make_module(network):
     def make_module(total_steps=100, steps_per_epoch=10, network=network, **settings):
-        plan = make_plan(settings=SETTINGS | settings)
+        plan = make_plan(settings=PLAN_SETTINGS | settings)
         return TrainingModule(network, plan, CATEGORIES, CATEGORIES, steps_per_epoch, total_steps)
 
     return make_module

@@ -14,10 +14,10 @@ from rich.console import Console
 from manymask.comparison.compare import compare
 from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_json, write_json
-from manymask.planning import CHANGEABLE, Plan, change_plan, make_plan
+from manymask.planning import AUTO, CHANGEABLE, Plan, change_plan, make_plan
 from manymask.training import train
 from manymask.training.callbacks import print_line
-from manymask.training.run import check_start
+from manymask.training.preparation import check_start
 
 
 def experiment(
@@ -60,11 +60,11 @@ def experiment(
     for path in (data, val):
         if path is not None and not Path(path).exists():
             raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
-    check_settings(recipe or "baseline", settings, variants, seeds)
+    check_settings(recipe or AUTO, settings, variants, seeds)
     if val is None and (moving := sorted({"split_seed", "val_fraction"} & next(iter(variants.values())).keys())):
         raise PlanError(f"{moving[0]} changes which images are held out, so it can be varied only with --val")
     manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
-    manifest |= {"data_format": data_format, "recipe": recipe or "baseline", "variants": list(variants)}
+    manifest |= {"data_format": data_format, "recipe": recipe or AUTO, "variants": list(variants)}
     manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
     check_manifest(folder / "experiment.json", manifest)
     arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}

@@ -1,7 +1,8 @@
 """Batches for training and validation, in an order that is a function of (seed, epoch)."""
 
 import signal
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -10,39 +11,60 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from manymask.core import Dataset, Instances
-from manymask.data.transforms import make_target, scale_pixels
+from manymask.data.transforms import augment, make_target, normalize_pixels
 from manymask.planning import Plan
+
+
+class Pace(Protocol):
+    """What decides how many steps an epoch has."""
+
+    def begin_epoch(self, epoch: int, step: int) -> int:
+        """Steps of an epoch (0-based) that begins at ``step``."""
+        ...
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        ...
+
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
 ValidationItem = tuple[Tensor, Instances, int]
 
 
 class TrainingImages(TorchDataset[TrainingItem]):
-    """Image, target and name of each training image."""
+    """Image, target and name of a training image, cropped and turned as its place among all draws of the run says."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, plan: Plan) -> None:
         self.dataset = dataset
+        self.plan = plan
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> TrainingItem:
+    def __getitem__(self, draw: tuple[int, int]) -> TrainingItem:
+        """The image of a draw: its index, and the place of the draw in the run."""
+        index, place = draw
         sample = self.dataset[index]
-        return scale_pixels(sample.pixels, str(sample.path)), make_target(sample), sample.name
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
+        image = normalize_pixels(sample.pixels, str(sample.path), self.plan)
+        image, layers = augment(image, sample.layers, self.plan, generator)
+        return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
 
 
 class ValidationImages(TorchDataset[ValidationItem]):
     """Image, ground truth and image id of each validation image."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, plan: Plan) -> None:
         self.dataset = dataset
+        self.plan = plan
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return scale_pixels(sample.pixels, str(sample.path)), sample.to_instances(), sample.image_id
+        return normalize_pixels(sample.pixels, str(sample.path), self.plan), sample.to_instances(), sample.image_id
 
 
 class InstanceDataModule(L.LightningDataModule):
@@ -55,42 +77,98 @@ class InstanceDataModule(L.LightningDataModule):
         train: The images to train on.
         val: The images to validate on.
         plan: The settings.
+        weights: How often each training image is drawn against the others; all alike by default.
         pin_memory: Whether batches go to page-locked memory, from which a CUDA device copies faster.
+
+    Attributes:
+        pace: Decides the steps of each epoch of a run with a time budget.
     """
 
-    def __init__(self, train: Dataset, val: Dataset, plan: Plan, *, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        train: Dataset,
+        val: Dataset,
+        plan: Plan,
+        *,
+        weights: Sequence[float] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
         super().__init__()
-        self.train_images = TrainingImages(train)
-        self.val_images = ValidationImages(val)
+        self.train_images = TrainingImages(train, plan)
+        self.val_images = ValidationImages(val, plan)
         self.plan = plan
         self.pin_memory = pin_memory
-        self.batches_per_epoch = -(-len(train) // plan.batch_size)
-        self.steps_per_epoch = -(-self.batches_per_epoch // plan.accumulate)
+        self._shares = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.steps_per_epoch = plan.epoch_steps or -(-len(train) // (plan.batch_size * plan.accumulate))
+        self.pace: Pace | None = None
         limit = plan.max_steps or plan.epochs * self.steps_per_epoch
-        self.total_steps = min(limit, plan.epochs * self.steps_per_epoch)
-        self.num_epochs = -(-self.total_steps // self.steps_per_epoch)
+        self.planned_steps = min(limit, plan.epochs * self.steps_per_epoch)
+        self.num_epochs = -(-self.planned_steps // self.steps_per_epoch)
 
-    def list_batches(self, epoch: int) -> list[list[int]]:
-        """The image indices of each batch of an epoch (0-based); the last epoch ends where the steps run out."""
-        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.train_images), generator=generator).tolist()
-        batches = [order[i : i + self.plan.batch_size] for i in range(0, len(order), self.plan.batch_size)]
-        steps_left = self.total_steps - epoch * self.steps_per_epoch
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run; with a time budget as many as it seems to hold."""
+        return self.planned_steps if self.pace is None else self.pace.total_steps
+
+    def list_batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """The draws of each batch of an epoch (0-based); the last epoch ends where the steps run out.
+
+        A draw is the index of an image and the draw's place in the run. Without ``epoch_steps`` an epoch is one pass
+        over the images, whose last batch may be smaller.
+        """
+        if self.plan.epoch_steps is not None:
+            first = epoch * self.steps_per_epoch
+            return self.list_steps(first, min(first + self.steps_per_epoch, self.planned_steps))
+        num_draws = len(self.train_images)
+        batches = self._make_batches(epoch * num_draws, (epoch + 1) * num_draws)
+        steps_left = self.planned_steps - epoch * self.steps_per_epoch
         return batches[: max(steps_left, 0) * self.plan.accumulate]
+
+    def list_steps(self, first: int, last: int) -> list[list[tuple[int, int]]]:
+        """The draws of each batch of some optimizer steps of the run, pass after pass over the images."""
+        draws_per_step = self.plan.batch_size * self.plan.accumulate
+        return self._make_batches(first * draws_per_step, last * draws_per_step)
+
+    def _make_batches(self, first: int, last: int) -> list[list[tuple[int, int]]]:
+        draws = self._list_draws(first, last)
+        return [draws[i : i + self.plan.batch_size] for i in range(0, len(draws), self.plan.batch_size)]
+
+    def _list_draws(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The draws from one place of the run to another: pass after pass over the images."""
+        num_images = len(self.train_images)
+        passes = range(first // num_images, -(-last // num_images))
+        indices = [index for number in passes for index in self._shuffle(number)]
+        offset = passes.start * num_images
+        return [(indices[place - offset], place) for place in range(first, last)]
+
+    def _shuffle(self, pass_number: int) -> list[int]:
+        """As many draws as there are images: each once, or as often as its weight says."""
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + pass_number)
+        order = torch.randperm(len(self.train_images), generator=generator)
+        if self._shares is None:
+            return order.tolist()
+        # Systematic sampling: evenly spaced marks on the cumulated shares, from a random start.
+        ends = self._shares[order].cumsum(0) * (len(order) / self._shares.sum())
+        start = torch.rand((), generator=generator, dtype=torch.float64)
+        places = torch.searchsorted(ends, torch.arange(len(order)) + start, right=True).clamp(max=len(order) - 1)
+        return order[places][torch.randperm(len(order), generator=generator)].tolist()
 
     def train_dataloader(self) -> DataLoader[TrainingItem]:
         """The loader of the trainer's current epoch; it is made anew for each."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return self._make_loader(self.train_images, self.list_batches(epoch))
+        if self.pace is None or self.trainer is None:
+            return self._make_loader(self.train_images, self.list_batches(epoch))
+        first = self.trainer.global_step
+        return self._make_loader(self.train_images, self.list_steps(first, first + self.pace.begin_epoch(epoch, first)))
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
         """The validation images in order, one at a time: their sizes differ and their crowds set the memory."""
         return self._make_loader(self.val_images, [[index] for index in range(len(self.val_images))])
 
-    def _make_loader(self, images: Any, batches: list[list[int]]) -> DataLoader[Any]:
+    def _make_loader(self, images: Any, batches: Sequence[Sequence[Any]]) -> DataLoader[Any]:
         return DataLoader(
             images,
-            batch_sampler=batches,
+            batch_sampler=batches,  # pyright: ignore[reportArgumentType]
             num_workers=min(self.plan.num_workers, len(batches)),
             collate_fn=collate,
             worker_init_fn=ignore_interrupt,

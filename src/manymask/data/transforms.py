@@ -2,11 +2,71 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Shaped
+from jaxtyping import Bool, Float32, Int64, Shaped
 from torch import Tensor
 
-from manymask.core import Sample, compact_layers, encode_layers
+from manymask.core import InstanceLayers, compact_layers, encode_layers
 from manymask.errors import DatasetError
+from manymask.planning import Plan
+
+# What becomes 0 and 1 with normalization=image, as in StarDist's and Cellpose's own scripts: a few hot pixels do not
+# set the scale.
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
+# Values that percentiles are taken of: those of a larger image hardly move them.
+NUM_SAMPLED_VALUES = 1 << 20
+
+
+def normalize_pixels(
+    pixels: Shaped[np.ndarray, "height width channels"], source: str, plan: Plan
+) -> Float32[Tensor, "3 height width"]:
+    """Bring an image's values to [0, 1] as a plan says, and its channels to three.
+
+    Args:
+        pixels: The image as the file has it; the whole of it, since its own values may set the scale.
+        source: The file, for messages.
+        plan: The settings ``normalization`` and ``min_contrast``.
+
+    Raises:
+        DatasetError: A number of channels other than 1 or 3, values that are not finite, or with ``normalization=type``
+            floats outside [0, 1].
+    """
+    if plan.normalization == "type":
+        return scale_pixels(pixels, source)
+    _check_channels(pixels, source)
+    low, high = measure_range(pixels, source)
+    span = max(high - low, plan.min_contrast * _get_unit(pixels), float(np.finfo(np.float32).tiny))
+    scaled = np.clip((pixels.astype(np.float32) - np.float32(low)) / np.float32(span), 0, 1)
+    return _make_image(scaled)
+
+
+def measure_range(pixels: Shaped[np.ndarray, "height width channels"], source: str) -> tuple[float, float]:
+    """The values that ``normalization=image`` makes 0 and 1, of all channels together, so that colours stay.
+
+    Raises:
+        DatasetError: A value is not finite.
+    """
+    step = max(round((pixels.size / NUM_SAMPLED_VALUES) ** 0.5), 1)
+    low, high = np.percentile(pixels[::step, ::step], [LOW_PERCENTILE, HIGH_PERCENTILE]).tolist()
+    if not np.isfinite(pixels).all():
+        raise DatasetError(
+            f"expected finite intensities, found NaN or infinity in {source}; repair or remove the image"
+        )
+    return low, high
+
+
+def _get_unit(pixels: np.ndarray) -> float:
+    """The largest number of an integer type, 1 for floats."""
+    return float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else 1.0
+
+
+def _check_channels(pixels: np.ndarray, source: str) -> None:
+    if pixels.shape[2] not in (1, 3):
+        raise DatasetError(f"expected 1 or 3 channels, found {pixels.shape[2]} in {source}; convert it to grey or RGB")
+
+
+def _make_image(scaled: np.ndarray) -> Tensor:
+    image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+    return image if len(image) == 3 else image.repeat(3, 1, 1)
 
 
 def scale_pixels(pixels: Shaped[np.ndarray, "height width channels"], source: str) -> Float32[Tensor, "3 height width"]:
@@ -22,35 +82,56 @@ def scale_pixels(pixels: Shaped[np.ndarray, "height width channels"], source: st
     Raises:
         DatasetError: Floats outside [0, 1] or not finite, or a number of channels other than 1 or 3.
     """
-    if pixels.shape[2] not in (1, 3):
-        raise DatasetError(f"expected 1 or 3 channels, found {pixels.shape[2]} in {source}; convert it to grey or RGB")
-    if np.issubdtype(pixels.dtype, np.integer):
-        scaled = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    else:
-        scaled = pixels.astype(np.float32)
+    _check_channels(pixels, source)
+    scaled = pixels.astype(np.float32) / np.float32(_get_unit(pixels))
     low, high = float(scaled.min()), float(scaled.max())
     if not (low >= 0 and high <= 1):
         raise DatasetError(
-            f"expected intensities in [0, 1], found {low:g} to {high:g} in {source}; scale the image to [0, 1], or "
-            "save it with 8 or 16 bits"
+            f"expected intensities in [0, 1], found {low:g} to {high:g} in {source}; set normalization=image, scale "
+            "the image to [0, 1], or save it with 8 or 16 bits"
         )
-    image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-    return image if len(image) == 3 else image.repeat(3, 1, 1)
+    return _make_image(scaled)
 
 
-def make_target(sample: Sample) -> dict[str, Tensor]:
+def augment(
+    image: Float32[Tensor, "3 height width"],
+    layers: InstanceLayers,
+    plan: Plan,
+    generator: torch.Generator,
+) -> tuple[Float32[Tensor, "3 crop_height crop_width"], InstanceLayers]:
+    """A random crop, mirrored and turned, of an image and its layers; instances may lose pixels, or all of them.
+
+    Args:
+        image: In [0, 1].
+        layers: The instances' ids at the same size.
+        plan: The settings ``crop_size`` and ``augmentation``.
+        generator: All that the result depends on besides.
+    """
+    top, left, turn, is_mirrored = torch.rand(4, generator=generator).tolist()
+    height, width = image.shape[-2:]
+    size = plan.crop_size or max(height, width)
+    top, left = int(top * (max(height - size, 0) + 1)), int(left * (max(width - size, 0) + 1))
+    parts = [part.as_subclass(Tensor)[:, top : top + size, left : left + size] for part in (image, layers)]
+    if plan.augmentation == "dihedral":
+        parts = [part.rot90(int(turn * 4), (1, 2)) for part in parts]
+    if plan.augmentation != "none" and is_mirrored < 0.5:
+        parts = [part.flip(2) for part in parts]
+    return parts[0].contiguous(), InstanceLayers(parts[1].contiguous())
+
+
+def make_target(
+    layers: InstanceLayers, labels: Int64[np.ndarray, " instances"], iscrowd: Bool[np.ndarray, " instances"]
+) -> dict[str, Tensor]:
     """The target of one image: ``boxes`` (N, 4), ``labels`` (N,), ``layers`` (L, H, W).
 
     Crowd regions are left out, and so are ids without pixels; boxes are those of the pixels.
     """
-    num_instances = len(sample.labels)
-    layers = sample.layers
-    if sample.iscrowd.any():
-        is_kept = torch.from_numpy(np.concatenate([[False], ~sample.iscrowd]))
-        layers = torch.where(is_kept[layers.long()], layers.as_subclass(Tensor), 0)
-    layers, kept = compact_layers(layers, num_instances)
+    if iscrowd.any():
+        is_kept = torch.from_numpy(np.concatenate([[False], ~iscrowd]))
+        layers = InstanceLayers(torch.where(is_kept[layers.long()], layers.as_subclass(Tensor), 0))
+    layers, kept = compact_layers(layers, len(labels))
     return {
         "boxes": torch.from_numpy(encode_layers(layers, len(kept)).boxes),
-        "labels": torch.from_numpy(sample.labels)[kept],
+        "labels": torch.from_numpy(labels)[kept],
         "layers": layers,
     }

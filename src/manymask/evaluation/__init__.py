@@ -11,6 +11,7 @@ from manymask.evaluation.matching import IOU_THRESHOLDS as IOU_THRESHOLDS
 from manymask.evaluation.matching import ScoredImage as ScoredImage
 from manymask.evaluation.matching import rank_predictions as rank_predictions
 from manymask.evaluation.matching import score_image as score_image
+from manymask.evaluation.precision import choose_score_threshold as choose_score_threshold
 from manymask.evaluation.precision import compute_precision as compute_precision
 from manymask.evaluation.precision import rank_images as rank_images
 from manymask.evaluation.scores import format_scores as format_scores

@@ -154,3 +154,25 @@ def compute_average_precision(
         for column, own in present:
             result[draw, :, column] = own.compute_precision(row).mean(axis=1)
     return result
+
+
+def choose_score_threshold(images: Sequence[ScoredImage]) -> float:
+    """The score from which predictions give the highest F1 at mask IoU 0.5, all images and classes together.
+
+    It lies halfway to the next score below, so that it does not hang on one prediction; 0.5 where nothing is found.
+    """
+    outcomes = [match_image(image, "mask") for image in images]
+    scores = np.concatenate([image.predictions.scores for image in images])
+    is_counted = ~np.concatenate([outcome.is_ignored[0] for outcome in outcomes])
+    is_match = np.concatenate([outcome.is_match[0] for outcome in outcomes])[is_counted]
+    scores = scores[is_counted]
+    if not is_match.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    scores, num_found = scores[order].astype(np.float64), is_match[order].cumsum()
+    num_positives = sum(len(outcome.positives) for outcome in outcomes)
+    f1 = 2 * num_found / (np.arange(1, len(scores) + 1) + num_positives)
+    is_last = np.append(scores[1:] < scores[:-1], True)  # a threshold takes all predictions of one score or none
+    best = int(np.argmax(np.where(is_last, f1, -1.0)))
+    following = scores[best + 1] if best + 1 < len(scores) else 0.0
+    return float((scores[best] + following) / 2)

@@ -116,6 +116,11 @@ def _merge_label_images(
     return merged
 
 
+def name_class_ids(record: Record) -> list[str]:
+    """What the files call each instance of an image, in their order."""
+    return [f"id {i} of {path.name}" for path in record.annotation.values() for i in renumber_ids(read_ids(path))[1]]
+
+
 def write_class_folder(
     root: Path,
     name: str,

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 from hotcoco import mask as coco_mask  # pyright: ignore[reportMissingModuleSource]
+from jaxtyping import Float64
 
 from manymask.core import (
     Category,
@@ -26,6 +27,8 @@ from manymask.errors import DatasetError, FormatError
 from manymask.formats.images import check_unique_names, read_pixels
 from manymask.formats.records import make_sample
 
+# Edges of a polygon are compared in blocks of this many.
+_EDGE_BLOCK = 512
 # Names that COCO, Roboflow, CVAT, Label Studio and LabelMe's converters give to the file.
 _NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
 
@@ -290,6 +293,47 @@ def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
     if isinstance(segmentation, dict):
         return segmentation
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+
+
+def name_annotations(record: Record) -> list[str]:
+    """What the file calls each instance of an image, in their order."""
+    return [f"annotation {annotation_id}" for annotation_id in record.annotation.ids]
+
+
+def find_polygon_faults(record: Record) -> dict[str, list[int]]:
+    """Ids of the annotations of an image with outlines that its mask does not show any more.
+
+    Returns:
+        Ids by ``out-of-frame`` (a point more than a pixel outside the image) and ``self-crossing``.
+    """
+    group: _Annotations = record.annotation
+    faults: dict[str, list[int]] = {"out-of-frame": [], "self-crossing": []}
+    height, width = group.size
+    for annotation_id, segmentation in zip(group.ids, group.segmentations, strict=True):
+        polygons = [] if isinstance(segmentation, dict) else [np.reshape(p, (-1, 2)) for p in segmentation]
+        if any(((points < -1) | (points > [width + 1, height + 1])).any() for points in polygons):
+            faults["out-of-frame"].append(annotation_id)
+        if any(_crosses_itself(points.astype(np.float64)) for points in polygons):
+            faults["self-crossing"].append(annotation_id)
+    return faults
+
+
+def _crosses_itself(points: Float64[np.ndarray, "points 2"]) -> bool:
+    """Whether two edges of a polygon cross at a point inside both; edges that only touch or lie in line do not."""
+    edges = np.roll(points, -1, axis=0) - points
+    for begin in range(0, len(points), _EDGE_BLOCK):
+        block = slice(begin, begin + _EDGE_BLOCK)
+        way = points - points[block, None]
+        side = _cross(edges[block, None], way)  # of each point, seen along each edge of the block
+        is_across = side * np.roll(side, -1, axis=1) < 0
+        start_side, end_side = _cross(edges, -way), _cross(edges, edges[block, None] - way)
+        if (is_across & (start_side * end_side < 0)).any():
+            return True
+    return False
+
+
+def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
 
 
 def encode_coco_results(instances: Instances, image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:

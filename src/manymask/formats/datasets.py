@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from manymask.core import Category, Dataset, Sample
+from manymask.core import Category, Dataset, Record, Sample
 from manymask.errors import DatasetError, PlanError
-from manymask.formats.class_folders import is_class_folders, read_class_folders
-from manymask.formats.coco import find_coco_files, read_coco
-from manymask.formats.label_images import is_label_images, read_label_images
-from manymask.formats.mask_files import is_mask_files, read_mask_files
+from manymask.formats.class_folders import is_class_folders, name_class_ids, read_class_folders
+from manymask.formats.coco import find_coco_files, name_annotations, read_coco
+from manymask.formats.label_images import is_label_images, name_ids, read_label_images
+from manymask.formats.mask_files import is_mask_files, name_masks, read_mask_files
 
 READERS: dict[str, Callable[[str | Path], Dataset]] = {
     "class_folders": read_class_folders,
     "label_images": read_label_images,
     "mask_files": read_mask_files,
     "coco": read_coco,
+}
+_NAMERS: dict[str, Callable[[Record], list[str]]] = {
+    "class_folders": name_class_ids,
+    "label_images": name_ids,
+    "mask_files": name_masks,
+    "coco": name_annotations,
 }
 _DETECTORS: dict[str, Callable[[Path], object]] = {
     "class_folders": is_class_folders,
@@ -112,6 +118,15 @@ def read_dataset(path: str | Path, data_format: str | None = None) -> Dataset:
     return READERS[name](path)
 
 
+def name_instances(record: Record, data_format: str) -> list[str]:
+    """What the files call each instance of an image, in the order of its ids: ``id 7``, ``annotation 12``.
+
+    Raises:
+        FormatError: A label image cannot be read.
+    """
+    return _NAMERS[data_format](record)
+
+
 def check_dataset(
     dataset: Dataset, progress: Callable[[int], None] | None = None, num_workers: int = 1
 ) -> DatasetCheck:
@@ -127,15 +142,21 @@ def check_dataset(
     """
     images: list[ImageCheck] = []
     with ThreadPoolExecutor(max(num_workers, 1)) as executor:
-        for image in executor.map(lambda index: _check_sample(dataset[index]), range(len(dataset))):
+        for image in executor.map(lambda index: check_sample(dataset[index]), range(len(dataset))):
             images.append(image)
             if progress is not None:
                 progress(len(images))
+    return sum_up_checks(images, dataset.categories)
+
+
+def sum_up_checks(images: Sequence[ImageCheck], categories: tuple[Category, ...]) -> DatasetCheck:
+    """The check of a data set from those of its images, in their order."""
     max_instances = max((image.num_instances for image in images), default=0)
-    return DatasetCheck(tuple(images), max_instances, _compute_fingerprint(images, dataset.categories))
+    return DatasetCheck(tuple(images), max_instances, _compute_fingerprint(images, categories))
 
 
-def _check_sample(sample: Sample) -> ImageCheck:
+def check_sample(sample: Sample) -> ImageCheck:
+    """Count the instances of an image that was read, and digest its pixels and labels."""
     layers = sample.layers.as_subclass(torch.Tensor).numpy()
     areas = np.bincount(layers.ravel(), minlength=len(sample.labels) + 1)[1:]
     return ImageCheck(
@@ -156,7 +177,7 @@ def _compute_crc(*arrays: np.ndarray) -> int:
     return crc
 
 
-def _compute_fingerprint(images: list[ImageCheck], categories: tuple[Category, ...]) -> str:
+def _compute_fingerprint(images: Sequence[ImageCheck], categories: tuple[Category, ...]) -> str:
     rows = sorted((image.name, image.pixels_crc, image.labels_crc) for image in images)
     content = [rows, [(category.id, category.name) for category in categories]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -118,6 +118,11 @@ def read_label_image(
     return ids, old_ids
 
 
+def name_ids(record: Record) -> list[str]:
+    """What the file calls each instance of an image, in their order."""
+    return [f"id {i}" for i in renumber_ids(read_ids(record.annotation))[1]]
+
+
 def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:
     """Write a TIFF of ids by falling score, and beside it ``<stem>.csv`` with ``id,class,score`` of each.
 
@@ -128,12 +133,17 @@ def write_label_image(path: Path, instances: Instances, categories: Sequence[Cat
         How many instances lost pixels or are not in the file at all.
     """
     ids, rows, num_lost = paint_ids(instances)
-    dtype = np.uint16 if len(rows) <= np.iinfo(np.uint16).max else np.uint32
     with replace_file(path.with_suffix(".csv"), "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "class", "score"])
         for new_id, row in enumerate(rows.tolist(), start=1):
             table.writerow([new_id, categories[int(instances.labels[row]) - 1].name, instances.scores[row]])
+    write_ids(path, ids)
+    return num_lost
+
+
+def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
+    """Write a TIFF of ids, uint16 or, above 65,535, uint32."""
+    dtype = np.uint16 if ids.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
     with replace_file(path) as file:
         tifffile.imwrite(file, ids.astype(dtype), compression="zlib", photometric="minisblack")
-    return num_lost

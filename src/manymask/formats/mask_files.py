@@ -62,3 +62,17 @@ def _read_crops(
             raise FormatError(f"{path} is a mask without any pixel, expected one object in each file; remove the file")
         top, left = int(rows[0]), int(columns[0])
         yield left, top, mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+
+
+def name_masks(record: Record) -> list[str]:
+    """What the files call each instance of an image, in their order."""
+    return [path.name for path in record.annotation]
+
+
+def find_empty_masks(record: Record) -> list[Path]:
+    """The masks of an image that have no pixel.
+
+    Raises:
+        FormatError: One of the masks cannot be read.
+    """
+    return [path for path in record.annotation if not read_pixels(path).any()]

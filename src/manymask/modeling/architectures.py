@@ -30,7 +30,8 @@ from manymask.planning import Plan, make_plan
 
 FPN_CHANNELS = 256
 STRIDES = (4, 8, 16, 32)
-ASPECT_RATIOS = (0.5, 1.0, 2.0)  # Faster R-CNN, section 3.1.1
+# Boxes that are nearly equal are one object also where masks decide: what is left for the mask head is little.
+MASK_SUPPRESSION_BOX_IOU = 0.8
 # torchvision's own counts, which a crowd's cap may only raise.
 RPN_COUNTS = {"rpn_pre_nms_top_n_train": 2000, "rpn_post_nms_top_n_train": 2000}
 RPN_COUNTS |= {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000}
@@ -68,7 +69,7 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     is_pretrained = plan.weights != "none"
     stages = plan.trainable_stages if is_pretrained else 5
     is_v2 = plan.architecture == "maskrcnn_resnet50_fpn_v2"
-    arguments = _list_arguments(plan) | (_make_v2_heads() if is_v2 else {})
+    arguments = _list_arguments(plan) | (_make_v2_heads(len(plan.aspect_ratios)) if is_v2 else {})
     if plan.architecture == "maskrcnn_fpn":
         backbone = TimmBackbone(plan.backbone or "")
         backbone.freeze(stages)
@@ -90,22 +91,30 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
 def _list_arguments(plan: Plan) -> dict[str, Any]:
     """Arguments of torchvision's constructor for the settings of a plan."""
     cap = plan.max_detections
+    by_masks = plan.suppression == "mask"
     return {
         "min_size": plan.min_size,
         "max_size": plan.max_size,
-        "rpn_anchor_generator": Float32AnchorGenerator(tuple((s,) for s in plan.anchor_sizes), (ASPECT_RATIOS,) * 5),
+        "scale": plan.scale,
+        "mask_resolution": plan.mask_resolution,
+        "is_exact": plan.mask_alignment == "exact",
+        "rpn_anchor_generator": Float32AnchorGenerator(
+            tuple((size,) for size in plan.anchor_sizes), (plan.aspect_ratios,) * len(plan.anchor_sizes)
+        ),
+        "rpn_nms_thresh": plan.rpn_nms,
+        "box_nms_thresh": max(plan.nms, MASK_SUPPRESSION_BOX_IOU) if by_masks else plan.nms,
         "rpn_batch_size_per_image": plan.rpn_samples,
         "box_batch_size_per_image": plan.roi_samples,
         "box_score_thresh": plan.min_score,
-        "box_detections_per_img": cap,
+        "box_detections_per_img": 2 * cap if by_masks else cap,  # suppression by masks comes after
         **{name: max(count, cap) for name, count in RPN_COUNTS.items()},
     }
 
 
-def _make_v2_heads() -> dict[str, Any]:
+def _make_v2_heads(num_anchors: int) -> dict[str, Any]:
     """The heads of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429)."""
     return {
-        "rpn_head": RPNHead(FPN_CHANNELS, len(ASPECT_RATIOS), conv_depth=2),
+        "rpn_head": RPNHead(FPN_CHANNELS, num_anchors, conv_depth=2),
         "box_head": FastRCNNConvFCHead((FPN_CHANNELS, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d),
         "mask_head": MaskRCNNHeads(FPN_CHANNELS, [256] * 4, 1, norm_layer=nn.BatchNorm2d),
     }

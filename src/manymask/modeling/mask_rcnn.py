@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPrivateImportUsage]
 
@@ -25,13 +25,27 @@ IOUS_AT_ONCE = 1 << 20
 
 
 class ResizeTransform(GeneralizedRCNNTransform):
-    """torchvision's normalisation, resizing and batching; a ``min_size`` of 0 keeps the images' own size."""
+    """torchvision's normalisation, resizing and batching, or with a ``min_size`` of 0 resizing by one factor.
+
+    Attributes:
+        scale: The factor; images are enlarged until their longest side is ``max_size``, if that comes first.
+    """
+
+    scale = 1.0
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Resize the image and its boxes; layers keep the image's own resolution."""
-        if self.min_size == (0,):
+        if self.min_size != (0,):
+            return super().resize(image, target)
+        height, width = image.shape[-2:]
+        factor = min(self.scale, max(self.max_size / max(height, width), 1.0))
+        if factor == 1:
             return image, target
-        return super().resize(image, target)
+        size = [max(round(height * factor), 1), max(round(width * factor), 1)]
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
+        if target is not None:
+            target = {**target, "boxes": resize_boxes(target["boxes"], [height, width], size)}
+        return image, target
 
 
 class Float32BoxCoder(BoxCoder):
@@ -43,7 +57,19 @@ class Float32BoxCoder(BoxCoder):
 
 
 class CrowdRoIHeads(RoIHeads):
-    """torchvision's RoI heads with ground-truth masks as layers and predicted masks as 28 x 28 probabilities."""
+    """torchvision's RoI heads with ground-truth masks as layers and predicted masks as 28 x 28 probabilities.
+
+    Attributes:
+        is_exact: Whether boxes are placed on features and layers exactly (``mask_alignment``). Feature cells of strides
+            4 to 32 have their centres on pixels 0, 4, 8 ..., whose coordinates in a box are 0.5, 4.5, 8.5;
+            torchvision's pooling takes them for 0, 4, 8, and its mask targets are half a pixel off likewise.
+    """
+
+    is_exact = False
+
+    def _shift(self, boxes: list[Tensor]) -> list[Tensor]:
+        """Boxes as indices of pixels, which pooling reads them as."""
+        return [b - 0.5 for b in boxes] if self.is_exact else boxes
 
     def check_targets(self, targets: list[dict[str, Tensor]] | None) -> None:
         """Refuse targets without boxes, labels or layers."""
@@ -89,7 +115,7 @@ class CrowdRoIHeads(RoIHeads):
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Class logits and box deltas, in float32 also under autocast."""
-        features_of_boxes = self.box_roi_pool(features, proposals, image_shapes)
+        features_of_boxes = self.box_roi_pool(features, self._shift(proposals), image_shapes)
         class_logits, box_regression = self.box_predictor(self.box_head(features_of_boxes))
         return class_logits.float(), box_regression.float()
 
@@ -97,7 +123,7 @@ class CrowdRoIHeads(RoIHeads):
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         """Mask logits (boxes, classes, 28, 28)."""
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))  # pyright: ignore[reportOptionalCall]
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, self._shift(boxes), image_shapes)))  # pyright: ignore[reportOptionalCall]
 
     def _compute_mask_loss(
         self,
@@ -118,7 +144,7 @@ class CrowdRoIHeads(RoIHeads):
                 target["layers"].as_subclass(Tensor),
                 find_layers(target["layers"], len(target["boxes"])),
                 r,
-                map_boxes(boxes.float(), shape, tuple(target["layers"].shape[-2:])),
+                map_boxes(boxes.float(), shape, tuple(target["layers"].shape[-2:]), is_exact=self.is_exact),
                 num_bins,
             )
             for target, r, boxes, shape in zip(targets, rows, proposals, image_shapes, strict=True)
@@ -144,23 +170,24 @@ class CrowdRoIHeads(RoIHeads):
 
 
 def map_boxes(
-    boxes: Float32[Tensor, "boxes 4"], from_size: tuple[int, ...], to_size: tuple[int, ...]
+    boxes: Float32[Tensor, "boxes 4"], from_size: tuple[int, ...], to_size: tuple[int, ...], *, is_exact: bool = False
 ) -> Float32[Tensor, "boxes 4"]:
     """Carry sampling boxes from a resized image to the original, keeping pixel centres on pixel centres.
 
     Bilinear resizing takes pixel i of the small grid to (i + 0.5) * scale - 0.5 of the large one, and ``roi_align``
     without alignment reads coordinates as pixel indices; so sampling the original inside the mapped box sees what
-    sampling the resized mask inside the box would.
+    sampling the resized mask inside the box would. Exactly (``is_exact``), edge x lies at index x - 0.5 in both.
 
     Args:
         boxes: x1 y1 x2 y2 in the resized image.
         from_size: (height, width) of the resized image.
         to_size: (height, width) of the original image.
+        is_exact: Whether edges are carried as edges.
     """
-    if tuple(from_size) == tuple(to_size):
-        return boxes
     scale = boxes.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]]).repeat(2)
-    return (boxes + 0.5) * scale - 0.5
+    if is_exact:
+        return boxes * scale - 0.5
+    return boxes if tuple(from_size) == tuple(to_size) else (boxes + 0.5) * scale - 0.5
 
 
 class MaskRCNN(detection.MaskRCNN):
@@ -169,17 +196,41 @@ class MaskRCNN(detection.MaskRCNN):
     In training it takes images (C, H, W) in [0, 1] and targets with ``boxes`` (N, 4), ``labels`` (N,) and ``layers``
     (L, H, W), and returns the five losses. Else it returns, for each image, ``boxes``, ``labels``, ``scores`` at the
     image's own resolution and ``mask_probabilities`` (N, 28, 28), which ``paste_masks`` turns into runs.
+
+    Args:
+        backbone: Gives the feature maps by level name.
+        num_classes: Background included.
+        min_size: Shorter side that images are resized to; 0 resizes by ``scale``.
+        max_size: Longest side after resizing.
+        scale: Factor that images are resized by.
+        mask_resolution: Side of the predicted masks, 28 in the paper.
+        is_exact: Whether boxes lie exactly on features and mask targets (``mask_alignment``).
+        **settings: torchvision's arguments.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, *, min_size: int, max_size: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        min_size: int,
+        max_size: int,
+        scale: float = 1.0,
+        mask_resolution: int = 28,
+        is_exact: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__(backbone, num_classes, min_size=min_size, max_size=max_size, **settings)
         old = self.transform
         self.transform = ResizeTransform(min_size, max_size, old.image_mean, old.image_std)
+        self.transform.scale = scale
         # The same modules and parameters with the crowd-safe methods: nothing is built twice.
         rpn: Any = self.rpn
         rpn.__class__ = CrowdRegionProposalNetwork
         roi_heads: Any = self.roi_heads
         roi_heads.__class__ = CrowdRoIHeads
+        roi_heads.is_exact = is_exact
+        roi_heads.mask_roi_pool.output_size = (mask_resolution // 2, mask_resolution // 2)  # the predictor doubles it
         for part in (rpn, roi_heads):
             part.box_coder = Float32BoxCoder(part.box_coder.weights)
         for pooler in (roi_heads.box_roi_pool, roi_heads.mask_roi_pool):

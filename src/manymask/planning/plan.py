@@ -7,11 +7,11 @@ refused with the nearest one that does.
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from manymask.core.files import replace_file
 from manymask.errors import PlanError
@@ -27,8 +27,24 @@ def _text_from_path(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _number_from_text(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
 def _list_from_text(value: Any) -> Any:
     return [part for part in value.replace(" ", ",").split(",") if part] if isinstance(value, str) else value
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse what is not a regular expression.
+
+    Raises:
+        ValueError: It is not.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"group_by is {pattern!r}, which is not a regular expression ({error})") from error
 
 
 class DataRecord(BaseModel):
@@ -62,6 +78,8 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    version: Literal[1] = 1
+    """Of this list of settings."""
     recipe: str = "baseline"
     """The recipe that the settings started from."""
     architecture: Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_fpn"] = (
@@ -76,14 +94,25 @@ class Plan(BaseModel):
     """Backbone stages that are trained, counted from the last; all of them where there are no weights."""
     anchor_sizes: Annotated[tuple[float, ...], BeforeValidator(_list_from_text)] = (32, 64, 128, 256, 512)
     """Side of the square anchor of each of the five feature levels, in pixels of the resized image."""
+    aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_list_from_text)] = (0.5, 1, 2)
+    """Height over width of the anchors at each place."""
     rpn_samples: int = Field(default=256, ge=2)
     """Anchors an image that the RPN's loss is computed on (Faster R-CNN, section 3.1.3)."""
     roi_samples: int = Field(default=512, ge=4)
     """Proposals an image that the heads' losses are computed on (Mask R-CNN, section 3.1, with FPN)."""
+    mask_resolution: Annotated[Literal[14, 28, 56], BeforeValidator(_number_from_text)] = 28
+    """Side of the mask head's output, in bins over the box."""
+    mask_alignment: Literal["torchvision", "exact"] = "torchvision"
+    """How features, mask targets and pasted masks lie on the pixels: as torchvision's COCO weights expect it, up to a
+    pixel off; or exactly."""
     epochs: int = Field(default=100, ge=1)
-    """Passes over the training images."""
+    """Number of epochs; each ends with a validation and a checkpoint."""
+    epoch_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none_from_text)] = None
+    """Optimizer steps an epoch; ``none`` for one pass over the training images."""
     max_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none_from_text)] = None
     """Optimizer steps after which training ends, in the middle of an epoch if need be; ``none`` for no limit."""
+    minutes: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_from_text)] = None
+    """Time that the whole command may take: the steps of each epoch are fitted to it; ``none`` for no limit."""
     batch_size: int = Field(default=2, ge=1)
     """Images a forward pass."""
     accumulate: int = Field(default=1, ge=1)
@@ -109,9 +138,24 @@ class Plan(BaseModel):
     min_size: int = Field(default=800, ge=0)
     """Shorter side that images are resized to, in pixels; 0 keeps each image's own size."""
     max_size: int = Field(default=1333, ge=1)
-    """Longest side after resizing, in pixels; without meaning where ``min_size`` is 0."""
+    """Longest side after resizing, in pixels; images are not made smaller by it where ``min_size`` is 0."""
+    scale: float = Field(default=1.0, ge=0.1, le=8)
+    """Factor that images are resized by where ``min_size`` is 0; enlarging ends at ``max_size``."""
+    crop_size: int = Field(default=0, ge=0)
+    """Side of the random crop of an image that a training step takes, in pixels of the file; 0 for the whole image."""
+    normalization: Literal["type", "image"] = "type"
+    """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values."""
+    min_contrast: float = Field(default=0.0, ge=0)
+    """Least difference of the two values with ``normalization=image``, as a share of the type's range: a flatter image
+    is not stretched further."""
+    augmentation: Literal["none", "flip", "dihedral"] = "none"
+    """What training images are put through at random: nothing, left-right flips, or all flips and quarter turns."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """How often images are drawn: all alike, or by how many crops they hold and how rare their classes are."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the images that are held out for validation, at least one image."""
+    group_by: Annotated[str | None, BeforeValidator(_none_from_text)] = None
+    """Pattern that finds an image's group (slide, patient) in its name; groups are held out whole."""
     split_seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the split; apart from ``seed``, so that runs of several seeds are scored on the same images."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -124,8 +168,15 @@ class Plan(BaseModel):
     """The one cap on detections, proposals and scored predictions; ``auto`` is max(100, 1.5 x the largest count)."""
     min_score: float = Field(default=0.05, ge=0, lt=1)
     """Predictions below this score are neither written nor scored."""
-    score_threshold: float = Field(default=0.5, ge=0, le=1)
-    """Score from which a prediction is shown in label images and overlays and counted in AP(t)."""
+    rpn_nms: float = Field(default=0.7, gt=0, le=1)
+    """Box IoU above which the RPN keeps the better of two proposals."""
+    suppression: Literal["box", "mask"] = "box"
+    """What two predictions of a class are compared by, to keep the better one: their boxes or their masks."""
+    nms: float = Field(default=0.5, gt=0, le=1)
+    """IoU above which the better of two predictions of a class is kept."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.5
+    """Score from which a prediction is shown in label images and overlays and counted in F1 and AP(t); ``auto`` is what
+    gives the highest F1 on the validation images."""
     mask_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which a pixel belongs to a predicted mask."""
     keep_checkpoints: Literal["all", "best"] = "all"
@@ -142,12 +193,22 @@ class Plan(BaseModel):
                 raise ValueError("there are no COCO weights of maskrcnn_fpn; set weights to imagenet, none or a file")
         elif self.backbone is not None:
             raise ValueError(f"backbone goes with architecture=maskrcnn_fpn only, not with {self.architecture}")
+        if self.min_size and self.scale != 1:
+            raise ValueError(
+                f"min_size is {self.min_size} and scale {self.scale:g}; set min_size=0 to resize by a factor"
+            )
         if self.min_size > self.max_size:
             raise ValueError(f"min_size is {self.min_size}, but max_size only {self.max_size}")
         if self.detections_per_image != "auto" and self.detections_per_image < 1:
             raise ValueError(f"detections_per_image is {self.detections_per_image}, expected auto or at least 1")
         if len(self.anchor_sizes) != 5 or min(self.anchor_sizes) < 2:
             raise ValueError(f"anchor_sizes is {list(self.anchor_sizes)}, expected five sizes of at least 2 pixels")
+        if not self.aspect_ratios or not all(0.05 <= ratio <= 20 for ratio in self.aspect_ratios):
+            raise ValueError(f"aspect_ratios is {list(self.aspect_ratios)}, expected numbers from 0.05 to 20")
+        if self.minutes is not None and self.max_steps is not None:
+            raise ValueError("minutes and max_steps both end a run; set one of them to none")
+        if self.group_by is not None:
+            check_pattern(self.group_by)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device is {self.device!r}, expected auto, cpu, cuda or cuda:N")
         return self
@@ -163,6 +224,11 @@ class Plan(BaseModel):
             raise PlanError("detections_per_image is auto, but there is no training data to take it from; set a number")
         return self.detections_per_image
 
+    @property
+    def shown_score(self) -> float:
+        """``score_threshold`` as a number; 0.5 while ``auto`` has not been chosen yet."""
+        return 0.5 if self.score_threshold == "auto" else self.score_threshold
+
     def resolve_detections(self, max_instances: int) -> "Plan":
         """The plan with ``auto`` replaced by max(100, 1.5 x the largest count of the training data)."""
         if self.detections_per_image != "auto":
@@ -171,9 +237,12 @@ class Plan(BaseModel):
 
 
 RECIPES: dict[str, Plan] = {"baseline": Plan()}
-"""Named starting points. ``baseline`` is the course report's system that manymask began with."""
+"""Recipes whose settings are fixed. ``baseline`` is the course report's system that manymask began with."""
 
-SETTINGS: tuple[str, ...] = tuple(name for name in Plan.model_fields if name not in {"recipe", "data"})
+AUTO = "auto"
+"""The recipe whose settings follow from the data (``planning.rules``)."""
+
+SETTINGS: tuple[str, ...] = tuple(name for name in Plan.model_fields if name not in {"version", "recipe", "data"})
 """Names that ``--set`` takes."""
 
 CHANGEABLE: frozenset[str] = frozenset({"num_workers", "device"})
@@ -183,12 +252,26 @@ CHANGEABLE: frozenset[str] = frozenset({"num_workers", "device"})
 def make_plan(recipe: str = "baseline", settings: Mapping[str, Any] | None = None) -> Plan:
     """A recipe with some settings of one's own.
 
+    Args:
+        recipe: One of ``RECIPES``; a ``plan.json``; or ``auto``, which gives a draft: what its rules decide, once they
+            see the data, is still as in ``baseline``.
+        settings: Values by name, which may be text.
+
     Raises:
         PlanError: The recipe or a setting does not exist, is out of range, or settings do not fit each other.
     """
-    if recipe not in RECIPES:
-        raise PlanError(f"there is no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
-    return change_plan(RECIPES[recipe], settings or {})
+    settings = settings or {}
+    if recipe in RECIPES:
+        return change_plan(RECIPES[recipe], settings)
+    if recipe == AUTO:
+        values = parse_values(settings)
+        if values.get("weights") != "coco" and values.get("architecture", "maskrcnn_fpn") == "maskrcnn_fpn":
+            values = {"architecture": "maskrcnn_fpn", "backbone": "resnet18", **values}
+        return change_plan(Plan(recipe=AUTO), {"weights": "none", "min_size": 0, **values})
+    if not Path(recipe).is_file():
+        names = ", ".join((AUTO, *RECIPES))
+        raise PlanError(f"there is no recipe {recipe!r}; there are: {names}, or give the plan.json of a run")
+    return change_plan(read_plan(Path(recipe)).model_copy(update={"data": None}), settings)
 
 
 def change_plan(plan: Plan, settings: Mapping[str, Any]) -> Plan:
@@ -197,12 +280,40 @@ def change_plan(plan: Plan, settings: Mapping[str, Any]) -> Plan:
     Raises:
         PlanError: A setting does not exist, is out of range, or settings do not fit each other.
     """
+    check_names(settings)
+    return _validate({**plan.model_dump(), **settings}, "the settings")
+
+
+def check_names(settings: Iterable[str]) -> None:
+    """Refuse names of settings that do not exist.
+
+    Raises:
+        PlanError: There is one; the message gives the nearest that does.
+    """
     for name in settings:
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SETTINGS)}"
             raise PlanError(f"there is no setting {name!r}; {hint}")
-    return _validate({**plan.model_dump(), **settings}, "the settings")
+
+
+def parse_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of settings, which may be text, each by itself: whether they fit each other is not looked at.
+
+    Raises:
+        PlanError: A setting does not exist or is out of range.
+    """
+    check_names(settings)
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        field = Plan.model_fields[name]
+        try:
+            expected: Any = Annotated[field.annotation, field]  # pyright: ignore[reportInvalidTypeForm]
+            values[name] = TypeAdapter(expected).validate_python(value)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise PlanError(f"in the settings, {name} is {value!r}: {message}") from error
+    return values
 
 
 def parse_settings(assignments: list[str]) -> dict[str, str]:

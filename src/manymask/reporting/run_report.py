@@ -9,9 +9,10 @@ import numpy as np
 
 from manymask.core import Dataset, Instances
 from manymask.evaluation import ScoredImage, split_errors
+from manymask.inspection import group_images
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.report import write_report
-from manymask.scoring import DRAWS, group_images, open_source, read_data, summarize, view_images
+from manymask.scoring import DRAWS, open_source, read_data, summarize, view_images
 from manymask.training import find_run, read_metrics
 
 MAX_IMAGES = 60

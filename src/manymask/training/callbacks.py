@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from manymask.data.datamodule import InstanceDataModule
 from manymask.errors import Interrupted
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_checkpoint
 from manymask.training.module import TrainingModule
@@ -156,9 +157,8 @@ def format_epoch(row: MetricsRow, folder: RunFolder) -> str:
 class ShowProgress(L.Callback):
     """A bar over all steps of the run with the time that is left; lines now and then where there is no terminal."""
 
-    def __init__(self, total_steps: int, num_epochs: int, console: Console) -> None:
-        self.total_steps = total_steps
-        self.num_epochs = num_epochs
+    def __init__(self, datamodule: InstanceDataModule, console: Console) -> None:
+        self.datamodule = datamodule
         self.console = console
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
         self._bar = Progress(
@@ -168,7 +168,7 @@ class ShowProgress(L.Callback):
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=total_steps, note="")
+        self._task = self._bar.add_task("training", total=datamodule.total_steps, note="")
         self._first_step = 0
         self._started = self._last_line = 0.0
 
@@ -182,16 +182,18 @@ class ShowProgress(L.Callback):
         """Move the bar."""
         now = time.monotonic()
         num_done = max(trainer.global_step - self._first_step, 1)
-        seconds_left = (now - self._started) / num_done * (self.total_steps - trainer.global_step)
+        total_steps = self.datamodule.total_steps
+        seconds_left = (now - self._started) / num_done * (total_steps - trainer.global_step)
         note = ""
         if isinstance(pl_module, TrainingModule) and pl_module.num_batches:
             note = f"loss {pl_module.losses['loss'] / pl_module.num_batches:.3f}"
         note += f"  {format_seconds(seconds_left)} left"
-        description = f"epoch {trainer.current_epoch + 1}/{self.num_epochs}"
-        self._bar.update(self._task, completed=trainer.global_step, description=description, note=note)
+        description = f"epoch {trainer.current_epoch + 1}/{self.datamodule.num_epochs}"
+        step = trainer.global_step
+        self._bar.update(self._task, completed=step, total=total_steps, description=description, note=note)
         if not self.console.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print_line(self.console, f"{description}  step {trainer.global_step}/{self.total_steps}  {note}")
+            print_line(self.console, f"{description}  step {step}/{total_steps}  {note}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove the bar."""

@@ -9,11 +9,18 @@ from torch import Tensor
 
 from manymask.core import Category, Instances
 from manymask.errors import TrainingError
-from manymask.evaluation import ScoredImage, merge_categories, score_image, summarize_headline
+from manymask.evaluation import (
+    ScoredImage,
+    choose_score_threshold,
+    merge_categories,
+    score_image,
+    summarize_headline,
+)
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
 from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.modeling.masks import make_instances
 from manymask.planning import Plan
+from manymask.training.pace import Pace
 
 _REMEDY = (
     "the last good checkpoint is kept: look at these images, or start anew with a lower learning_rate, warmup_steps, "
@@ -31,6 +38,8 @@ class TrainingModule(L.LightningModule):
         num_batches: Batches of the epoch so far.
         last_learning_rate: Learning rate of the last step.
         scores: Scores of the last validation.
+        pace: What the learning rate follows in a run with a time budget.
+        score_threshold: The plan's, or what the last validation gave the highest F1 with.
     """
 
     def __init__(
@@ -52,6 +61,8 @@ class TrainingModule(L.LightningModule):
         self.num_batches = 0
         self.last_learning_rate = 0.0
         self.scores: dict[str, Any] = {}
+        self.score_threshold = plan.shown_score
+        self.pace: Pace | None = None
         self._scored: list[ScoredImage] = []
         self._last_names: list[str] = []
 
@@ -71,9 +82,12 @@ class TrainingModule(L.LightningModule):
     def scale_learning_rate(self, step: int) -> float:
         """The share of ``learning_rate`` at an optimizer step (0-based)."""
         warmup = min(1.0, (step + 1) / self.plan.warmup_steps) if self.plan.warmup_steps else 1.0
+        share = min(step / self.total_steps, 1.0) if self.pace is None else self.pace.get_share(step)
         if self.plan.scheduler == "cosine":
-            return warmup * 0.5 * (1 + math.cos(math.pi * min(step / self.total_steps, 1.0)))
+            return warmup * 0.5 * (1 + math.cos(math.pi * share))
         if self.plan.scheduler == "multistep":
+            if self.pace is not None:
+                return warmup * 0.1 ** sum(share >= milestone for milestone in MILESTONES)
             return warmup * 0.1 ** sum(step >= milestone for milestone in self._list_milestones())
         return warmup
 
@@ -128,6 +142,8 @@ class TrainingModule(L.LightningModule):
             TrainingError: The epoch's last step left weights that are not finite, which no checkpoint may hold.
         """
         self._scored = []
+        if self.pace is not None:
+            self.pace.end_steps()
         if not all(value.isfinite().all() for value in self.network.state_dict().values()):
             raise TrainingError(
                 f"the weights are not finite after epoch {self.current_epoch + 1}, whose last images are "
@@ -137,22 +153,25 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
-            instances = make_instances(self.network([image])[0], truth.size, self.plan.mask_threshold)
+            instances = make_instances(self.network([image])[0], truth.size, self.plan)
             self._scored.append(
                 score_image(
                     image_id,
                     truth,
                     instances.relabel(self._scored_labels),
                     max_detections=self.plan.max_detections,
-                    score_threshold=self.plan.score_threshold,
+                    score_threshold=self.plan.shown_score,
                 )
             )
 
     def on_validation_epoch_end(self) -> None:
         """Score all validation images together."""
         self.scores = summarize_headline(self._scored, self.scored_categories)
+        if self.plan.score_threshold == "auto":
+            self.score_threshold = choose_score_threshold(self._scored)
         self._scored = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plan, so that a checkpoint alone is a model."""
-        checkpoint.setdefault(CHECKPOINT_KEY, {})["plan"] = self.plan.model_dump(mode="json")
+        """Add the plan and the score threshold, so that a checkpoint alone is a model."""
+        own = checkpoint.setdefault(CHECKPOINT_KEY, {})
+        own["plan"], own["score_threshold"] = self.plan.model_dump(mode="json"), self.score_threshold

@@ -1,11 +1,10 @@
 """Train a model, from the check of every file to the last checkpoint."""
 
 import logging
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,33 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
-from manymask.core import Category, Dataset, Record, Sample
+from manymask.core import Category
+from manymask.core.files import replace_file
 from manymask.data.datamodule import InstanceDataModule
-from manymask.data.transforms import scale_pixels
-from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.formats import DatasetCheck, check_dataset, read_dataset
-from manymask.modeling.architectures import assemble_model, check_backbone, load_starting_weights
+from manymask.errors import DatasetError, PlanError
+from manymask.modeling.architectures import assemble_model, load_starting_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.planning import (
+    AUTO,
     CHANGEABLE,
     SETTINGS,
-    DataRecord,
+    Decision,
     Plan,
     change_plan,
     load_plan,
     make_plan,
     read_plan,
+    write_explanation,
     write_plan,
 )
 from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
 from manymask.training.failures import explain_failures
 from manymask.training.module import TrainingModule
+from manymask.training.pace import Pace
+from manymask.training.preparation import TrainingData, check_start, decide_settings, read_data, split_data
 from manymask.training.run_folder import MetricsRow, RunFolder
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The images of a run and what is recorded of them."""
-
-    train: Dataset
-    val: Dataset
-    record: DataRecord
 
 
 def train(
@@ -59,6 +50,7 @@ def train(
     val: str | Path | None = None,
     data_format: str | None = None,
     resume: str | Path | None = None,
+    started: float | None = None,
     **settings: Any,
 ) -> Path:
     """Train a model and return its run folder.
@@ -66,11 +58,13 @@ def train(
     Args:
         data: The training data; with ``resume`` only where it has moved.
         output: The run folder, which must be empty or new; ``runs/<name of the data>`` by default.
-        recipe: Where the settings start from; ``baseline`` by default.
+        recipe: Where the settings start from: ``auto`` (by default), which decides them by the data; ``baseline``; or a
+            ``plan.json``.
         val: A separate validation set in the format of ``data``; by default a part of ``data`` is held out
             (``val_fraction``).
         data_format: Name of the reader; found out from the folder by default.
         resume: A run folder, or a checkpoint in one, to go on with.
+        started: When the command began, on ``time.monotonic``, from which ``minutes`` count; now by default.
         **settings: Settings of the plan by name.
 
     Raises:
@@ -78,17 +72,14 @@ def train(
         Interrupted: Ctrl-C or SIGTERM arrived; the run can be resumed.
     """
     console = Console(stderr=True)
+    started = time.monotonic() if started is None else started
+    decisions: Sequence[Decision] = ()
     if resume is None:
         if data is None:
             raise PlanError("expected a data set to train on; for example: manymask train data/train")
         folder, checkpoint = RunFolder(Path(output or _choose_folder(Path(data)))), None
-        if not Path(data).exists():
-            raise DatasetError(f"{data} does not exist; give a folder of labelled images, or a COCO file")
         folder.check_unused()
-        plan = make_plan(recipe or "baseline", settings)
-        check_start(plan)
-        data_set = load_data(Path(data), Path(val) if val else None, data_format, plan, console)
-        plan = plan.resolve_detections(data_set.record.max_instances)
+        plan, decisions, data_set = prepare(data, recipe, val, data_format, settings, console)
     else:
         folder, checkpoint = find_resume(Path(resume))
         if output is not None and Path(output).resolve() != folder.path.resolve():
@@ -102,105 +93,56 @@ def train(
         folder.remove_partial_files()
         if checkpoint is None:
             print_line(console, f"no epoch of {folder.path} was finished: starting at step 0")
-    fit(folder, plan.model_copy(update={"data": data_set.record}), data_set, checkpoint, console)
+    plan = plan.model_copy(update={"data": data_set.record})
+    fit(folder, plan, data_set, checkpoint, console, started, write_explanation(decisions) if decisions else None)
     return folder.path
+
+
+def plan_run(
+    data: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    val: str | Path | None = None,
+    data_format: str | None = None,
+    **settings: Any,
+) -> tuple[Plan, tuple[Decision, ...]]:
+    """The plan that ``train`` would make with the same arguments, and with the recipe ``auto`` why; trains nothing.
+
+    Raises:
+        ManymaskError: Data or settings cannot be used.
+    """
+    plan, decisions, _ = prepare(data, recipe, val, data_format, settings, Console(stderr=True))
+    return plan, decisions
+
+
+def prepare(
+    data: str | Path,
+    recipe: str | Path | None,
+    val: str | Path | None,
+    data_format: str | None,
+    settings: Mapping[str, Any],
+    console: Console,
+) -> tuple[Plan, tuple[Decision, ...], TrainingData]:
+    """Read and check the data and decide every setting; the arguments are those of ``train``.
+
+    Returns:
+        The plan, the reason for each setting with the recipe ``auto``, and the images.
+    """
+    if not Path(data).exists():
+        raise DatasetError(f"{data} does not exist; give a folder of labelled images, or a COCO file")
+    recipe = str(recipe or AUTO)
+    draft = make_plan(recipe, settings)
+    check_start(draft)
+    inspected = read_data(Path(data), Path(val) if val else None, data_format, draft, console)
+    plan, decisions = decide_settings(inspected, draft, settings, is_auto=recipe == AUTO, console=console)
+    data_set = split_data(inspected, plan, console)
+    return plan.resolve_detections(data_set.record.max_instances), decisions, data_set
 
 
 def _choose_folder(data: Path) -> Path:
     """The default run folder, named after the data's folder."""
     data = data.resolve()
     return Path("runs") / (data.parent.name if data.is_file() else data.name)
-
-
-def check_start(plan: Plan) -> None:
-    """Refuse what is not there before every file is checked, not after.
-
-    Raises:
-        PlanError: There is no such device or backbone.
-        CheckpointError: There is no such weights file.
-    """
-    choose_device(plan.device)
-    if plan.backbone is not None:
-        check_backbone(plan.backbone)
-    if plan.weights not in ("coco", "imagenet", "none") and not Path(plan.weights).is_file():
-        raise CheckpointError(
-            f"weights is {plan.weights!r}, expected coco, imagenet, none or a file; no such file is there"
-        )
-
-
-def load_data(path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console) -> TrainingData:
-    """Read and check every file, and split the images.
-
-    Raises:
-        DatasetError: A file cannot be used.
-    """
-    dataset = read_dataset(path, data_format)
-    check = _check(dataset, plan, console)
-    if val_path is not None:
-        train_set, val_set = dataset, read_dataset(val_path, dataset.data_format)
-        val_check = _check(val_set, plan, console)
-        fingerprint = check.fingerprint + val_check.fingerprint
-    else:
-        train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.split_seed)
-        val_check, fingerprint = check, check.fingerprint
-        if len(dataset) == 1:
-            print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")
-    counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
-    record = DataRecord(
-        path=str(path.resolve()),
-        val_path=str(val_path.resolve()) if val_path else None,
-        data_format=dataset.data_format,
-        fingerprint=fingerprint,
-        categories=tuple((category.id, category.name) for category in dataset.categories),
-        train_names=tuple(r.name for r in train_set.records),
-        val_names=tuple(r.name for r in val_set.records),
-        max_instances=max(counts[r.name] for r in train_set.records),
-    )
-    print_line(
-        console,
-        f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
-        f"at most {record.max_instances} instances an image",
-    )
-    cap = plan.resolve_detections(record.max_instances).max_detections
-    _warn_of_cap(val_set.records, val_counts, cap, console)
-    return TrainingData(train_set, val_set, record)
-
-
-def _warn_of_cap(records: tuple[Record, ...], counts: dict[str, int], cap: int, console: Console) -> None:
-    """Say so where validation images hold more instances than can ever be found."""
-    fullest = max(records, key=lambda record: counts[record.name])
-    num_instances = counts[fullest.name]
-    if num_instances > cap:
-        print_line(
-            console,
-            f"warning: validation image {fullest.name} holds {num_instances} instances, but at most {cap} detections "
-            f"an image are scored; set detections_per_image to at least {num_instances} in a new run",
-        )
-
-
-def _check(dataset: Dataset, plan: Plan, console: Console) -> DatasetCheck:
-    """Decode every file as training will, so that what it would stop at is found before the first step."""
-    as_in_training = replace(dataset, read_record=partial(_read_scalable, dataset.read_record))
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(f"checking {len(dataset)} images of {dataset.root}"), total=len(dataset))
-        return check_dataset(as_in_training, lambda num_done: bar.update(task, completed=num_done), plan.num_workers)
-
-
-def _read_scalable(
-    read_record: Callable[[Record, tuple[Category, ...]], Sample], record: Record, categories: tuple[Category, ...]
-) -> Sample:
-    sample = read_record(record, categories)
-    scale_pixels(sample.pixels, str(sample.path))
-    return sample
-
-
-def split_dataset(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Hold out a random share of the images, at least one; a single image serves as both parts."""
-    if len(dataset) == 1:
-        return dataset, dataset
-    num_val = min(max(1, round(val_fraction * len(dataset))), len(dataset) - 1)
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
-    return dataset.subset(sorted(order[num_val:])), dataset.subset(sorted(order[:num_val]))
 
 
 def find_resume(path: Path) -> tuple[RunFolder, Path | None]:
@@ -269,7 +211,8 @@ def reload_data(
     if val is not None and old.val_path is None:
         raise PlanError("the run began without a separate validation set; leave --val out")
     val_path = val or old.val_path
-    found = load_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
+    inspected = read_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
+    found = split_data(inspected, plan, console)
     if found.record.model_copy(update={"path": old.path, "val_path": old.val_path}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
         what = f"images added or removed: {', '.join(changed[:5])}" if changed else "pixels, labels or classes changed"
@@ -279,7 +222,15 @@ def reload_data(
     return found
 
 
-def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | None, console: Console) -> None:
+def fit(
+    folder: RunFolder,
+    plan: Plan,
+    data: TrainingData,
+    checkpoint: Path | None,
+    console: Console,
+    started: float,
+    explanation: str | None,
+) -> None:
     """Run the epochs that are left.
 
     Raises:
@@ -287,7 +238,7 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
         Interrupted: Ctrl-C or SIGTERM arrived.
     """
     device = choose_device(plan.device)
-    datamodule = InstanceDataModule(data.train, data.val, plan, pin_memory=device.type == "cuda")
+    datamodule = InstanceDataModule(data.train, data.val, plan, weights=data.weights, pin_memory=device.type == "cuda")
     num_epochs = datamodule.num_epochs
     rows: list[MetricsRow] = []
     if checkpoint is not None:
@@ -300,16 +251,17 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
             return
         print_line(console, f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
+    if plan.minutes is not None:
+        deadline = started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
+        datamodule.pace = module.pace = Pace(plan, deadline, len(rows))
     write_plan(plan, folder.plan_file)  # only now, so that a plan that cannot be built leaves no folder behind
-    print_line(
-        console,
-        f"{plan.architecture}{f' with {plan.backbone}' if plan.backbone else ''} on {device} in "
-        f"{choose_precision(plan.precision, device)}, {datamodule.total_steps} steps in {num_epochs} epochs, "
-        f"at most {plan.max_detections} detections an image",
-    )
+    if explanation is not None:
+        with replace_file(folder.explanation_file, "w") as file:
+            file.write(explanation)
+    print_line(console, _describe_start(plan, device, datamodule, folder))
     end_on_signal = EndOnSignal(folder)
     callbacks = [end_on_signal, RunWriter(folder, rows, console)]
-    callbacks.append(ShowProgress(datamodule.total_steps, num_epochs, console))
+    callbacks.append(ShowProgress(datamodule, console))
     with explain_failures(), _quiet_lightning():
         trainer = _make_trainer(folder, plan, device, num_epochs, callbacks)
         try:
@@ -317,6 +269,18 @@ def fit(folder: RunFolder, plan: Plan, data: TrainingData, checkpoint: Path | No
         except RuntimeError:
             end_on_signal.check()  # a signal to the whole process group may end a loader before this process looks
             raise
+
+
+def _describe_start(plan: Plan, device: torch.device, datamodule: InstanceDataModule, folder: RunFolder) -> str:
+    backbone = f" with {plan.backbone}" if plan.backbone else ""
+    length = f"{datamodule.total_steps} steps"
+    if plan.minutes is not None:
+        length = f"{plan.minutes:g} minutes (about {length})"
+    return (
+        f"{plan.architecture}{backbone} on {device} in {choose_precision(plan.precision, device)}, {length} in "
+        f"{datamodule.num_epochs} epochs, at most {plan.max_detections} detections an image; every setting: "
+        f"{folder.explanation_file if folder.explanation_file.exists() else folder.plan_file}"
+    )
 
 
 def _make_module(datamodule: InstanceDataModule, plan: Plan, data: TrainingData, has_weights: bool) -> TrainingModule:

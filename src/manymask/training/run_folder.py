@@ -27,6 +27,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def explanation_file(self) -> Path:
+        """Every setting with the reason for it, where rules decided them."""
+        return self.path / "plan.md"
+
+    @property
     def last(self) -> Path:
         """The checkpoint of the last epoch."""
         return self.path / "last.ckpt"

@@ -1,0 +1,67 @@
+"""The whole look at a data set, with the files that it leaves."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from manymask.formats import read_dataset, write_json
+from manymask.inspection.reading import Inspection, inspect_dataset, sort_findings
+from manymask.inspection.repair import check_target, write_repaired
+from manymask.planning.doctor import compare_sets
+from manymask.planning.findings import Finding
+from manymask.planning.fingerprint import write_fingerprint
+
+
+def inspect(
+    data: str | Path,
+    *,
+    val: str | Path | None = None,
+    data_format: str | None = None,
+    group_by: str | None = None,
+    output: str | Path = "inspection",
+    fix: str | Path | None = None,
+    plan_cap: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Look at every image and label of a data set: what is wrong, and what the data is like.
+
+    Writes ``fingerprint.json`` and ``findings.json``, and with ``fix`` a repaired copy with its ``repairs.json``.
+
+    Args:
+        data: Folder of labelled images, or a COCO file.
+        val: A separate validation set in the format of ``data``; examined too, and searched for images of ``data``.
+        data_format: Name of the reader; found out by default.
+        group_by: Regular expression that finds an image's group (slide, patient) in its name.
+        output: Folder to write to.
+        fix: New or empty folder for a repaired copy of ``data``.
+        plan_cap: Cap on instances an image, to name the images that hold more.
+        progress: Called with the number of images done so far and the number of images, for each pass.
+
+    Returns:
+        What was found; ``repairs`` says what was done for the copy.
+
+    Raises:
+        DatasetError: The data set cannot be listed, none of its images can be read, or none has an instance.
+        PlanError: The pattern is no regular expression, or the folder of ``fix`` is not empty.
+    """
+    dataset, folder = read_dataset(data, data_format), Path(output)
+    val_set = None if val is None else read_dataset(val, dataset.data_format)
+    if fix is not None:
+        check_target(Path(fix), dataset.root)
+    found = inspect_dataset(dataset, progress=progress, group_by=group_by, max_instances=plan_cap)
+    val_findings = []
+    if val_set is not None:
+        val_found = inspect_dataset(val_set, progress=progress, max_instances=plan_cap)
+        val_findings = [replace(finding, is_fixable=False) for finding in val_found.findings]
+        found = replace(found, findings=(*found.findings, *compare_sets(found.facts, val_found.facts)))
+    if fix is not None:
+        found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
+    found = replace(found, findings=sort_findings([*found.findings, *val_findings]))
+    write_fingerprint(found.fingerprint, folder / "fingerprint.json")
+    write_json(folder / "findings.json", [_to_json(finding) for finding in found.findings])
+    return found
+
+
+def _to_json(finding: Finding) -> dict[str, Any]:
+    return asdict(finding) | {"path": finding.path and str(finding.path)}

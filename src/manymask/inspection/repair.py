@@ -1,0 +1,285 @@
+"""A repaired copy of a data set: what rules can put right is put right, the rest is left as it is."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from manymask.core import Dataset, InstanceLayers, Instances, Record, Sample, concatenate_instances
+from manymask.core.files import replace_file
+from manymask.errors import DatasetError, PlanError
+from manymask.formats import (
+    encode_coco_results,
+    find_empty_masks,
+    name_instances,
+    paint_ids,
+    write_class_folder,
+    write_ids,
+    write_json,
+)
+from manymask.inspection.reading import Inspection, Repair, drop_masks
+from manymask.planning.doctor import MAX_TINY_AREA, count_of, find_rows, list_some
+from manymask.planning.facts import ImageFacts, measure_instances
+from manymask.planning.pieces import find_pieces
+
+LEFT_OUT = (
+    "unreadable-image",
+    "unreadable-labels",
+    "size-mismatch",
+    "not-finite",
+    "unsupported-channels",
+    "constant-image",
+    "same-image-in-val",
+)
+"""Findings that a copy without the image puts right."""
+
+_DONE = {
+    "zero-area-instance": "removed {} without any pixel",
+    "one-pixel-instance": f"removed {{}} of up to {MAX_TINY_AREA} pixels",
+    "duplicate-instance": "removed {} with the mask of another one",
+    "background-instance": "removed {} that was the background",
+    "fragmented-instance": f"gave each piece of {{}} an id of its own, pieces of up to {MAX_TINY_AREA} pixels aside",
+    "hidden-instance": "removed {} hidden by others, as a label image holds one id a pixel",
+}
+# What comes of writing masks in place of polygons.
+_CONVERTED = {
+    "out-of-frame": "cut off what lay outside the image",
+    "self-crossing": "wrote masks in place of outlines that cross themselves",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Instances, the row of each in the files, and the rows that something was done to, by kind of finding."""
+
+    instances: Instances
+    source: Int64[np.ndarray, " instances"]
+    done: dict[str, list[int]]
+
+
+def check_target(output: Path, data: Path) -> None:
+    """Refuse a folder for the repaired copy that could harm anything.
+
+    Raises:
+        PlanError: It is not a new or empty folder, or it lies in the data.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise PlanError(f"--fix {output} is not an empty folder; choose another")
+    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
+        raise PlanError(f"--fix {output} lies inside the data {data}; choose a folder outside")
+
+
+def write_repaired(
+    dataset: Dataset,
+    inspection: Inspection,
+    output: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Repair, ...]:
+    """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
+
+    Class folders and COCO stay what they are; label images and mask files become ``images`` with ``labels``. Images are
+    copied byte for byte.
+
+    Args:
+        dataset: The data set.
+        inspection: What was found in it.
+        output: A new or empty folder.
+        progress: Called with the number of images done so far and the number of images.
+
+    Returns:
+        What was done, for each image that is not merely copied; written as ``repairs.json`` too.
+
+    Raises:
+        PlanError: The folder is not empty, or lies in the data.
+        DatasetError: Nothing would be left.
+    """
+    check_target(output, dataset.root)
+    left_out = _choose_left_out(inspection)
+    if len(left_out) == len(dataset):
+        raise DatasetError(f"nothing of {dataset.root} can be kept; the first image {next(iter(left_out.values()))}")
+    kinds: dict[str | None, set[str]] = defaultdict(set)
+    for finding in inspection.findings:
+        kinds[finding.image].add(finding.kind)
+    writer = _WRITERS[dataset.data_format](output, dataset)
+    repairs: list[Repair] = []
+    for row, record in enumerate(dataset.records):
+        if record.name in left_out:
+            repairs.append(Repair(record.name, False, (f"left out: {left_out[record.name]}",)))
+        elif actions := _copy_image(dataset, record, writer, kinds[record.name]):
+            repairs.append(Repair(record.name, True, actions))
+        if progress is not None:
+            progress(row + 1, len(dataset))
+    writer.finish()
+    write_json(output / "repairs.json", [asdict(repair) for repair in repairs])
+    return tuple(repairs)
+
+
+def _choose_left_out(inspection: Inspection) -> dict[str, str]:
+    """Images that are not copied, each with the reason; of images with the same pixels one stays."""
+    left_out = {str(finding.image): finding.detail for finding in inspection.findings if finding.kind in LEFT_OUT}
+    copies: dict[bytes, list[ImageFacts]] = defaultdict(list)
+    for image in inspection.facts:
+        if image.name not in left_out:
+            copies[image.pixels_digest].append(image)
+    for images in copies.values():
+        kept = max(images, key=lambda image: int(image.instances.is_object.sum()))  # the first of equal ones
+        left_out |= {image.name: f"has the same pixels as {kept.path}" for image in images if image is not kept}
+    return left_out
+
+
+def _copy_image(dataset: Dataset, record: Record, writer: "_Writer", kinds: set[str]) -> tuple[str, ...]:
+    """Repair and write one image; what was done is returned."""
+    actions = [action for kind, action in _CONVERTED.items() if kind in kinds]
+    if "empty-mask-file" in kinds:
+        empty = find_empty_masks(record)
+        record = drop_masks(record, empty)
+        actions.append(f"removed masks without any pixel: {list_some(path.name for path in empty)}")
+    sample = dataset.read_record(record, dataset.categories)
+    instances = Instances.from_layers(sample.layers, sample.labels, sample.iscrowd)
+    table = _repair(_Table(instances, np.arange(len(instances)), defaultdict(list)))
+    if dataset.data_format == "mask_files":
+        table = _repair(_flatten(table))
+    writer.write(record, sample, table)
+    if table.done:
+        names = name_instances(record, dataset.data_format)
+        actions += [_describe(kind, rows, names) for kind, rows in table.done.items()]
+    return tuple(actions)
+
+
+def _describe(kind: str, rows: list[int], names: list[str]) -> str:
+    rows = sorted(set(rows))
+    return f"{_DONE[kind].format(count_of(len(rows), 'instance'))}: {list_some(names[row] for row in rows)}"
+
+
+def _repair(table: _Table) -> _Table:
+    """Repair until nothing is left to repair: pieces of instances, for example, may be each other's duplicates."""
+    while True:
+        instances = table.instances
+        facts = measure_instances(instances.runs, instances.labels, instances.iscrowd)
+        rows_of = {kind: rows for kind, rows in find_rows(facts, instances.size).items() if len(rows)}
+        if not rows_of:
+            return table
+        fragmented = rows_of.pop("fragmented-instance", None)
+        if fragmented is not None and not rows_of:
+            table = _split(table, fragmented)
+        for kind, rows in rows_of.items():
+            table.done[kind].extend(table.source[rows].tolist())
+        if rows_of:
+            table = _select(table, np.delete(np.arange(len(instances)), np.concatenate(list(rows_of.values()))))
+
+
+def _select(table: _Table, rows: Int64[np.ndarray, " kept"]) -> _Table:
+    return _Table(table.instances[rows], table.source[rows], table.done)
+
+
+def _split(table: _Table, rows: Int64[np.ndarray, " rows"]) -> _Table:
+    """Instances in place of the pieces of some; the largest first, crumbs are dropped."""
+    pieces, owner = find_pieces(table.instances.runs.select(rows))
+    areas = pieces.areas
+    kept = np.flatnonzero(areas > MAX_TINY_AREA)
+    kept = kept[np.argsort(-areas[kept], kind="stable")]
+    whole = _select(table, np.delete(np.arange(len(table.source)), rows))
+    parts = Instances.from_runs(pieces.select(kept), table.instances.labels[rows][owner[kept]])
+    table.done["fragmented-instance"].extend(table.source[rows].tolist())
+    source = np.concatenate([whole.source, table.source[rows][owner[kept]]])
+    joined = _Table(concatenate_instances([whole.instances, parts]), source, table.done)
+    return _select(joined, np.argsort(source, kind="stable"))
+
+
+def _flatten(table: _Table) -> _Table:
+    """The instances as one label image holds them: an overlap goes to the first of them."""
+    ids, rows, _ = paint_ids(table.instances)
+    hidden = np.setdiff1d(np.arange(len(table.source)), rows)
+    if len(hidden):
+        table.done["hidden-instance"].extend(table.source[hidden].tolist())
+    layers = InstanceLayers(torch.from_numpy(ids[None].copy()))
+    return _Table(Instances.from_layers(layers, table.instances.labels[rows]), table.source[rows], table.done)
+
+
+class _Writer(Protocol):
+    def __init__(self, output: Path, dataset: Dataset) -> None: ...
+
+    def write(self, record: Record, sample: Sample, table: _Table) -> None:
+        """Write an image and its labels."""
+        ...
+
+    def finish(self) -> None:
+        """Write what is of all images."""
+        ...
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with open(source, "rb") as original, replace_file(target) as copy:
+        shutil.copyfileobj(original, copy)
+
+
+class _LabelImages:
+    """``images`` and ``labels``."""
+
+    def __init__(self, output: Path, dataset: Dataset) -> None:
+        self.output = output
+
+    def write(self, record: Record, sample: Sample, table: _Table) -> None:
+        _copy_file(record.path, self.output / "images" / f"{record.name}{record.path.suffix}")
+        write_ids(self.output / "labels" / f"{record.name}.tif", paint_ids(table.instances)[0])
+
+    def finish(self) -> None:
+        pass
+
+
+class _ClassFolders:
+    """A folder for each image."""
+
+    def __init__(self, output: Path, dataset: Dataset) -> None:
+        self.output, self.categories = output, dataset.categories
+
+    def write(self, record: Record, sample: Sample, table: _Table) -> None:
+        write_class_folder(self.output, record.name, sample.pixels, table.instances, self.categories, np.uint32)
+        _copy_file(record.path, self.output / record.name / "image.tif")
+
+    def finish(self) -> None:
+        pass
+
+
+class _Coco:
+    """``images`` and ``annotations.json``; the largest piece of an instance keeps its annotation's id."""
+
+    def __init__(self, output: Path, dataset: Dataset) -> None:
+        self.output, self.categories = output, dataset.categories
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
+        self.new_ids = count(max(known, default=0) + 1)
+
+    def write(self, record: Record, sample: Sample, table: _Table) -> None:
+        name = f"{record.name}{record.path.suffix}"
+        _copy_file(record.path, self.output / "images" / name)
+        height, width = table.instances.size
+        self.images.append({"id": record.image_id, "file_name": name, "height": height, "width": width})
+        entries = encode_coco_results(table.instances, record.image_id, self.categories)
+        is_first = np.diff(table.source, prepend=-1) > 0
+        areas = table.instances.runs.areas.tolist()
+        for row, entry in enumerate(entries):
+            own_id = record.annotation.ids[table.source[row]] if is_first[row] else next(self.new_ids)
+            extra = {"id": own_id, "area": areas[row], "iscrowd": int(table.instances.iscrowd[row])}
+            self.annotations.append({name: value for name, value in entry.items() if name != "score"} | extra)
+
+    def finish(self) -> None:
+        categories = [{"id": category.id, "name": category.name} for category in self.categories]
+        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        write_json(self.output / "annotations.json", content)
+
+
+_WRITERS: dict[str, type[_Writer]] = {
+    "class_folders": _ClassFolders,
+    "label_images": _LabelImages,
+    "mask_files": _LabelImages,
+    "coco": _Coco,
+}
