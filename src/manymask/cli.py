@@ -165,12 +165,14 @@ def plan(
     settings: SetOption = None,
 ) -> None:
     """Show the settings that train would take for these data on this machine, without training."""
-    from manymask.planning import format_value, list_decisions, write_plan
+    from manymask.planning import NO_RULE, format_value, list_decisions, write_plan
     from manymask.training import plan_run
 
     made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **_parse_settings(settings))
     if decisions and explain:
-        _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(decisions))
+        ruled = [decision for decision in decisions if decision.because != NO_RULE]
+        _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
+        typer.echo(f"No rule decides the other {len(decisions) - len(ruled)} settings: docs/settings.md lists them.")
     else:
         for name, value in made.model_dump(exclude={"version", "recipe", "data"}).items():
             typer.echo(f"{name}={format_value(value)}")

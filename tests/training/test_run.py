@@ -9,7 +9,7 @@ from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats import read_dataset
 from manymask.planning import make_plan, read_plan
 from manymask.training import train
-from manymask.training.run import split_dataset
+from manymask.training.preparation import split_dataset
 from tests.training.runs import SETTINGS, add_image, load_checkpoint, make_data, read_rows
 
 LOSSES = ["loss", "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"]

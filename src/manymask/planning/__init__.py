@@ -17,6 +17,7 @@ from manymask.planning.plan import make_plan as make_plan
 from manymask.planning.plan import parse_settings as parse_settings
 from manymask.planning.plan import read_plan as read_plan
 from manymask.planning.plan import write_plan as write_plan
+from manymask.planning.planner import NO_RULE as NO_RULE
 from manymask.planning.planner import Decision as Decision
 from manymask.planning.planner import fit_schedule as fit_schedule
 from manymask.planning.planner import format_value as format_value

@@ -10,6 +10,8 @@ from manymask.planning.rules import RULES, Facts, Machine, Rule, StepCost
 
 # Rules that fit a run into a time budget, whatever its recipe.
 SCHEDULE = ("epochs", "epoch_steps")
+NO_RULE = "no rule"
+"""The reason of a setting that no rule decides."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def plan_training(
     plan = change_plan(Plan(recipe=AUTO, weights="none"), values)
     decided = {decision.setting for decision in decisions}
     rest = [
-        Decision(name, getattr(plan, name), "fixed", "docs/settings.md") for name in SETTINGS if name not in decided
+        Decision(name, getattr(plan, name), NO_RULE, "docs/settings.md") for name in SETTINGS if name not in decided
     ]
     return plan, (*decisions, *rest)
 
@@ -79,11 +81,11 @@ def _apply_rules(
         value, because = rule.choose(Facts(data, machine, values, cost))
         values[rule.setting] = value
         decisions.append(Decision(rule.setting, value, because, rule.source))
-    return values, sorted(decisions, key=lambda decision: SETTINGS.index(decision.setting))
+    return values, decisions
 
 
 def list_decisions(decisions: Sequence[Decision]) -> list[tuple[str, str, str, str]]:
-    """Setting, value, reason and source as text, in the order of the plan; the user's own are marked."""
+    """Setting, value, reason and source as text: the user's own, then the rules' in their order, then the rest."""
     return [
         (decision.setting, format_value(decision.value), decision.because, decision.source) for decision in decisions
     ]

@@ -14,11 +14,11 @@ from manymask.planning.fingerprint import Fingerprint
 
 # Pixels of the resized image that a training step sees of each image: the multiply-adds of a step hang on them.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}
-# Box size in the resized image that a small object (the 25 % quantile) is brought to: 6 cells of the finest level.
-SMALL_OBJECT = 24.0
-# Above this many pixels a small object is made smaller: the finest levels would see nothing but its inside.
+# Side of a box below which objects are enlarged, to twice this size.
+TINY_OBJECT = 12.0
+# Side of a box that small objects (the 25 % quantile) are brought down to: a level of stride 4 still sees enough.
 LARGE_OBJECT = 96.0
-# Images that the schedule looks at at most and at least, and passes over the data between them.
+# Steps of a run without a time budget, at least and at most, and its passes over the data between them.
 MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
 NUM_EPOCHS = 20
 # Share of a time budget that validations may take.
@@ -158,16 +158,20 @@ def choose_max_size(facts: Facts) -> tuple[int, str]:
     return 4096, f"the longest image side is {longest:.0f} pixels"
 
 
-@_rule("scale", "FPN's finest level has a stride of 4 (arXiv 1612.03144); measured")
+@_rule("scale", "FPN's finest level has a stride of 4 (arXiv 1612.03144); measured: pays below 12 pixels, costs above")
 def choose_scale(facts: Facts) -> tuple[float, str]:
-    """Small objects are enlarged until they cover several cells of the finest level, large ones made smaller."""
+    """1; twice and more where most objects are tiny, less where even small ones are large."""
     if facts["min_size"]:
         return 1.0, "min_size resizes"
-    size = facts.data.box_size.p25
-    because = f"a quarter of the boxes are smaller than {size:.0f} x {size:.0f} pixels"
-    if size > LARGE_OBJECT:
-        return max(round(4 * LARGE_OBJECT / size) / 4, 0.25), because
-    return min(max(round(2 * SMALL_OBJECT / size) / 2, 1.0), 4.0), because
+    small, usual = facts.data.box_size.p25, facts.data.box_size.median
+    because = (
+        f"a quarter of the boxes are smaller than {small:.0f} x {small:.0f} pixels, half than {usual:.0f} x {usual:.0f}"
+    )
+    if small > LARGE_OBJECT:
+        return max(round(4 * LARGE_OBJECT / small) / 4, 0.25), because
+    if usual < TINY_OBJECT:
+        return min(round(4 * TINY_OBJECT / usual) / 2, 4.0), because
+    return 1.0, because
 
 
 @_rule("crop_size", "equal work a step; large enough for two of the largest objects side by side")
@@ -311,7 +315,7 @@ def choose_score_threshold(facts: Facts) -> tuple[str, str]:
 @_rule("val_fraction", "with few images 10 % are too few to choose the best epoch by")
 def choose_val_fraction(facts: Facts) -> tuple[float, str]:
     """A fifth of a small set, a tenth of a larger one."""
-    return (0.2 if facts.data.num_images < 50 else 0.1), f"there are {facts.data.num_images} images"
+    return (0.2 if facts.data.num_images < 50 else 0.1), f"{facts.data.num_images} images in all"
 
 
 @_rule("num_workers", "reading an image takes a hundredth of a step")
