@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.inspection import group_images, inspect, inspect_dataset
 from manymask.planning.fingerprint import read_fingerprint
+from manymask.training import train
 from tests.cells import write_cells
 from tests.formats.format_files import cut_short, write_array
 from tests.planning.samples import draw_masks, draw_pixels
@@ -378,3 +380,18 @@ def test_real_data(shared_data, folder):
     found = inspect_dataset(read_dataset(shared_data / folder).subset([0]))
     assert not found.has_faults
     assert found.fingerprint.num_instances > 100
+
+
+def test_training_on_what_is_broken_and_on_the_fixed_copy(planted, tmp_path):
+    settings = {"backbone": "test_resnet", "max_steps": 2, "batch_size": 2, "crop_size": 32, "num_workers": 0}
+    with pytest.raises(FormatError, match=r"labels/binary\.tif holds only 0 and 255"):
+        train(planted[0] / "data", output=tmp_path / "refused", **settings)
+    assert not (tmp_path / "refused").exists()
+    root = tmp_path / "odd"
+    plant_other_faults(root)
+    for name in ("nan", "two", "five"):
+        for folder in ("images", "labels"):
+            (root / folder / f"{name}.tif").unlink()
+    for data in (root, planted[0] / "fixed"):
+        assert (train(data, output=tmp_path / "runs" / data.name, **settings) / "last.ckpt").is_file()
+    shutil.rmtree(tmp_path)

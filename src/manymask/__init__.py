@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from manymask.core import Sample as Sample
     from manymask.errors import ManymaskError as ManymaskError
     from manymask.formats import read_dataset as read_dataset
+    from manymask.inspection import inspect as inspect
     from manymask.modeling.architectures import build_model as build_model
     from manymask.planning import Plan as Plan
     from manymask.prediction import Model as Model
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from manymask.prediction import predict_files as predict_files
     from manymask.reporting import report as report
     from manymask.scoring import evaluate as evaluate
+    from manymask.training import plan_run as plan_run
     from manymask.training import train as train
 
 _MODULES = {
@@ -43,7 +45,9 @@ _MODULES = {
     "compare": "manymask.comparison",
     "evaluate": "manymask.scoring",
     "experiment": "manymask.comparison",
+    "inspect": "manymask.inspection",
     "load_model": "manymask.prediction",
+    "plan_run": "manymask.training",
     "predict": "manymask.prediction",
     "predict_files": "manymask.prediction",
     "read_dataset": "manymask.formats",

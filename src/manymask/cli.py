@@ -146,9 +146,11 @@ def train(
     """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    values = _parse_settings(settings) | ({} if minutes is None else {"minutes": minutes})
+    values = _parse_settings(settings)
+    if minutes is not None:
+        values["minutes"] = minutes
     places: dict[str, Any] = {"output": output, "val": val, "data_format": data_format, "resume": resume}
-    folder = run(data, recipe=recipe, started=STARTED, **places, **values)
+    folder = run(data, recipe=recipe, started=STARTED, **{**places, **values})
     typer.echo(f"written to {folder}")
 
 

@@ -1,4 +1,5 @@
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ def read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     return Sample(record.image_id, record.name, record.path, pixels, layers, np.array([1]), none)
 
 
-def make_datamodule(num_train=7, num_val=2, **settings):
+def make_datamodule(num_train=7, num_val=2, weights=None, **settings):
     records = tuple(Record(number, f"{number:03d}", Path(), None) for number in range(1, num_train + num_val + 1))
     dataset = Dataset(Path(), "test", (Category(1, "object"),), records, read_record)
     indices = range(len(dataset))
     plan = make_plan(settings={"num_workers": 0} | settings)
-    return InstanceDataModule(dataset.subset(indices[:num_train]), dataset.subset(indices[num_train:]), plan)
+    train, val = dataset.subset(indices[:num_train]), dataset.subset(indices[num_train:])
+    return InstanceDataModule(train, val, plan, weights=weights)
 
 
 def list_all(datamodule):
@@ -43,6 +45,9 @@ class TestSizes:
             ({"batch_size": 2, "epochs": 3, "max_steps": 5}, (4, 5, 2)),
             ({"batch_size": 2, "epochs": 3, "max_steps": 4}, (4, 4, 1)),
             ({"batch_size": 2, "epochs": 3, "max_steps": 99}, (4, 12, 3)),
+            ({"epoch_steps": 5, "epochs": 3}, (5, 15, 3)),
+            ({"epoch_steps": 5, "epochs": 3, "max_steps": 7}, (5, 7, 2)),
+            ({"epoch_steps": 5, "epochs": 3, "max_steps": 99}, (5, 15, 3)),
         ],
     )
     def test_sizes(self, settings, expected):
@@ -81,7 +86,99 @@ class TestListBatches:
         assert num_steps == datamodule.total_steps
 
 
+def list_draws(batches):
+    return [draw for batch in batches for draw in batch]
+
+
+class TestEpochSteps:
+    @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 3), st.integers(1, 9), st.integers(0, 3))
+    def test_epochs_are_one_stream_of_whole_passes(self, num_train, batch_size, accumulate, epoch_steps, seed):
+        settings = {"batch_size": batch_size, "accumulate": accumulate, "epoch_steps": epoch_steps, "seed": seed}
+        epochs = list_all(make_datamodule(num_train, epochs=4, **settings))
+        assert all(len(batches) == epoch_steps * accumulate for batches in epochs)
+        assert {len(batch) for batches in epochs for batch in batches} == {batch_size}
+        draws = [draw for batches in epochs for draw in list_draws(batches)]
+        assert [place for _, place in draws] == list(range(4 * epoch_steps * accumulate * batch_size))
+        for first in range(0, len(draws), num_train):
+            indices = [index for index, _ in draws[first : first + num_train]]
+            assert len(set(indices)) == len(indices)
+            assert set(indices) <= set(range(num_train))
+
+    def test_max_steps_ends_inside_an_epoch(self):
+        datamodule = make_datamodule(epoch_steps=5, epochs=9, max_steps=7)
+        assert [len(batches) for batches in list_all(datamodule)] == [5, 2]
+        assert datamodule.list_batches(1) == make_datamodule(epoch_steps=5).list_batches(1)[:2]
+        assert datamodule.list_batches(2) == []
+
+    def test_steps_are_the_same_whatever_the_epochs(self):
+        """With a time budget the epochs have other lengths, but the run sees the same images."""
+        datamodule = make_datamodule(epoch_steps=4, epochs=3)
+        expected = [batch for batches in list_all(datamodule) for batch in batches]
+        assert datamodule.list_steps(0, 12) == expected
+        assert [*datamodule.list_steps(0, 5), *datamodule.list_steps(5, 6), *datamodule.list_steps(6, 12)] == expected
+
+    def test_steps_of_whole_passes_are_those_of_epochs(self):
+        datamodule = make_datamodule(num_train=6, epochs=3)
+        assert datamodule.list_steps(3, 6) == datamodule.list_batches(1)
+
+    def test_first_pass_is_the_first_epoch(self):
+        """What a recipe with and without ``epoch_steps`` sees."""
+        assert make_datamodule(6, epoch_steps=3).list_batches(0) == make_datamodule(6).list_batches(0)
+
+
+class TestWeights:
+    def count(self, datamodule, num_passes):
+        """How often each image is drawn in each pass."""
+        num_train = len(datamodule.train_images)
+        draws = [index for index, _ in list_draws(datamodule.list_steps(0, num_passes * num_train))]
+        passes = np.array(draws).reshape(num_passes, num_train)
+        return np.stack([np.bincount(own, minlength=num_train) for own in passes])
+
+    def test_every_pass_is_as_near_as_whole_numbers_are(self):
+        weights = np.array([1, 1, 2, 4, 0.5, 1, 0.5])
+        counts = self.count(make_datamodule(weights=weights.tolist(), batch_size=1), 300)
+        expected = 7 * weights / weights.sum()
+        assert (counts >= np.floor(expected)).all()
+        assert (counts <= np.ceil(expected)).all()
+        np.testing.assert_allclose(counts.mean(axis=0), expected, atol=0.1)
+
+    def test_equal_weights_draw_each_image_once(self):
+        assert (self.count(make_datamodule(weights=[3.0] * 7, batch_size=1), 20) == 1).all()
+
+    def test_draws_of_an_image_are_not_beside_each_other(self):
+        datamodule = make_datamodule(20, weights=[10.0] + [1.0] * 19, batch_size=1)
+        orders = [[index for index, _ in list_draws(datamodule.list_steps(20 * n, 20 * n + 20))] for n in range(30)]
+        places = [[place for place, index in enumerate(order) if index == 0] for order in orders]
+        assert any(own[-1] - own[0] >= len(own) for own in places)
+        assert len({tuple(own) for own in places}) > 20
+
+    def test_function_of_seed_and_place(self):
+        settings = {"weights": [1.0, 2.0, 3.0], "num_train": 3, "epoch_steps": 5, "epochs": 2}
+        first = list_all(make_datamodule(**settings))
+        assert list_all(make_datamodule(num_workers=2, **settings)) == first
+        assert make_datamodule(**settings).list_batches(1) == first[1]
+        assert list_all(make_datamodule(seed=1, **settings)) != first
+
+
 class TestLoaders:
+    @pytest.mark.parametrize("num_workers", [1, 2])
+    def test_crops_and_turns_do_not_hang_on_the_workers(self, num_workers):
+        settings = {"crop_size": 2, "augmentation": "dihedral", "epoch_steps": 6, "normalization": "type"}
+        batches = [list(make_datamodule(num_workers=n, **settings).train_dataloader()) for n in (0, num_workers)]
+        for (images, targets, names), (other_images, other_targets, other_names) in zip(*batches, strict=True):
+            assert names == other_names
+            assert all(torch.equal(a, b) for a, b in zip(images, other_images, strict=True))
+            assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(targets, other_targets, strict=True))
+
+    def test_an_image_is_turned_in_another_way_at_each_draw(self):
+        datamodule = make_datamodule(num_train=1, augmentation="dihedral")
+        sample = replace(datamodule.train_images.dataset[0], pixels=np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        sample = replace(sample, layers=InstanceLayers(torch.ones(1, 2, 2, dtype=torch.int32)))
+        datamodule.train_images.dataset = [sample]
+        images = [datamodule.train_images[0, place][0] for place in range(40)]
+        assert len({tuple(image.flatten().tolist()) for image in images}) == 8
+        assert torch.equal(datamodule.train_images[0, 7][0], images[7])
+
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_train(self, num_workers):
         datamodule = make_datamodule(num_workers=num_workers)

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from manymask.core import InstanceLayers
-from manymask.data.transforms import make_target, scale_pixels
+from manymask.data import transforms
+from manymask.data.transforms import augment, make_target, normalize_pixels, scale_pixels
 from manymask.errors import DatasetError
+from manymask.planning import make_plan
 
 
 def scale(values, dtype, channels=1):
@@ -56,6 +58,171 @@ class TestScalePixels:
     def test_channels(self, channels):
         with pytest.raises(DatasetError, match=f"1 or 3 channels, found {channels} in a.tif"):
             scale([1], "uint8", channels)
+
+
+def normalize(pixels, **settings):
+    return normalize_pixels(pixels, "a.tif", make_plan(settings={"normalization": "image", **settings}))
+
+
+def make_ramp(low, high, dtype):
+    """1,001 values, of which 11 lie at or below the 1 % and 3 at or above the 99.8 % percentile."""
+    return np.linspace(low, high, 1001).astype(dtype).reshape(7, 143, 1)
+
+
+class TestNormalizePixels:
+    def test_by_type_is_scaling(self):
+        pixels = make_ramp(3, 90, "uint8")
+        found = normalize_pixels(pixels, "a.tif", make_plan())
+        assert torch.equal(found, scale_pixels(pixels, "a.tif"))
+
+    @pytest.mark.parametrize(
+        ("low", "high", "dtype"),
+        [
+            (0, 1000, "uint16"),
+            (20_000, 30_000, ">u2"),
+            (-5000, 5000, "int16"),
+            (-70.0, 930.0, "float32"),
+            (0.2, 0.3, "float64"),
+        ],
+    )
+    def test_percentiles_become_0_and_1(self, low, high, dtype):
+        """Of 0, 1 .. 1000 they are 10 and 998."""
+        image = normalize(make_ramp(low, high, dtype))
+        expected = ((np.arange(1001) - 10) / 988).clip(0, 1).reshape(7, 143)
+        np.testing.assert_allclose(image[0], expected, atol=1e-4)
+        assert image.shape == (3, 7, 143)
+        assert (image[0] == image).all()
+
+    def test_bytes(self):
+        """A hundred values 50, 51 .. 149: 1 % is 50.99, 99.8 % is 148.802."""
+        image = normalize(np.arange(50, 150, dtype=np.uint8).reshape(10, 10, 1))
+        assert image[0, 0, :3].tolist() == pytest.approx([0, 0.01 / 97.812, 1.01 / 97.812], abs=1e-5)
+        assert image.max() == 1
+
+    def test_hot_pixels_do_not_set_the_scale(self):
+        pixels = make_ramp(0, 1000, "uint16")
+        hot = pixels.copy()
+        hot[-1, -1] = 65535
+        assert torch.equal(normalize(hot), normalize(pixels))
+
+    def test_channels_share_one_scale(self):
+        grey = make_ramp(0, 1000, "uint16")
+        image = normalize(np.concatenate([grey, grey // 2, grey // 4], axis=2))
+        low, high = np.percentile(np.concatenate([grey, grey // 2, grey // 4]), [1, 99.8])
+        inside = (image[0] < 1) & (image[2] > 0)
+        assert inside.sum() > 500
+        values = image[:, inside] * (high - low) + low
+        assert torch.allclose(values[0], 2 * values[1], atol=1.1)
+        assert torch.allclose(values[0], 4 * values[2], atol=4.1)
+
+    def test_min_contrast(self):
+        """Values 100 to 110 of 255 are stretched to a fifth of the type's range only."""
+        pixels = np.linspace(100, 110.99, 5000).astype(np.uint8).reshape(50, 100, 1)
+        assert normalize(pixels)[0, -1, -1] == 1
+        image = normalize(pixels, min_contrast=0.2)
+        assert image.max().item() == pytest.approx(10 / (0.2 * 255))
+        assert normalize(pixels.astype(np.float32), min_contrast=0.2).max() == 1  # the unit of floats is 1
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_flat_image(self, dtype):
+        assert (normalize(np.full((4, 5, 1), 7, dtype=dtype)) == 0).all()
+
+    def test_of_a_sample_of_a_large_image(self, monkeypatch):
+        noise = np.random.default_rng(0).normal(1000, 100, (400, 500, 1)).astype(np.uint16)
+        expected = normalize(noise)
+        monkeypatch.setattr(transforms, "NUM_SAMPLED_VALUES", 1 << 14)
+        found = normalize(noise)
+        assert not torch.equal(found, expected)
+        assert (found - expected).abs().max() < 0.02
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_not_finite(self, value):
+        pixels = make_ramp(0, 1, "float32")
+        pixels[3, 3] = value
+        with pytest.raises(DatasetError, match=r"expected finite intensities, found NaN or infinity in a\.tif; repair"):
+            normalize(pixels)
+
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_channels(self, channels):
+        with pytest.raises(DatasetError, match=f"1 or 3 channels, found {channels} in a.tif"):
+            normalize(np.zeros((4, 5, channels), dtype=np.uint8))
+
+
+def turn(layers, seed=0, **settings):
+    """Augment layers with an image that says where each pixel was: row, column and id, all exact in float32."""
+    height, width = layers.shape[1:]
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([row, column, layers[0]]).float()
+    generator = torch.Generator().manual_seed(seed)
+    return augment(image, InstanceLayers(layers), make_plan(settings=settings), generator)
+
+
+def make_layers(height=3, width=4):
+    """Every pixel is an instance of its own."""
+    return torch.arange(1, height * width + 1, dtype=torch.int32).reshape(1, height, width)
+
+
+def list_turns(array):
+    """The eight turned and mirrored copies."""
+    return [side for times in range(4) for side in (np.rot90(array, times), np.rot90(array, times)[:, ::-1])]
+
+
+class TestAugment:
+    def test_none(self):
+        image, layers = turn(make_layers())
+        assert torch.equal(layers.as_subclass(torch.Tensor), make_layers())
+        assert torch.equal(image[2], make_layers()[0].float())
+
+    @pytest.mark.parametrize(("augmentation", "num_turns"), [("none", 1), ("flip", 2), ("dihedral", 8)])
+    def test_every_turn_occurs_and_layers_follow(self, augmentation, num_turns):
+        allowed = {side.tobytes() + bytes(side.shape) for side in list_turns(make_layers()[0].numpy())}
+        found = set()
+        for seed in range(60):
+            image, layers = turn(make_layers(), seed, augmentation=augmentation)
+            assert torch.equal(image[2], layers[0].float())
+            assert torch.equal(image[0] * 4 + image[1] + 1, image[2])
+            found.add(np.ascontiguousarray(layers[0].numpy()).tobytes() + bytes(layers.shape[1:]))
+        assert found <= allowed
+        assert len(found) == num_turns
+
+    def test_flips_are_left_to_right(self):
+        rows = {tuple(turn(make_layers(1, 3), seed, augmentation="flip")[1][0, 0].tolist()) for seed in range(9)}
+        assert rows == {(1, 2, 3), (3, 2, 1)}
+
+    def test_every_crop_occurs(self):
+        corners = set()
+        for seed in range(200):
+            image, layers = turn(make_layers(5, 4), seed, crop_size=3)
+            assert image.shape[1:] == layers.shape[1:] == (3, 3)
+            assert torch.equal(image[2], layers[0].float())
+            top, left = int(image[0, 0, 0]), int(image[1, 0, 0])
+            assert torch.equal(image[2], make_layers(5, 4)[0, top : top + 3, left : left + 3].float())
+            corners.add((top, left))
+        assert corners == {(top, left) for top in range(3) for left in range(2)}
+
+    @pytest.mark.parametrize(("crop_size", "shape"), [(3, (3, 3)), (4, (3, 4)), (9, (3, 4))])
+    def test_crop_of_a_small_image(self, crop_size, shape):
+        assert {turn(make_layers(), seed, crop_size=crop_size)[0].shape[1:] for seed in range(9)} == {shape}
+
+    def test_function_of_the_generator(self):
+        settings = {"crop_size": 20, "augmentation": "dihedral"}
+        first, again, other = (turn(make_layers(50, 50), seed, **settings)[0] for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_crop_without_objects(self):
+        layers = torch.zeros(2, 40, 40, dtype=torch.int32)
+        layers[1, 0, 0] = 1
+        empty = [turn(layers, seed, crop_size=5)[1] for seed in range(20)]
+        targets = [make_target(own, np.array([1]), np.array([False])) for own in empty]
+        assert {len(target["boxes"]) for target in targets} == {0}
+        assert targets[0]["layers"].shape[1:] == (5, 5)
+
+    def test_contiguous(self):
+        image, layers = turn(make_layers(6, 6), 3, crop_size=4, augmentation="dihedral")
+        assert image.is_contiguous()
+        assert layers.is_contiguous()
+        assert isinstance(layers, InstanceLayers)
 
 
 class TestMakeTarget:

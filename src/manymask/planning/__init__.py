@@ -5,6 +5,8 @@ from manymask.planning.findings import Finding as Finding
 from manymask.planning.fingerprint import Fingerprint as Fingerprint
 from manymask.planning.fingerprint import read_fingerprint as read_fingerprint
 from manymask.planning.fingerprint import write_fingerprint as write_fingerprint
+from manymask.planning.machine import Machine as Machine
+from manymask.planning.machine import StepCost as StepCost
 from manymask.planning.plan import AUTO as AUTO
 from manymask.planning.plan import CHANGEABLE as CHANGEABLE
 from manymask.planning.plan import RECIPES as RECIPES
@@ -24,6 +26,4 @@ from manymask.planning.planner import format_value as format_value
 from manymask.planning.planner import list_decisions as list_decisions
 from manymask.planning.planner import plan_training as plan_training
 from manymask.planning.planner import write_explanation as write_explanation
-from manymask.planning.rules import Machine as Machine
-from manymask.planning.rules import StepCost as StepCost
 from manymask.planning.sampling import weigh_images as weigh_images

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from manymask.planning.fingerprint import Fingerprint
+from manymask.planning.machine import Machine, StepCost
 from manymask.planning.plan import AUTO, SETTINGS, Plan, change_plan, parse_values
-from manymask.planning.rules import RULES, Facts, Machine, Rule, StepCost
+from manymask.planning.rules import RULES, Facts, Rule
 
 # Rules that fit a run into a time budget, whatever its recipe.
 SCHEDULE = ("epochs", "epoch_steps")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manymask.planning.fingerprint import Fingerprint
+from manymask.planning.machine import Machine, StepCost
 
 # Pixels of the resized image that a training step sees of each image: the multiply-adds of a step hang on them.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}
@@ -23,38 +24,6 @@ MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
 NUM_EPOCHS = 20
 # Share of a time budget that validations may take.
 VALIDATION_SHARE = 0.15
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """What a training step costs on a machine, measured with the densest image.
-
-    Attributes:
-        seconds_per_image: Seconds of a step for each image of its batch.
-        seconds_per_validation: Seconds of a validation on all held-out images, estimated from a typical one.
-        fixed_mib: Memory of the process without a step.
-        mib_per_image: Memory that each image of a batch adds.
-    """
-
-    seconds_per_image: float
-    seconds_per_validation: float
-    fixed_mib: float
-    mib_per_image: float
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where training runs.
-
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        num_cores: Cores that this process may use.
-        memory_mib: Memory of the device that is free, or of the machine.
-    """
-
-    device: str
-    num_cores: int
-    memory_mib: float
 
 
 @dataclass(frozen=True)
