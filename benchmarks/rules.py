@@ -56,7 +56,8 @@ def _cut_scores(output: Path, folder: Path, run: str) -> dict[str, Path]:
     chosen = load_model(Path(run) / "last.ckpt").plan.shown_score
     folders = {}
     for threshold in (0.5, chosen):
-        folders[name := f"score {threshold:.2f}"] = target = output / name.replace(" ", "_")
+        name = f"score {threshold:.2f}"
+        folders[name] = target = output / name.replace(" ", "_")
         target.mkdir(parents=True, exist_ok=True)
         kept = [result for result in results if result["score"] >= threshold]
         (target / "predictions.json").write_text(json.dumps(kept))

@@ -12,6 +12,7 @@ from manymask.cli import app, main
 from manymask.core import Category
 from manymask.errors import PlanError
 from manymask.formats import read_dataset
+from manymask.planning import SETTINGS, make_plan, parse_settings, read_plan
 from tests.cells import lose, write_cells, write_results
 from tests.tiny_model import write_tiny_model
 
@@ -101,7 +102,9 @@ def test_version(run):
     assert run("--version") == (0, f"{manymask.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "experiment", "predict", "synthetic"])
+@pytest.mark.parametrize(
+    "command", ["train", "plan", "inspect", "evaluate", "compare", "experiment", "report", "predict", "synthetic"]
+)
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "-h")
     assert code == 0
@@ -123,7 +126,7 @@ def test_every_command_has_help(run, command):
         (["--epochs", "-1"], "epochs is '-1'"),
         (["--learning-rate=0"], "learning_rate is '0'"),
         (["stray"], "there is nothing to do with 'stray'; see manymask train --help"),
-        (["--recipe", "none"], "there is no recipe 'none'; there are: baseline"),
+        (["--recipe", "none"], "there is no recipe 'none'; there are: auto, baseline, or give the plan.json of a run"),
         (["--data-format", "png"], "data format 'png' does not exist"),
     ],
 )
@@ -160,6 +163,45 @@ def test_paths_in_messages_are_as_given(run, tmp_path, name):
 
 def test_a_message_of_several_lines_becomes_one(run, tmp_path):
     assert_one_line(run("train", tmp_path / "two\nlines"), "two lines does not exist")
+
+
+OWN = ["--backbone", "test_resnet", "--roi-samples=8", "--set", "num_workers=0", "--device", "cpu", "--precision=fp32"]
+
+
+def test_plan_explains_and_trains(run, data, tmp_path):
+    code, out, _ = run("plan", data, *OWN, "--explain", "--output", tmp_path / "plan.json")
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert sorted(row[0] for row in rows if row[0]) == sorted(SETTINGS)
+    own = {"backbone", "roi_samples", "num_workers", "device", "precision"}
+    assert {row[0] for row in rows if row[2] == "set by you"} == own
+    assert out.endswith(f"written to {tmp_path / 'plan.json'}\n")
+    plan = read_plan(tmp_path / "plan.json")
+    assert (plan.recipe, plan.backbone, plan.data) == ("auto", "test_resnet", None)
+    short = ["--max-steps", "1", "--batch-size", "2", "--output", tmp_path / "run"]
+    assert run("train", data, "--recipe", tmp_path / "plan.json", *short)[0] == 0
+    assert read_plan(tmp_path / "run" / "plan.json").anchor_sizes == plan.anchor_sizes
+
+
+def test_plan_prints_settings_as_they_can_be_set(run, data, tmp_path):
+    code, out, _ = run("plan", data, "--recipe", "baseline", "--output", tmp_path / "plan.json", "--minutes", "none")
+    assert code == 0
+    settings = parse_settings(out.splitlines()[:-1])
+    assert set(settings) == set(SETTINGS)
+    assert make_plan("baseline", settings) == read_plan(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ('{"epochs": 3, "epoch": 4}', "plan.json, epoch is 4: Extra inputs"),
+        ('{"version": 2}', "plan.json, version is 2"),
+    ],
+)
+def test_plan_files_that_do_not_fit(run, data, tmp_path, content, part):
+    (tmp_path / "plan.json").write_text(content)
+    for command in ("plan", "train"):
+        assert_one_line(run(command, data, "--recipe", tmp_path / "plan.json"), part)
 
 
 def test_synthetic_leaves_what_is_there(run, data, tmp_path):

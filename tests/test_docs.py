@@ -29,8 +29,8 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     shutil.copy(tmp_path / "data" / "val" / "0" / "image.tif", tmp_path / "image.tif")
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert example is not None
-    small = 'epochs=1, architecture="maskrcnn_fpn", backbone="resnet10t", min_size=0, roi_samples=16, num_workers=0'
-    code = example[1].replace("epochs=20", small)
+    small = 'max_steps=2, backbone="resnet10t", anchor_sizes=(8, 16, 32, 64, 128), roi_samples=16, num_workers=0'
+    code = example[1].replace("minutes=30", small)
     assert small in code
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from manymask.cli import app
 from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats import check_dataset, read_dataset
-from manymask.inspection import group_images, inspect, inspect_dataset
+from manymask.inspection import describe_copy, group_images, inspect, inspect_dataset
 from manymask.planning.fingerprint import read_fingerprint
 from manymask.training import train
 from tests.cells import write_cells
@@ -121,6 +121,12 @@ OTHERS = {
 }
 
 
+def fix(root):
+    """The actions for the one image that was repaired, and the areas of its instances then."""
+    found = inspect(root / "data", output=root, fix=root / "fixed")
+    return found.repairs, inspect_dataset(read_dataset(root / "fixed")).facts[0].instances.areas.tolist()
+
+
 def list_kinds(inspection):
     return {(finding.image, finding.kind) for finding in inspection.findings if finding.image}
 
@@ -224,6 +230,31 @@ def test_masks_hidden_by_others_are_named(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("pieces", "action", "areas"),
+    [
+        ([(40, 9, 41, 10), (40, 30, 41, 31), (50, 9, 51, 11)], "removed 1 instance of which no piece has", [9]),
+        ([(40, 9, 50, 19), (40, 30, 41, 31)], "removed pieces of up to 3 pixels of 1 instance: id 2", [9, 100]),
+        ([(40, 9, 50, 19), (40, 30, 44, 34)], "gave each piece of 1 instance an id of its own", [9, 100, 16]),
+    ],
+)
+def test_what_is_said_of_pieces(tmp_path, pieces, action, areas):
+    ids = draw_ids((4, 4, 7, 7), *pieces)
+    write_pair(tmp_path / "data", "a", np.minimum(ids, 2))
+    repairs, found = fix(tmp_path)
+    assert repairs[0].actions[0].startswith(action)
+    assert found == areas
+
+
+def test_what_lies_behind_another_one_is_not_split(tmp_path):
+    write_pair(tmp_path / "data", "a", draw_ids((4, 4, 9, 40), (0, 10, 20, 20)))
+    assert fix(tmp_path) == ((), [130, 200])
+    overlapping = draw_masks((0, 10, 20, 20), (4, 4, 9, 40), (30, 4, 39, 9), (30, 4, 39, 9))
+    write_masks(tmp_path / "masks" / "data", "a", *overlapping)
+    repairs, areas = fix(tmp_path / "masks")
+    assert (len(repairs[0].actions), areas) == (1, [200, 130, 45])  # nothing but the duplicate
+
+
 def test_a_mask_that_cannot_be_read(tmp_path):
     for name in "ab":
         write_masks(tmp_path, name, *draw_masks(*BOXES))
@@ -277,6 +308,22 @@ def test_coco_keeps_ids_and_crowd_regions(tmp_path):
     written = json.loads((tmp_path / "fixed" / "annotations.json").read_text())["annotations"]
     rows = [(entry["id"], entry["area"], entry["iscrowd"], entry["category_id"]) for entry in written]
     assert rows == [(100, 4800, 1, 3), (101, 35, 0, 3), (102, 25, 0, 3)]
+
+
+def test_coco_keeps_all_but_annotations(tmp_path):
+    write_coco(tmp_path / "data", a=[[rectangle(4, 4, 20, 20)]])
+    path = tmp_path / "data" / "annotations.json"
+    content = json.loads(path.read_text()) | {"info": {"year": 2024}, "licenses": [{"id": 7, "name": "CC0"}]}
+    content["categories"][0]["supercategory"] = "plant"
+    content["images"][0]["license"] = 7
+    path.write_text(json.dumps(content))
+    line = describe_copy(inspect(path, output=tmp_path, fix=tmp_path / "fixed"), tmp_path / "fixed")
+    written = json.loads((tmp_path / "fixed" / "annotations.json").read_text())
+    assert {key: value for key, value in written.items() if key != "annotations"} == {
+        key: value for key, value in content.items() if key != "annotations"
+    }
+    assert line.endswith("repairs.json; polygons became RLE, and annotations keep no fields but COCO's own")
+    assert len(written["annotations"]) == 1
 
 
 def test_class_folders(tmp_path):
@@ -333,7 +380,7 @@ def test_strict_raises_the_first_error_in_order(tmp_path):
 
 def test_nothing_can_be_read_or_nothing_is_labelled(tmp_path):
     write_pair(tmp_path, "a", draw_ids())
-    with pytest.raises(DatasetError, match="at least one labelled instance"):
+    with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 images of {tmp_path}"):
         inspect_dataset(read_dataset(tmp_path))
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"no image of .* can be read; the first: .*a\.tif is empty"):
@@ -342,7 +389,7 @@ def test_nothing_can_be_read_or_nothing_is_labelled(tmp_path):
 
 def test_groups_and_cap(tmp_path):
     dataset = write_cells(tmp_path)
-    found = inspect_dataset(dataset, group_by=r"(\d)$", max_instances=2)
+    found = inspect_dataset(dataset, group_by=r"(\d)$", cap=2)
     assert (found.fingerprint.group_by, found.fingerprint.num_groups) == (r"(\d)$", 3)
     assert ("0000", "many-instances") in list_kinds(found)
     assert group_images(dataset, None) is None
@@ -360,6 +407,19 @@ def test_fix_of_nothing_wrong_and_of_folders_that_are_refused(tmp_path):
         inspect(tmp_path / "data", output=tmp_path, fix=tmp_path / "fixed")
     with pytest.raises(PlanError, match="lies inside the data"):
         inspect(tmp_path / "data", output=tmp_path, fix=tmp_path / "data" / "new")
+
+
+def test_fix_beside_a_coco_file_is_refused(tmp_path):
+    write_coco(tmp_path / "data", a=[[rectangle(4, 4, 20, 20)]])
+    with pytest.raises(PlanError, match="lies inside the data .*data; choose a folder outside"):
+        inspect(tmp_path / "data" / "annotations.json", output=tmp_path, fix=tmp_path / "data" / "new")
+
+
+def test_cap_of_the_command(tmp_path):
+    write_pair(tmp_path / "data", "a")
+    arguments = ["inspect", str(tmp_path / "data"), "--output", str(tmp_path)]
+    assert "many-instances" not in CliRunner().invoke(app, [*arguments, "--cap", "16"]).stdout
+    assert "more than the cap of 15" in CliRunner().invoke(app, [*arguments, "--cap", "15"]).stdout
 
 
 def test_command(planted, tmp_path):

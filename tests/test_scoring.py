@@ -10,9 +10,9 @@ from PIL import Image
 from manymask.core import Category, Dataset, encode_coco_rle
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import read_class_folders, read_dataset
+from manymask.inspection import group_images
 from manymask.planning import DataRecord, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
-from manymask.inspection import group_images
 from manymask.scoring import evaluate, find_training_images, read_validation
 from tests.cells import copy_truth, lose, write_cells, write_labels, write_results
 from tests.tiny_model import CATEGORIES, make_tiny_plan, write_tiny_model

@@ -351,13 +351,28 @@ def inspect(
     fix: Annotated[Path | None, typer.Option(help="New folder for a repaired copy of DATA.")] = None,
     output: Annotated[Path, typer.Option(help="Where to write.")] = Path("inspection"),
     data_format: FormatOption = None,
+    cap: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Names images that hold more instances than this; by default training takes its cap from the data.",
+        ),
+    ] = None,
 ) -> None:
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
 
     with _show_progress("inspecting") as progress:
         found = inspection.inspect(
-            data, val=val, data_format=data_format, group_by=group_by, output=output, fix=fix, progress=progress
+            data,
+            val=val,
+            data_format=data_format,
+            group_by=group_by,
+            output=output,
+            fix=fix,
+            cap=cap,
+            progress=progress,
         )
     title, names, rows = inspection.format_findings(found.findings, data)
     if not rows:
@@ -371,8 +386,7 @@ def inspect(
     for name in ("findings.json", "fingerprint.json"):
         typer.echo(f"written to {output / name}")
     if fix is not None:
-        what = f"{len(found.repairs)} images changed or left out, see" if found.repairs else "nothing to repair; see"
-        typer.echo(f"copy written to {fix}: {what} {fix / 'repairs.json'}")
+        typer.echo(inspection.describe_copy(found, fix))
     if found.has_faults:
         raise typer.Exit(1)
 

@@ -68,12 +68,14 @@ class Model:
         plan: The settings that it was trained with, apart from those that were given other values on loading.
         categories: Its classes; label i + 1 is the i-th.
         source: The checkpoint that it was read from.
+        is_threshold_chosen: Whether the validation images chose the score threshold.
     """
 
     network: MaskRCNN
     plan: Plan
     categories: tuple[Category, ...]
     source: Path
+    is_threshold_chosen: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -103,12 +105,15 @@ def load_model(source: str | Path, /, device: str | torch.device = "auto", **set
     if record is None:
         raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
     plan = change_plan(plan, {**settings, "device": str(device)}).resolve_detections(record.max_instances)
-    if plan.score_threshold == "auto":
+    is_threshold_chosen = plan.score_threshold == "auto"
+    if is_threshold_chosen:
+        if "score_threshold" not in checkpoint[CHECKPOINT_KEY]:
+            raise PlanError(f"{path} holds no score threshold that validation chose; set score_threshold to a number")
         plan = change_plan(plan, {"score_threshold": checkpoint[CHECKPOINT_KEY]["score_threshold"]})
     categories = tuple(Category(*entry) for entry in record.categories)
     network = assemble_model(len(categories) + 1, plan)
     load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
-    return Model(network.to(choose_device(plan.device)).eval(), plan, categories, path)
+    return Model(network.to(choose_device(plan.device)).eval(), plan, categories, path, is_threshold_chosen)
 
 
 def find_checkpoint(source: Path) -> Path:

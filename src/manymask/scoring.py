@@ -130,6 +130,10 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
             "The epoch in best.ckpt was chosen on these very images, so scores are a little too good, more so where AP "
             "varies from epoch to epoch; score on other images, or score last.ckpt."
         )
+    if model.is_threshold_chosen and _holds_validation(model.plan, dataset):
+        notes.append(
+            "The score threshold was chosen for F1 on these very images, so F1, PQ and AP(t) are a little too good."
+        )
     return Source(
         path=model.source,
         plan=model.plan,
@@ -169,6 +173,8 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
             "and detections_per_image can be set"
         )
     plan = change_plan(Plan(), settings)
+    if plan.score_threshold == "auto":
+        raise PlanError(f"no validation chose a score threshold for the predictions in {path}; set a number")
     stored = read_predictions(path, dataset)
     records = {record.name: record for record in dataset.records}
     notes = []

@@ -26,7 +26,7 @@ def make_datamodule(num_train=7, num_val=2, weights=None, **settings):
     records = tuple(Record(number, f"{number:03d}", Path(), None) for number in range(1, num_train + num_val + 1))
     dataset = Dataset(Path(), "test", (Category(1, "object"),), records, read_record)
     indices = range(len(dataset))
-    plan = make_plan(settings={"num_workers": 0} | settings)
+    plan = make_plan(settings={"num_workers": 0, "min_size": 0} | settings)
     train, val = dataset.subset(indices[:num_train]), dataset.subset(indices[num_train:])
     return InstanceDataModule(train, val, plan, weights=weights)
 

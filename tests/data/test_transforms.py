@@ -154,7 +154,7 @@ def turn(layers, seed=0, **settings):
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([row, column, layers[0]]).float()
     generator = torch.Generator().manual_seed(seed)
-    return augment(image, InstanceLayers(layers), make_plan(settings=settings), generator)
+    return augment(image, InstanceLayers(layers), make_plan(settings={"min_size": 0, **settings}), generator)
 
 
 def make_layers(height=3, width=4):

@@ -178,6 +178,86 @@ def test_min_size_resizes_boxes_but_not_layers():
     assert_finite(compute_losses(model, [image], [target]), model)
 
 
+class TestScale:
+    @pytest.mark.parametrize(
+        ("settings", "size"),
+        [
+            ({"scale": 2.0}, (96, 120)),
+            ({"scale": 1.3}, (62, 78)),
+            ({"scale": 2.0, "max_size": 90}, (72, 90)),
+            ({"scale": 2.0, "max_size": 50}, (48, 60)),
+            ({"scale": 0.5}, (24, 30)),
+            ({"scale": 0.5, "max_size": 10}, (24, 30)),
+        ],
+    )
+    def test_sizes(self, settings, size):
+        image, boxes = torch.rand(3, 48, 60), torch.tensor([[3.0, 4.0, 30.0, 48.0]])
+        images, targets = build_small(**settings).transform([image], [{"boxes": boxes}])
+        assert images.image_sizes == [size]
+        factors = torch.tensor([size[1] / 60, size[0] / 48]).repeat(2)
+        torch.testing.assert_close(targets[0]["boxes"], boxes * factors)
+
+    @pytest.mark.parametrize("scale", [0.5, 2.0])
+    def test_detections_come_in_the_size_of_the_image(self, scale):
+        model = build_small(scale=scale)
+        boxes = detect(model, [torch.rand(3, 48, 60)])[0]["boxes"]
+        assert 30 < boxes.max() <= 60
+        image, target, _ = make_example(3, 48)
+        assert_finite(compute_losses(model, [image], [target]), model)
+
+    def test_pixels_lie_where_boxes_lie(self):
+        """A ramp stays one: the value at a place is that of the same place before."""
+        model = build_small(scale=2.0)
+        ramp = ((torch.arange(32) + 0.5) / 32).expand(3, 16, 32)
+        model.transform.image_mean, model.transform.image_std = [0.0] * 3, [1.0] * 3
+        images, _ = model.transform([ramp])
+        expected = (torch.arange(64) + 0.5) / 64
+        torch.testing.assert_close(images.tensors[0, 0, 0, 1:63], expected[1:63])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mask_resolution": 14, "mask_alignment": "exact"},
+        {"mask_resolution": 56, "scale": 1.5},
+        {"mask_alignment": "exact", "scale": 0.7, "aspect_ratios": (1.0,)},
+        {"suppression": "mask", "nms": 0.3, "rpn_nms": 0.6},
+    ],
+)
+def test_planned_settings(settings):
+    model = build_small(**settings)
+    image, target, _ = make_example(9, 64)
+    assert_finite(compute_losses(model, [image], [target]), model)
+    found = detect(model, [image])[0]
+    num_bins = settings.get("mask_resolution", 28)
+    assert found["mask_probabilities"].shape == (len(found["boxes"]), num_bins, num_bins)
+
+
+def test_weights_fit_whatever_the_masks_are_like(small):
+    shapes = {name: value.shape for name, value in small.state_dict().items()}
+    for settings in ({"mask_resolution": 14}, {"mask_alignment": "exact"}, {"suppression": "mask"}, {"scale": 2.0}):
+        assert {name: value.shape for name, value in build_small(**settings).state_dict().items()} == shapes
+
+
+def test_suppression_by_masks_leaves_more_to_decide():
+    boxes, masks = build_small(nms=0.3).roi_heads, build_small(nms=0.3, suppression="mask").roi_heads
+    assert (boxes.nms_thresh, boxes.detections_per_img) == (0.3, 20)
+    assert (masks.nms_thresh, masks.detections_per_img) == (0.8, 40)
+    assert build_small(rpn_nms=0.6).rpn.nms_thresh == 0.6
+
+
+@pytest.mark.parametrize(("alignment", "shift"), [("exact", 0.0), ("torchvision", 0.5)])
+def test_features_are_read_where_they_lie(alignment, shift):
+    """Cell k of stride 4 has its centre at 4 k + 0.5. Where cells hold that, bins must hold their own centres."""
+    heads = build_small(mask_alignment=alignment).roi_heads
+    features = {str(level): (torch.arange(128 >> level) * 2.0 ** (level + 2) + 0.5) for level in range(4)}
+    features = {name: row.expand(1, 1, len(row), len(row)) for name, row in features.items()}
+    box = torch.tensor([[21.3, 30.0, 77.3, 90.0]])
+    pooled = heads.box_roi_pool(features, heads._shift([box]), [(512, 512)])
+    centres = 21.3 + 8 * (torch.arange(7) + 0.5)
+    torch.testing.assert_close(pooled[0, 0, 0], centres + shift, rtol=0, atol=1e-3)
+
+
 def test_detections_come_in_the_size_of_the_image():
     model = build_small(min_size=96, max_size=200)
     assert detect(model, [torch.rand(3, 48, 60)])[0]["boxes"].max() <= 60

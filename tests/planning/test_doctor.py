@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from manymask.core import Category
+from manymask.modeling.mask_rcnn import ResizeTransform
 from manymask.planning.doctor import compare_sets, examine_dataset, examine_image, list_some
 from manymask.planning.findings import KINDS
 from tests.planning.samples import draw_masks, draw_pixels, measure
@@ -15,8 +17,8 @@ def name_rows():
     return [f"id {number}" for number in range(1, 100)]
 
 
-def examine(*args, max_instances=None, **options):
-    findings = examine_image(measure(*args, **options), name_rows, max_instances)
+def examine(*args, cap=None, **options):
+    findings = examine_image(measure(*args, **options), name_rows, cap)
     return {finding.kind: finding for finding in findings}
 
 
@@ -52,6 +54,14 @@ def test_instances(masks, kind, detail):
     assert (found[kind].image, str(found[kind].path)) == ("a", "a.png")
 
 
+def test_pieces_behind_another_instance_are_no_fault_to_fix():
+    bar = draw_masks((4, 4, 9, 30))[0]
+    front = draw_masks((0, 10, 20, 20))[0]
+    found = examine(np.stack([bar & ~front, front]))
+    assert found["occluded-instance"].detail.endswith("between them: id 1 at x 4, y 4 (pieces of 50, 30 pixels)")
+    assert (list(found), found["occluded-instance"].is_fixable) == (["occluded-instance"], False)
+
+
 def test_equal_findings_are_one():
     masks = draw_masks(*((2 * row, 5, 2 * row + 1, 6) for row in range(8)))
     detail = examine(masks)["one-pixel-instance"].detail
@@ -83,9 +93,17 @@ def test_pixels(pixels, kind, detail):
 
 
 def test_tiny_and_crowded_images():
-    found = examine(draw_masks((2, 2, 9, 9), (2, 12, 9, 19), size=(32, 99)), max_instances=1)
+    found = examine(draw_masks((2, 2, 9, 9), (2, 12, 9, 19), size=(32, 99)), cap=1)
     assert found["tiny-image"].detail == "is 32 x 99 pixels (height x width)"
-    assert found["many-instances"].detail == "has 2 instances, more than detections_per_image=1"
+    assert found["many-instances"].detail == "has 2 instances, more than the cap of 1"
+
+
+def test_tiny_images_are_said_to_be_padded():
+    transform = ResizeTransform((0,), 4000, [0.0] * 3, [1.0] * 3)
+    batch, _ = transform([torch.zeros(3, 20, 20)])
+    assert (batch.image_sizes, tuple(batch.tensors.shape[2:])) == ([(20, 20)], (32, 32))
+    treatment = examine(draw_masks((2, 2, 9, 9), size=(20, 20)))["tiny-image"].treatment
+    assert "padded, and enlarged only where min_size or a scale above 1 asks for it" in treatment
 
 
 def test_same_and_similar_images():

@@ -101,6 +101,36 @@ class TestInstances:
         iou = dense.iou(masks, masks) - np.eye(30)
         np.testing.assert_allclose(found.box_iou, iou.max(axis=1), atol=1e-9)  # rectangles fill their boxes
 
+    @pytest.mark.parametrize(
+        ("front", "is_occluded"),
+        [
+            ((0, 10, 20, 20), True),
+            ((0, 10, 20, 15), False),  # half of the gap
+            ((0, 10, 20, 16), True),
+            ((10, 10, 20, 20), False),  # below the gap
+            ((0, 0, 60, 80), False),  # background
+        ],
+    )
+    @pytest.mark.parametrize("is_turned", [False, True])
+    def test_occluded(self, front, is_occluded, is_turned):
+        bar, hole, other = draw_masks((4, 4, 9, 40), (0, 10, 60, 20), front)
+        masks = np.stack([other & ~bar | other & hole, bar & ~hole])
+        found = measure_masks(masks.transpose(0, 2, 1) if is_turned else masks)
+        assert found.pieces[1] == (100, 30)
+        assert found.is_occluded.tolist() == [False, is_occluded]
+
+    def test_background_in_pieces_is_not_occluded(self):
+        found = measure_masks(~draw_masks((1, 1, 59, 4), (0, 20, 60, 24)).any(axis=0)[None])
+        assert len(found.pieces[0]) == 2
+        assert not found.is_occluded.any()
+
+    def test_pieces_of_many_rows_take_linear_time(self):
+        num_rows, side = 20_000, 600  # a scan of 40 000 pieces for each row took minutes
+        pixel = np.arange(num_rows * 2)
+        start = pixel % 200 * 3 * side + pixel // 200 * 3 % side
+        runs = RunLengths.from_intervals((side, side), num_rows, pixel % num_rows, start, np.ones_like(pixel))
+        assert len(facts._measure_pieces(runs)[0]) > 0
+
     def test_other_classes_are_no_neighbours_but_touch(self):
         found = measure_masks(draw_masks((0, 0, 9, 9), (0, 0, 9, 9)), labels=[1, 2])
         assert found.box_iou.tolist() == found.mask_iou.tolist() == [0, 0]

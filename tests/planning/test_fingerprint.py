@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,12 @@ def test_counts():
     assert found.megapixels == pytest.approx((2 * 60 * 80 + 40 * 50) / 1e6)
 
 
+def test_areas_are_those_of_images():
+    wide, high = measure(draw_masks((0, 0, 9, 9), size=(40, 100))), measure(draw_masks((0, 0, 9, 9), size=(90, 50)))
+    areas = make_fingerprint([wide, high], CATEGORIES).areas
+    assert (areas.min, areas.max) == (4000, 4500)
+
+
 def test_shapes_and_neighbours():
     found = make_fingerprint(make_facts(), CATEGORIES)
     assert (found.instances_per_image.max, found.instances_per_image.min) == (3, 0)
@@ -75,6 +82,8 @@ def test_groups():
 def test_no_instances():
     with pytest.raises(DatasetError, match="at least one labelled instance, found none in 1 image"):
         make_fingerprint([measure(NONE)], CATEGORIES)
+    with pytest.raises(DatasetError, match="found none in 1 images of some/folder; label some"):
+        make_fingerprint([measure(NONE)], CATEGORIES, root=Path("some/folder"))
 
 
 def test_file(tmp_path):

@@ -80,7 +80,7 @@ VALUES = {
     "keep_checkpoints": ("best", "best"),
 }
 # What settings need beside them.
-NEEDED = {"scale": {"min_size": "0"}}
+NEEDED = {"scale": {"min_size": "0"}, "crop_size": {"min_size": "0"}}
 
 
 def assert_refused(settings, match):
@@ -279,6 +279,7 @@ def test_out_of_range(name, value):
         ({**TIMM, "weights": "coco"}, "no COCO weights of maskrcnn_fpn; set weights to imagenet"),
         ({"min_size": "2000"}, "min_size is 2000, but max_size only 1333"),
         ({"scale": "2"}, "min_size is 800 and scale 2; set min_size=0 to resize by a factor"),
+        ({"crop_size": "64"}, "min_size is 800 and crop_size 64: .*; set min_size=0"),
         ({"aspect_ratios": ""}, "aspect_ratios is .., expected numbers from 0.05 to 20"),
         ({"aspect_ratios": "1,30"}, "aspect_ratios is .1.0, 30.0., expected numbers from 0.05 to 20"),
         ({"minutes": "5", "max_steps": "5"}, "minutes and max_steps both end a run; set one of them to none"),

@@ -64,11 +64,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_differences(first: Path, second: Path) -> list[str]:
-    """Names of weights and momenta that are not the same to the bit, and what else of two checkpoints differs."""
+    """Names of weights and optimizer states that differ in any bit, and what else of two checkpoints differs."""
     a, b = load_checkpoint(first), load_checkpoint(second)
     names = [name for name in a["state_dict"] if not torch.equal(a["state_dict"][name], b["state_dict"][name])]
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (a, b)]
-    names += [f"state {i}" for i in states[0] if not torch.equal(*(s[i]["momentum_buffer"] for s in states))]
+    names += [
+        f"{key} {i}" for i, own in states[0].items() for key in own if not torch.equal(own[key], states[1][i][key])
+    ]
     return names + [name for name in ("epoch", "global_step", "lr_schedulers") if a[name] != b[name]]
 
 

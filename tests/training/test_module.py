@@ -5,11 +5,14 @@ import torch
 
 from manymask.core import Category
 from manymask.errors import TrainingError
+from manymask.evaluation import choose_score_threshold
 from manymask.modeling.architectures import assemble_model
 from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.planning import make_plan
 from manymask.training import train
 from manymask.training.module import TrainingModule
+from manymask.training.pace import Pace
+from tests.evaluation.cases import make_predictions, make_truth, score
 from tests.training.runs import PLAN_SETTINGS, SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
 
 CATEGORIES = (Category(1, "class1"), Category(2, "class2"))
@@ -73,6 +76,49 @@ class TestScaleLearningRate:
         assert self.scale(make_module(scheduler="cosine", warmup_steps=100), 49) == [
             0.25 * (1 + math.cos(math.pi * 0.49))
         ]
+
+
+class TestPace:
+    """A run of four epochs with a time budget, in the second epoch: of ten steps, from step 5 on."""
+
+    @pytest.fixture
+    def make_paced(self, make_module):
+        def make_paced(**settings):
+            module = make_module(minutes=10, epochs=4, epoch_steps=10, **settings)
+            module.pace = Pace(module.plan, 600.0, clock=lambda: 0.0)
+            module.pace.epoch, module.pace.first_step = 1, 5
+            return module
+
+        return make_paced
+
+    def test_cosine(self, make_paced):
+        module = make_paced(scheduler="cosine", total_steps=1)
+        assert [module.scale_learning_rate(step) for step in (5, 15)] == pytest.approx([(2 + math.sqrt(2)) / 4, 0.5])
+
+    def test_multistep(self, make_paced):
+        """It falls at shares of the run."""
+        module = make_paced()
+        assert module.scale_learning_rate(14) == 1
+        module.pace.epoch, module.pace.first_step = 3, 100
+        assert [module.scale_learning_rate(step) for step in (101, 102, 105, 106)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+    def test_warmup(self, make_paced):
+        assert make_paced(scheduler="none", warmup_steps=10).scale_learning_rate(6) == 0.7
+
+
+@pytest.mark.parametrize("threshold", ["auto", 0.6])
+def test_score_threshold_of_the_last_validation_is_stored(make_module, threshold):
+    truth = make_truth(1, 30, num_classes=2)
+    images = score([(truth, make_predictions(truth, 1, 40, num_classes=2))])
+    module = make_module(score_threshold=threshold)
+    module._scored = images
+    module.on_validation_epoch_end()
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    chosen = choose_score_threshold(images)
+    assert chosen not in (0.5, 0.6)
+    assert checkpoint["manymask"]["score_threshold"] == (chosen if threshold == "auto" else 0.6)
+    assert checkpoint["manymask"]["plan"]["score_threshold"] == threshold
 
 
 class TestConfigureOptimizers:

@@ -29,12 +29,15 @@ def run(pace, clock, seconds_per_step, seconds_per_validation, epochs=range(10),
     """Go through a run; the seconds of a step may follow from the epoch. Gives the shares at each step."""
     shares = []
     for epoch in epochs:
+        if epoch == pace.num_epochs:
+            break
         num_steps = pace.begin_epoch(epoch, step)
         shares += [pace.get_share(step + index) for index in range(num_steps)]
         step += num_steps
         clock.now += num_steps * (seconds_per_step(epoch) if callable(seconds_per_step) else seconds_per_step)
         pace.end_steps()
         clock.now += seconds_per_validation
+        epoch += 1
     return [*shares, pace.get_share(step)], step
 
 
@@ -67,12 +70,27 @@ def test_machine_becomes_slower_or_faster(factor, changes_at):
 
 
 def test_no_time_is_left():
-    """One step an epoch, so that the run ends as it should."""
+    """One step, and one more with which the run ends as it should."""
     clock = Clock()
     pace = make_pace(clock, 50, epochs=4, deadline=clock.now - 5)
     shares, step = run(pace, clock, 1.0, 1.0, range(4))
-    assert step == 50 + 3
+    assert step == 2
     assert_rises_to_one(shares)
+
+
+def test_slow_validations_leave_fewer_epochs():
+    clock = Clock()
+    pace = make_pace(clock, 100, epochs=20)
+    deadline = clock.now + SECONDS
+    shares, _ = run(pace, clock, 0.1, 60.0, range(20))
+    assert pace.num_epochs < 8
+    assert abs(clock.now - deadline) <= 0.02 * SECONDS + SECONDS_AT_END
+    assert_rises_to_one(shares)
+
+
+def test_start_up_is_taken_off_the_first_epoch():
+    clock = Clock()
+    assert make_pace(clock, 100, epochs=1, deadline=clock.now + SECONDS / 2).begin_epoch(0, 0) == 48
 
 
 def test_resumed_run():
@@ -81,7 +99,7 @@ def test_resumed_run():
     pace = make_pace(clock, 40, num_done=6, deadline=clock.now + 0.4 * SECONDS)
     deadline = clock.now + 0.4 * SECONDS
     assert pace.total_steps == 4 * 40
-    shares, _ = run(pace, clock, 0.5, 2.0, range(6, 10), step=700)
+    shares, _ = run(pace, clock, 0.5, 2.0, epoch=6, step=700)
     assert shares[0] == 0.6
     assert_rises_to_one([0, *shares])
     assert deadline - SECONDS_AT_END - 0.02 * SECONDS <= clock.now <= deadline
@@ -89,7 +107,7 @@ def test_resumed_run():
 
 def test_share_is_kept_beyond_the_end():
     clock = Clock()
-    pace = make_pace(clock, 5, epochs=1)
+    pace = make_pace(clock, 6, epochs=1)
     assert pace.begin_epoch(0, 0) == 5
     assert [pace.get_share(step) for step in (0, 4, 5, 6)] == [0, 0.8, 1, 1]
 

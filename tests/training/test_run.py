@@ -6,10 +6,8 @@ import tifffile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manymask.errors import DatasetError, ManymaskError, PlanError
-from manymask.formats import read_dataset
 from manymask.planning import make_plan, read_plan
 from manymask.training import train
-from manymask.training.preparation import split_dataset
 from tests.training.runs import SETTINGS, add_image, load_checkpoint, make_data, read_rows
 
 LOSSES = ["loss", "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"]
@@ -108,14 +106,14 @@ class TestUnusualData:
         assert "image full holds 4 instances, but at most 3 detections" in line
         assert "set detections_per_image to at least 4" in line
 
-    def test_no_instances_at_all(self, tmp_path, output, capsys):
-        """One image, which serves as both parts."""
-        add_image(tmp_path / "train", "none", np.zeros((0, 50, 30), dtype=bool))
+    def test_one_image(self, tmp_path, output, capsys):
+        """It serves as both parts."""
+        add_image(tmp_path / "train", "one", np.ones((1, 50, 30), dtype=bool))
         train(tmp_path / "train", output=output, **SETTINGS | {"max_steps": 1, "detections_per_image": "auto"})
         assert "warning: one image only" in capsys.readouterr().err
         plan = read_plan(output / "plan.json")
-        assert plan.data.train_names == plan.data.val_names == ("none",)
-        assert (plan.data.max_instances, plan.detections_per_image) == (0, 100)
+        assert plan.data.train_names == plan.data.val_names == ("one",)
+        assert (plan.data.max_instances, plan.detections_per_image) == (1, 100)
 
 
 class TestRefused:
@@ -133,6 +131,10 @@ class TestRefused:
     def test_settings_before_the_data_is_read(self, tmp_path, settings):
         with pytest.raises(ManymaskError, match=next(iter(settings.values()))):
             train(tmp_path, output=tmp_path / "run", **SETTINGS | settings)  # a folder without any data
+
+    def test_no_instances_at_all(self, tmp_path):
+        add_image(tmp_path / "data", "none", np.zeros((0, 50, 30), dtype=bool))
+        self.check_refused(tmp_path, DatasetError, "labelled instance, found none in 1 images", str(tmp_path / "data"))
 
     def test_broken_image(self, tmp_path):
         path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"
@@ -171,28 +173,6 @@ class TestRefused:
         assert all(text in str(caught.value) for text in texts)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
-
-
-class TestSplitDataset:
-    @pytest.mark.parametrize(
-        ("num_images", "fraction", "num_val"), [(1, 0.1, 1), (2, 0.9, 1), (3, 0.1, 1), (20, 0.1, 2), (7, 0.5, 4)]
-    )
-    def test_sizes(self, data, num_images, fraction, num_val):
-        dataset = read_dataset(data).subset([index % 7 for index in range(num_images)])
-        train_set, val_set = split_dataset(dataset, fraction, 0)
-        assert len(val_set) == num_val
-        assert len(train_set) == max(num_images - num_val, 1)
-
-    def test_parts_make_the_whole(self, data):
-        dataset = read_dataset(data)
-        names = [record.name for part in split_dataset(dataset, 0.3, 5) for record in part.records]
-        assert sorted(names) == [record.name for record in dataset.records]
-
-    def test_function_of_the_seed(self, data):
-        dataset = read_dataset(data)
-        first, again, *others = (split_dataset(dataset, 0.3, seed)[1].records for seed in (0, 0, 1, 2, 3))
-        assert first == again
-        assert any(first != other for other in others)
 
 
 def test_baseline_does_not_clip_gradients():

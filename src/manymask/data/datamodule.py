@@ -16,7 +16,9 @@ from manymask.planning import Plan
 
 
 class Pace(Protocol):
-    """What decides how many steps an epoch has."""
+    """What decides how many epochs there are, and how many steps an epoch has."""
+
+    num_epochs: int
 
     def begin_epoch(self, epoch: int, step: int) -> int:
         """Steps of an epoch (0-based) that begins at ``step``."""
@@ -159,7 +161,9 @@ class InstanceDataModule(L.LightningDataModule):
         if self.pace is None or self.trainer is None:
             return self._make_loader(self.train_images, self.list_batches(epoch))
         first = self.trainer.global_step
-        return self._make_loader(self.train_images, self.list_steps(first, first + self.pace.begin_epoch(epoch, first)))
+        num_steps = self.pace.begin_epoch(epoch, first)
+        self.num_epochs = self.trainer.fit_loop.max_epochs = self.pace.num_epochs
+        return self._make_loader(self.train_images, self.list_steps(first, first + num_steps))
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
         """The validation images in order, one at a time: their sizes differ and their crowds set the memory."""

@@ -21,7 +21,7 @@ def inspect(
     group_by: str | None = None,
     output: str | Path = "inspection",
     fix: str | Path | None = None,
-    plan_cap: int | None = None,
+    cap: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
@@ -35,7 +35,7 @@ def inspect(
         group_by: Regular expression that finds an image's group (slide, patient) in its name.
         output: Folder to write to.
         fix: New or empty folder for a repaired copy of ``data``.
-        plan_cap: Cap on instances an image, to name the images that hold more.
+        cap: Names images that hold more instances than this; by default training takes its cap from the data.
         progress: Called with the number of images done so far and the number of images, for each pass.
 
     Returns:
@@ -49,10 +49,10 @@ def inspect(
     val_set = None if val is None else read_dataset(val, dataset.data_format)
     if fix is not None:
         check_target(Path(fix), dataset.root)
-    found = inspect_dataset(dataset, progress=progress, group_by=group_by, max_instances=plan_cap)
+    found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
     val_findings = []
     if val_set is not None:
-        val_found = inspect_dataset(val_set, progress=progress, max_instances=plan_cap)
+        val_found = inspect_dataset(val_set, progress=progress, cap=cap)
         val_findings = [replace(finding, is_fixable=False) for finding in val_found.findings]
         found = replace(found, findings=(*found.findings, *compare_sets(found.facts, val_found.facts)))
     if fix is not None:

@@ -50,6 +50,7 @@ class Inspection:
         facts: Of these images, in their order.
         findings: What is wrong or unusual: faults first, then warnings, then notes.
         fingerprint: What the data set is like.
+        data_format: Name of the reader.
         repairs: What was done for a repaired copy, where one was written.
     """
 
@@ -57,6 +58,7 @@ class Inspection:
     facts: tuple[ImageFacts, ...]
     findings: tuple[Finding, ...]
     fingerprint: Fingerprint
+    data_format: str
     repairs: tuple[Repair, ...] = ()
 
     @property
@@ -81,7 +83,7 @@ def inspect_dataset(
     num_workers: int = 2,
     is_strict: bool = False,
     group_by: str | None = None,
-    max_instances: int | None = None,
+    cap: int | None = None,
 ) -> Inspection:
     """Decode and examine every image and its labels once; each worker holds one image at a time.
 
@@ -92,7 +94,7 @@ def inspect_dataset(
         is_strict: Raise the first error in the order of records, as ``formats.check_dataset`` does; by default an image
             that cannot be read becomes a finding.
         group_by: Regular expression that finds an image's group in its name.
-        max_instances: The plan's cap on instances, to name images that hold more.
+        cap: Names images that hold more instances than this.
 
     Raises:
         DatasetError: No image can be read, or none has an instance; with ``is_strict`` any error of a file.
@@ -101,7 +103,7 @@ def inspect_dataset(
     groups = group_images(dataset, group_by)
     looks: list[_Look] = []
     with ThreadPoolExecutor(max(num_workers, 1)) as executor:
-        for look in executor.map(lambda row: _look(dataset, row, is_strict, max_instances), range(len(dataset))):
+        for look in executor.map(lambda row: _look(dataset, row, is_strict, cap), range(len(dataset))):
             looks.append(look)
             if progress is not None:
                 progress(len(looks), len(dataset))
@@ -113,7 +115,8 @@ def inspect_dataset(
         sum_up_checks([look.check for look in looks if look.check is not None], dataset.categories),
         facts,
         sort_findings([*findings, *examine_dataset(facts, dataset.categories)]),
-        make_fingerprint(facts, dataset.categories, group_by, groups),
+        make_fingerprint(facts, dataset.categories, group_by, groups, dataset.root),
+        dataset.data_format,
     )
 
 
@@ -145,16 +148,16 @@ def group_images(dataset: Dataset, pattern: str | None) -> dict[str, str] | None
     return groups
 
 
-def _look(dataset: Dataset, row: int, is_strict: bool, max_instances: int | None) -> _Look:
+def _look(dataset: Dataset, row: int, is_strict: bool, cap: int | None) -> _Look:
     record = dataset.records[row]
     try:
         sample = dataset[row]
     except ManymaskError as error:
         if is_strict:
             raise
-        return _explain(dataset, record, error, max_instances)
+        return _explain(dataset, record, error, cap)
     facts = measure_sample(sample)
-    findings = examine_image(facts, lambda: name_instances(record, dataset.data_format), max_instances)
+    findings = examine_image(facts, lambda: name_instances(record, dataset.data_format), cap)
     if dataset.data_format == "coco":
         findings += _examine_polygons(record)
     return _Look(findings, check_sample(sample), facts)
@@ -174,13 +177,13 @@ def _examine_polygons(record: Record) -> list[Finding]:
     ]
 
 
-def _explain(dataset: Dataset, record: Record, error: ManymaskError, max_instances: int | None) -> _Look:
+def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | None) -> _Look:
     """The finding for an image that cannot be read."""
     if dataset.data_format == "mask_files" and (empty := _try_empty_masks(record)):
         names = list_some(path.name for path in empty)
         finding = make_finding("empty-mask-file", f"has masks without any pixel: {names}", record.name, empty[0])
         rest = replace(dataset, records=(drop_masks(record, empty),))
-        look = _look(rest, 0, False, max_instances)
+        look = _look(rest, 0, False, cap)
         return replace(look, findings=[finding, *look.findings])
     message = str(error)
     path = next((file for file in _list_files(record) if message.startswith(f"{file} ")), record.path)

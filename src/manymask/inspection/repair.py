@@ -20,6 +20,7 @@ from manymask.formats import (
     find_empty_masks,
     name_instances,
     paint_ids,
+    read_json,
     write_class_folder,
     write_ids,
     write_json,
@@ -27,6 +28,7 @@ from manymask.formats import (
 from manymask.inspection.reading import Inspection, Repair, drop_masks
 from manymask.planning.doctor import MAX_TINY_AREA, count_of, find_rows, list_some
 from manymask.planning.facts import ImageFacts, measure_instances
+from manymask.planning.findings import KINDS
 from manymask.planning.pieces import find_pieces
 
 LEFT_OUT = (
@@ -46,8 +48,16 @@ _DONE = {
     "duplicate-instance": "removed {} with the mask of another one",
     "background-instance": "removed {} that was the background",
     "fragmented-instance": f"gave each piece of {{}} an id of its own, pieces of up to {MAX_TINY_AREA} pixels aside",
+    "crumbs": f"removed pieces of up to {MAX_TINY_AREA} pixels of {{}}",
+    "crumbs-only": f"removed {{}} of which no piece has more than {MAX_TINY_AREA} pixels",
     "hidden-instance": "removed {} hidden by others, as a label image holds one id a pixel",
 }
+CHANGES = {
+    "mask_files": "mask files became label images, so an overlap belongs to the first mask",
+    "coco": "polygons became RLE, and annotations keep no fields but COCO's own",
+}
+"""What a copy of a format changes in every image, as words to print."""
+
 # What comes of writing masks in place of polygons.
 _CONVERTED = {
     "out-of-frame": "cut off what lay outside the image",
@@ -68,12 +78,13 @@ def check_target(output: Path, data: Path) -> None:
     """Refuse a folder for the repaired copy that could harm anything.
 
     Raises:
-        PlanError: It is not a new or empty folder, or it lies in the data.
+        PlanError: It is not a new or empty folder, or it lies in the data: in their folder, or in that of a COCO file.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise PlanError(f"--fix {output} is not an empty folder; choose another")
-    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
-        raise PlanError(f"--fix {output} lies inside the data {data}; choose a folder outside")
+    folder = data if data.is_dir() else data.parent
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise PlanError(f"--fix {output} lies inside the data {folder}; choose a folder outside")
 
 
 def write_repaired(
@@ -85,7 +96,8 @@ def write_repaired(
     """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
 
     Class folders and COCO stay what they are; label images and mask files become ``images`` with ``labels``. Images are
-    copied byte for byte.
+    copied byte for byte. Of COCO, ``info``, ``licenses``, categories and entries of images stay as they are, file names
+    aside; all masks are written as RLE, so polygons become RLE, and other fields of annotations than COCO's are lost.
 
     Args:
         dataset: The data set.
@@ -163,7 +175,8 @@ def _repair(table: _Table) -> _Table:
     while True:
         instances = table.instances
         facts = measure_instances(instances.runs, instances.labels, instances.iscrowd)
-        rows_of = {kind: rows for kind, rows in find_rows(facts, instances.size).items() if len(rows)}
+        found = find_rows(facts, instances.size)
+        rows_of = {kind: rows for kind, rows in found.items() if KINDS[kind].is_fixable and len(rows)}
         if not rows_of:
             return table
         fragmented = rows_of.pop("fragmented-instance", None)
@@ -187,7 +200,10 @@ def _split(table: _Table, rows: Int64[np.ndarray, " rows"]) -> _Table:
     kept = kept[np.argsort(-areas[kept], kind="stable")]
     whole = _select(table, np.delete(np.arange(len(table.source)), rows))
     parts = Instances.from_runs(pieces.select(kept), table.instances.labels[rows][owner[kept]])
-    table.done["fragmented-instance"].extend(table.source[rows].tolist())
+    num_kept = np.bincount(owner[kept], minlength=len(rows))
+    for kind, number in (("crumbs-only", 0), ("crumbs", 1), ("fragmented-instance", 2)):
+        if (is_done := num_kept.clip(max=2) == number).any():
+            table.done[kind].extend(table.source[rows[is_done]].tolist())
     source = np.concatenate([whole.source, table.source[rows][owner[kept]]])
     joined = _Table(concatenate_instances([whole.instances, parts]), source, table.done)
     return _select(joined, np.argsort(source, kind="stable"))
@@ -249,20 +265,25 @@ class _ClassFolders:
 
 
 class _Coco:
-    """``images`` and ``annotations.json``; the largest piece of an instance keeps its annotation's id."""
+    """``images`` and ``annotations.json``, whose other parts than annotations stay; all masks become RLE.
+
+    The largest piece of an instance keeps its annotation's id.
+    """
 
     def __init__(self, output: Path, dataset: Dataset) -> None:
         self.output, self.categories = output, dataset.categories
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
+        content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
+        self.image_entries = {entry["id"]: entry for entry in content.pop("images")}
+        self.content = content | {"annotations": []}
         known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
         self.new_ids = count(max(known, default=0) + 1)
 
     def write(self, record: Record, sample: Sample, table: _Table) -> None:
         name = f"{record.name}{record.path.suffix}"
         _copy_file(record.path, self.output / "images" / name)
-        height, width = table.instances.size
-        self.images.append({"id": record.image_id, "file_name": name, "height": height, "width": width})
+        self.images.append(self.image_entries[record.image_id] | {"file_name": name})
         entries = encode_coco_results(table.instances, record.image_id, self.categories)
         is_first = np.diff(table.source, prepend=-1) > 0
         areas = table.instances.runs.areas.tolist()
@@ -272,9 +293,8 @@ class _Coco:
             self.annotations.append({name: value for name, value in entry.items() if name != "score"} | extra)
 
     def finish(self) -> None:
-        categories = [{"id": category.id, "name": category.name} for category in self.categories]
-        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        write_json(self.output / "annotations.json", content)
+        content = {"images": self.images, "annotations": self.annotations}
+        write_json(self.output / "annotations.json", self.content | content)
 
 
 _WRITERS: dict[str, type[_Writer]] = {

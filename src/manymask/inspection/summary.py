@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manymask.inspection.repair import LEFT_OUT
+from manymask.inspection.reading import Inspection
+from manymask.inspection.repair import CHANGES, LEFT_OUT
 from manymask.planning.doctor import count_of
 from manymask.planning.findings import Finding
 from manymask.planning.fingerprint import Distribution, Fingerprint
@@ -38,6 +39,17 @@ def format_treatments(findings: Sequence[Finding]) -> tuple[str, tuple[str, ...]
     counts = Counter((finding.kind, finding.treatment) for finding in findings)
     rows: Rows = [(kind, str(number), treatment) for (kind, treatment), number in counts.items()]
     return "how training treats them as they are", ("kind", "findings", "in training"), rows
+
+
+def describe_copy(found: Inspection, folder: Path) -> str:
+    """One line about the repaired copy in a folder: what was done, and what its format changes."""
+    what = (
+        f"{count_of(len(found.repairs), 'image')} changed or left out, see"
+        if found.repairs
+        else "nothing to repair; see"
+    )
+    changes = CHANGES.get(found.data_format)
+    return f"copy written to {folder}: {what} {folder / 'repairs.json'}" + (f"; {changes}" if changes else "")
 
 
 def _shorten(path: Path, data: Path) -> str:

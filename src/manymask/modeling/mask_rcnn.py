@@ -62,7 +62,9 @@ class CrowdRoIHeads(RoIHeads):
     Attributes:
         is_exact: Whether boxes are placed on features and layers exactly (``mask_alignment``). Feature cells of strides
             4 to 32 have their centres on pixels 0, 4, 8 ..., whose coordinates in a box are 0.5, 4.5, 8.5;
-            torchvision's pooling takes them for 0, 4, 8, and its mask targets are half a pixel off likewise.
+            torchvision's pooling takes them for 0, 4, 8, and its mask targets are half a pixel off likewise. That holds
+            for bodies whose strides come from odd kernels, as ResNet's; cells of patches (ConvNeXt, Swin) lie up to
+            half a stride further on, which training has to learn. Boxes below 4 pixels are pooled as if of 4.
     """
 
     is_exact = False

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from manymask.core import Category
-from manymask.planning.facts import ImageFacts, InstanceFacts
+from manymask.planning.facts import ImageFacts, InstanceFacts, find_background
 from manymask.planning.findings import MIN_SIDE, Finding, make_finding
 from manymask.planning.fingerprint import find_cut
 
@@ -25,17 +25,15 @@ NUM_NAMED = 5
 """Things that a message names before it says how many more there are."""
 
 
-def examine_image(
-    image: ImageFacts, name_rows: Callable[[], Sequence[str]], max_instances: int | None = None
-) -> list[Finding]:
+def examine_image(image: ImageFacts, name_rows: Callable[[], Sequence[str]], cap: int | None = None) -> list[Finding]:
     """Examine one image by itself.
 
     Args:
         image: Its facts.
         name_rows: Gives the name of each instance in the files; called only where it is needed.
-        max_instances: The plan's cap, where it is a number.
+        cap: Instances that are called many where an image has more.
     """
-    found = [*_examine_pixels(image), *_examine_count(image, max_instances)]
+    found = [*_examine_pixels(image), *_examine_count(image, cap)]
     rows_of = find_rows(image.instances, image.size)
     if any(len(rows) for rows in rows_of.values()):
         names = name_rows()
@@ -59,39 +57,34 @@ def _examine_pixels(image: ImageFacts) -> list[tuple[str, str]]:
     return found
 
 
-def _examine_count(image: ImageFacts, max_instances: int | None) -> list[tuple[str, str]]:
+def _examine_count(image: ImageFacts, cap: int | None) -> list[tuple[str, str]]:
     count = int(image.instances.is_object.sum())
     if count == 0:
         return [("empty-image", "has no labelled instance")]
-    if max_instances is not None and count > max_instances:
-        return [("many-instances", f"has {count} instances, more than detections_per_image={max_instances}")]
+    if cap is not None and count > cap:
+        return [("many-instances", f"has {count} instances, more than the cap of {cap}")]
     return []
 
 
 def find_rows(instances: InstanceFacts, size: tuple[int, int]) -> dict[str, Int64[np.ndarray, " rows"]]:
-    """Rows of the instances of each kind of finding; all of them can be repaired.
+    """Rows of the instances of each kind of finding.
 
     Args:
         instances: The instances of an image.
         size: (height, width) of the image.
     """
-    is_background = _find_background(instances, size)
+    is_background = instances.is_object & find_background(instances.areas, instances.boxes, size)
     is_scattered = np.isin(np.arange(len(instances.areas)), list(instances.pieces))
+    is_scattered &= ~is_background & (instances.areas > MAX_TINY_AREA)
     flags = {
         "zero-area-instance": instances.areas == 0,
         "one-pixel-instance": instances.is_object & (instances.areas <= MAX_TINY_AREA),
         "duplicate-instance": instances.duplicate_of >= 0,
-        "fragmented-instance": is_scattered & ~is_background & (instances.areas > MAX_TINY_AREA),
+        "fragmented-instance": is_scattered & ~instances.is_occluded,
+        "occluded-instance": is_scattered & instances.is_occluded,
         "background-instance": is_background,
     }
     return {kind: np.flatnonzero(flag) for kind, flag in flags.items()}
-
-
-def _find_background(instances: InstanceFacts, size: tuple[int, int]) -> Bool[np.ndarray, " instances"]:
-    """Instances that cover more than half of the image and touch all four of its borders."""
-    height, width = size
-    is_all_across = (instances.boxes == [0, 0, width, height]).all(axis=1)
-    return instances.is_object & is_all_across & (instances.areas > height * width / 2)
 
 
 def _list_rows(kind: str, rows: np.ndarray, instances: InstanceFacts, names: Sequence[str]) -> str:
@@ -100,6 +93,7 @@ def _list_rows(kind: str, rows: np.ndarray, instances: InstanceFacts, names: Seq
         "one-pixel-instance": f"of 1 to {MAX_TINY_AREA} pixels",
         "duplicate-instance": "with the mask of another one",
         "fragmented-instance": "in pieces far from each other",
+        "occluded-instance": "in pieces far from each other, with other instances between them",
         "background-instance": "over most of the image, up to all of its borders",
     }[kind]
     named = [_describe_row(kind, row, instances, names) for row in rows[:NUM_NAMED].tolist()]
@@ -113,7 +107,7 @@ def _describe_row(kind: str, row: int, instances: InstanceFacts, names: Sequence
     place = f"{names[row]} at x {x}, y {y}"
     if kind == "duplicate-instance":
         return f"{place} as {names[int(instances.duplicate_of[row])]}"
-    if kind == "fragmented-instance":
+    if kind in ("fragmented-instance", "occluded-instance"):
         return f"{place} (pieces of {list_some(instances.pieces[row])} pixels)"
     return place
 

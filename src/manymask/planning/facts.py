@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped
+from scipy.spatial import cKDTree  # pyright: ignore[reportMissingTypeStubs]
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
 from manymask.planning.pieces import find_pieces, split_columns
@@ -36,6 +37,8 @@ class InstanceFacts:
         is_overlapping: Whether it shares pixels with another one.
         duplicate_of: First row before it of its class whose mask is the same or nearly so (``DUPLICATE_IOU``), or -1.
         pieces: Areas, largest first, of the pieces of each row that is in several pieces far from each other.
+        is_occluded: Whether it is in such pieces and lies behind others: of the pixels between the nearest points of
+            its two largest pieces, in a straight line, most are on other instances (``find_background`` aside).
     """
 
     labels: Int64[np.ndarray, " instances"]
@@ -48,6 +51,7 @@ class InstanceFacts:
     is_overlapping: Bool[np.ndarray, " instances"]
     duplicate_of: Int64[np.ndarray, " instances"]
     pieces: dict[int, tuple[int, ...]]
+    is_occluded: Bool[np.ndarray, " instances"]
 
     @property
     def is_object(self) -> Bool[np.ndarray, " instances"]:
@@ -193,6 +197,7 @@ def measure_instances(
     is_twin = (iou >= DUPLICATE_IOU) & (pairs.second < pairs.first)
     twins, at = np.unique(pairs.first[is_twin], return_index=True)
     duplicate_of[rows[twins]] = rows[pairs.second[is_twin][at]]
+    pieces, occluded = _measure_pieces(objects)
     return InstanceFacts(
         labels=labels,
         iscrowd=iscrowd,
@@ -203,16 +208,69 @@ def measure_instances(
         is_touching=is_touching,
         is_overlapping=is_overlapping,
         duplicate_of=duplicate_of,
-        pieces={int(rows[row]): piece_areas for row, piece_areas in _measure_pieces(objects).items()},
+        pieces={int(rows[row]): piece_areas for row, piece_areas in pieces.items()},
+        is_occluded=np.isin(np.arange(num_instances), rows[occluded]),
     )
 
 
-def _measure_pieces(runs: RunLengths) -> dict[int, tuple[int, ...]]:
-    """Areas of the pieces of rows that have several, largest first."""
+def find_background(
+    areas: Int64[np.ndarray, " instances"], boxes: Float32[np.ndarray, "instances 4"], size: tuple[int, int]
+) -> Bool[np.ndarray, " instances"]:
+    """Instances that cover more than half of the image and touch all four of its borders."""
+    height, width = size
+    return (boxes == [0, 0, width, height]).all(axis=1) & (areas > height * width / 2)
+
+
+def _measure_pieces(runs: RunLengths) -> tuple[dict[int, tuple[int, ...]], Int64[np.ndarray, " occluded"]]:
+    """Areas of the pieces of rows that have several, largest first; and those of these rows that are occluded."""
     pieces, owner = find_pieces(runs)
     areas = pieces.areas
-    several = np.flatnonzero(np.bincount(owner, minlength=len(runs)) > 1)
-    return {row: tuple(sorted(areas[owner == row].tolist(), reverse=True)) for row in several.tolist()}
+    order = np.lexsort((-areas, owner))
+    splits = np.searchsorted(owner, np.arange(len(runs) + 1))
+    several = np.flatnonzero(np.diff(splits) > 1)
+    largest = order[splits[several][:, None] + np.arange(2)]
+    areas_of = {row: tuple(areas[order[splits[row] : splits[row + 1]]].tolist()) for row in several.tolist()}
+    return areas_of, several[_find_occluded(runs, several, pieces.select(largest.ravel()))]
+
+
+def _find_occluded(runs: RunLengths, rows: Int64[np.ndarray, " rows"], pieces: RunLengths) -> Bool[np.ndarray, " rows"]:
+    """Whether most of what lies between two pieces of each row is on other rows; two pieces a row, in their order."""
+    is_front = ~find_background(runs.areas, runs.boxes, runs.size)[runs.owner]
+    zeros = np.zeros(int(is_front.sum()), dtype=np.int64)
+    front = RunLengths.from_intervals(runs.size, 1, zeros, runs.start[is_front], runs.length[is_front])
+    splits, piece_splits = runs.row_splits, pieces.row_splits
+    is_occluded = np.zeros(len(rows), dtype=bool)
+    for place, row in enumerate(rows.tolist()):
+        begin, middle, end = piece_splits[2 * place : 2 * place + 3].tolist()
+        line = _join_nearest(pieces, slice(begin, middle), slice(middle, end))
+        between = line[~_are_on(line, runs, slice(splits[row], splits[row + 1]))]
+        is_occluded[place] = _are_on(between, front, slice(None)).mean() > 0.5
+    return is_occluded
+
+
+def _join_nearest(runs: RunLengths, first: slice, second: slice) -> Int64[np.ndarray, " pixels"]:
+    """Positions on the straight line between the nearest pixels of two ranges of runs."""
+    here, there = (_list_pixels(runs, part) for part in (first, second))
+    distances, nearest = cKDTree(here).query(there)
+    closest = int(np.argmin(distances))
+    ends = here[nearest[closest]], there[closest]
+    steps = int(np.abs(ends[1] - ends[0]).max())
+    line = np.rint(np.linspace(*ends, steps + 1)).astype(np.int64)
+    return line[:, 0] * runs.size[0] + line[:, 1]
+
+
+def _list_pixels(runs: RunLengths, part: slice) -> Int64[np.ndarray, "pixels 2"]:
+    """Column and row of every pixel of a range of runs."""
+    start, length = runs.start[part], runs.length[part]
+    position = np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
+    return np.stack(np.divmod(position, runs.size[0]), axis=1)
+
+
+def _are_on(positions: Int64[np.ndarray, " pixels"], runs: RunLengths, part: slice) -> Bool[np.ndarray, " pixels"]:
+    """Whether each position is on one of a range of runs of one owner."""
+    start, length = runs.start[part], runs.length[part]
+    place = np.searchsorted(start, positions, "right") - 1
+    return positions < np.append(start + length, 0)[place]  # before the first one, place -1 finds the 0
 
 
 def _find_touching(runs: RunLengths) -> Bool[np.ndarray, " instances"]:

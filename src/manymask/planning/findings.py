@@ -65,10 +65,14 @@ KINDS: dict[str, Kind] = {
         "warning", "it serves as an example of background", "label its objects, unless it really shows none"
     ),
     "tiny-image": Kind(
-        "warning", f"{_TRAINS}, enlarged as the plan says", f"give images of at least {MIN_SIDE} pixels a side"
+        "warning",
+        f"{_TRAINS}; it is padded, and enlarged only where min_size or a scale above 1 asks for it",
+        f"give images of at least {MIN_SIDE} pixels a side",
     ),
     "many-instances": Kind(
-        "warning", "no more than detections_per_image are ever found in it", "raise detections_per_image, or use auto"
+        "warning",
+        "no more than detections_per_image are ever found in it; by default that comes from the data",
+        "leave detections_per_image at auto, or set it above this number",
     ),
     "zero-area-instance": Kind("fault", "it is left out of training and scores", "label it anew, or remove it", True),
     "one-pixel-instance": Kind("warning", _TRAINS, "label it anew, or remove it", True),
@@ -78,6 +82,11 @@ KINDS: dict[str, Kind] = {
         "all its pieces are one object, with one box around them",
         "give each piece an id of its own, unless something lies in front of the object",
         True,
+    ),
+    "occluded-instance": Kind(
+        "note",
+        "all its pieces are one object, with one box around them",
+        "nothing, if the others lie in front of the object; else give each piece an id of its own",
     ),
     "background-instance": Kind("fault", _TRAINS, "write 0 for background", True),
     "out-of-frame": Kind(

@@ -75,6 +75,7 @@ class Fingerprint(BaseModel):
         num_crowd_regions: COCO's crowd regions.
         heights: Of the images.
         widths: Of the images.
+        areas: Pixels of an image, over images.
         megapixels: Of all images together.
         channels: Images by their number of channels.
         pixel_types: Images by the type of their values, such as ``uint8``.
@@ -110,6 +111,7 @@ class Fingerprint(BaseModel):
     num_crowd_regions: int
     heights: Distribution
     widths: Distribution
+    areas: Distribution
     megapixels: float
     channels: dict[int, int]
     pixel_types: dict[str, int]
@@ -139,6 +141,7 @@ def make_fingerprint(
     categories: Sequence[Category],
     group_by: str | None = None,
     groups: Mapping[str, str] | None = None,
+    root: Path | None = None,
 ) -> Fingerprint:
     """Sum up the facts of all images of a data set.
 
@@ -147,13 +150,15 @@ def make_fingerprint(
         categories: The data set's classes.
         group_by: The pattern that the groups were found with.
         groups: The group of each image, by its name.
+        root: The data set's folder or file, for the message.
 
     Raises:
         DatasetError: There is no instance in any image.
     """
     counts = np.array([int(image.instances.is_object.sum()) for image in facts])
     if not counts.any():
-        raise DatasetError(f"expected at least one labelled instance, found none in {len(facts)} images; label some")
+        where = f"{len(facts)} images" + (f" of {root}" if root else "")
+        raise DatasetError(f"expected at least one labelled instance, found none in {where}; label some")
     usable = [image for image in facts if image.is_finite]
     pixels = np.array([image.size[0] * image.size[1] for image in facts])
     boxes, area, labels = (_gather(facts, name) for name in ("boxes", "areas", "labels"))
@@ -166,6 +171,7 @@ def make_fingerprint(
         num_crowd_regions=sum(int(image.instances.iscrowd.sum()) for image in facts),
         heights=Distribution.of([image.size[0] for image in facts]),
         widths=Distribution.of([image.size[1] for image in facts]),
+        areas=Distribution.of(pixels),
         megapixels=float(pixels.sum()) / 1e6,
         channels=dict(sorted(Counter(image.num_channels for image in facts).items())),
         pixel_types=dict(sorted(Counter(image.dtype for image in facts).items())),

@@ -27,7 +27,7 @@ class Machine:
     Attributes:
         device: ``cpu`` or ``cuda``.
         num_cores: Cores that this process may use.
-        memory_mib: Memory of the device that is free, or of the machine.
+        memory_mib: Memory of the device, or of the machine.
     """
 
     device: str

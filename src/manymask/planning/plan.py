@@ -197,6 +197,11 @@ class Plan(BaseModel):
             raise ValueError(
                 f"min_size is {self.min_size} and scale {self.scale:g}; set min_size=0 to resize by a factor"
             )
+        if self.min_size and self.crop_size:
+            raise ValueError(
+                f"min_size is {self.min_size} and crop_size {self.crop_size}: crops would be enlarged more than whole "
+                "images; set min_size=0"
+            )
         if self.min_size > self.max_size:
             raise ValueError(f"min_size is {self.min_size}, but max_size only {self.max_size}")
         if self.detections_per_image != "auto" and self.detections_per_image < 1:

@@ -1,6 +1,6 @@
 """From a fingerprint to a plan, with the reason for each setting."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,8 @@ from manymask.planning.rules import RULES, Facts, Rule
 
 # Rules that fit a run into a time budget, whatever its recipe.
 SCHEDULE = ("epochs", "epoch_steps")
+# Settings that weights of an earlier run were made for.
+INHERITED = ("architecture", "backbone", "aspect_ratios", "mask_alignment", "normalization", "min_contrast")
 NO_RULE = "no rule"
 """The reason of a setting that no rule decides."""
 
@@ -35,7 +37,11 @@ class Decision:
 
 
 def plan_training(
-    data: Fingerprint, machine: Machine, settings: Mapping[str, Any], measure: Callable[[Plan], StepCost]
+    data: Fingerprint,
+    machine: Machine,
+    settings: Mapping[str, Any],
+    measure: Callable[[Plan], StepCost],
+    start: Plan | None = None,
 ) -> tuple[Plan, tuple[Decision, ...]]:
     """Decide every setting: the user's own, those that rules choose, and the rest, which rules leave alone.
 
@@ -44,11 +50,14 @@ def plan_training(
         machine: Where training runs.
         settings: The user's own, whose values may be text; rules that come later see them.
         measure: Gives the cost of a training step with a plan whose schedule is still open.
+        start: The plan that the starting weights were trained with, where they are an earlier run's.
 
     Raises:
         PlanError: A setting does not exist, is out of range, or settings do not fit each other.
     """
-    values, decisions = _apply_rules(RULES, data, machine, parse_values(settings), measure)
+    own = parse_values(settings)
+    inherited = {} if start is None else {name: getattr(start, name) for name in INHERITED if name not in own}
+    values, decisions = _apply_rules(RULES, data, machine, own, inherited, measure)
     plan = change_plan(Plan(recipe=AUTO, weights="none"), values)
     decided = {decision.setting for decision in decisions}
     rest = [
@@ -57,11 +66,13 @@ def plan_training(
     return plan, (*decisions, *rest)
 
 
-def fit_schedule(plan: Plan, data: Fingerprint, machine: Machine, measure: Callable[[Plan], StepCost]) -> Plan:
-    """The plan of another recipe with as many steps as its ``minutes`` hold."""
-    settings = {name: getattr(plan, name) for name in SETTINGS if name not in SCHEDULE}
+def fit_schedule(
+    plan: Plan, data: Fingerprint, machine: Machine, own: Container[str], measure: Callable[[Plan], StepCost]
+) -> Plan:
+    """The plan of another recipe with as many steps as its ``minutes`` hold; the user's ``own`` settings stay."""
+    settings = {name: getattr(plan, name) for name in SETTINGS if name not in SCHEDULE or name in own}
     rules = [rule for rule in RULES if rule.setting in SCHEDULE]
-    values, _ = _apply_rules(rules, data, machine, settings, measure)
+    values, _ = _apply_rules(rules, data, machine, settings, {}, measure)
     return plan.model_copy(update={name: values[name] for name in SCHEDULE})
 
 
@@ -69,13 +80,15 @@ def _apply_rules(
     rules: Sequence[Rule],
     data: Fingerprint,
     machine: Machine,
-    settings: dict[str, Any],
+    own: Mapping[str, Any],
+    inherited: Mapping[str, Any],
     measure: Callable[[Plan], StepCost],
 ) -> tuple[dict[str, Any], list[Decision]]:
-    values, cost = dict(settings), None
-    decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in settings.items()]
+    values, cost = {**own, **inherited}, None
+    decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in own.items()]
+    decisions += [Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()]
     for rule in rules:
-        if rule.setting in settings:
+        if rule.setting in values:
             continue
         if rule.needs_cost and cost is None:
             cost = measure(change_plan(Plan(recipe=AUTO, weights="none"), values))

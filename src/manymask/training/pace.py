@@ -15,7 +15,8 @@ class Pace:
     """How many steps each epoch takes.
 
     Every epoch gets an equal part of the time that is left, less the time of a validation. Both times are estimates at
-    first, and measured from the first epoch on. The learning rate follows the share of the run that is done.
+    first, and measured from the first epoch on; where validations turn out slow, there are fewer epochs. The learning
+    rate follows the share of the run that is done.
 
     Args:
         plan: The settings, with ``minutes``, and with the first estimate in ``epoch_steps``.
@@ -33,17 +34,25 @@ class Pace:
         self.epoch = num_done
         self._first_epoch = num_done
         self._deadline = deadline
+        self._seconds = (plan.minutes or 0) * 60
         self._clock = clock
         self._began = self._ended = 0.0
 
     def begin_epoch(self, epoch: int, step: int) -> int:
         """Decide the steps of an epoch (0-based) that begins at ``step``."""
         now = self._clock()
-        if epoch > self._first_epoch:
+        left = max((self._deadline - SECONDS_AT_END - now) * (1 - SLACK), 0.0)
+        if epoch == self._first_epoch:
+            # The first estimate was of the whole time; start-up is over, and of a resumed run some epochs.
+            share = left / (self.num_epochs - epoch) * self.num_epochs / self._seconds
+            self.num_steps = max(int(self.num_steps * min(share, 1.0)), 1)
+        else:
             seconds_per_step = max(self._ended - self._began, 1e-6) / self.num_steps
             seconds_after = now - self._ended
-            left = (self._deadline - SECONDS_AT_END - now) * (1 - SLACK)
-            self.num_steps = max(int((left / (self.num_epochs - epoch) - seconds_after) / seconds_per_step), 1)
+            # Validations take at most half of what is left: where they are slow, there are fewer epochs.
+            num_left = max(min(self.num_epochs - epoch, int(0.5 * left / max(seconds_after, 1e-6))), 1)
+            self.num_epochs = epoch + num_left
+            self.num_steps = max(int((left / num_left - seconds_after) / seconds_per_step), 1)
         self.epoch, self.first_step, self._began = epoch, step, now
         return self.num_steps
 

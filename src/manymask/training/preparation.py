@@ -1,6 +1,7 @@
 """What comes before the first step: every file read once, the settings decided, the images split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,18 @@ from rich.progress import Progress
 
 from manymask.core import Category, Dataset, Record, Sample
 from manymask.data.transforms import normalize_pixels
-from manymask.errors import CheckpointError, DatasetError
-from manymask.formats import read_dataset
+from manymask.errors import CheckpointError, DatasetError, PlanError
+from manymask.formats import DatasetCheck, check_dataset, read_dataset
 from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.modeling.architectures import check_backbone
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device
 from manymask.planning import (
-    AUTO,
     DataRecord,
     Decision,
     Plan,
     fit_schedule,
+    load_plan,
     plan_training,
     weigh_images,
 )
@@ -38,7 +40,7 @@ class InspectedData:
     dataset: Dataset
     inspection: Inspection
     val: Dataset | None
-    val_inspection: Inspection | None
+    val_check: DatasetCheck | None
 
 
 @dataclass(frozen=True)
@@ -70,38 +72,46 @@ def check_start(plan: Plan) -> None:
 def read_data(
     path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console
 ) -> InspectedData:
-    """Read and check every file.
+    """Read and check every file as training will, so that what it would stop at is found before the first step.
 
     Raises:
         DatasetError: A file cannot be used.
     """
     dataset = read_dataset(path, data_format)
-    inspection = _inspect(dataset, plan, console)
-    if val_path is None:
-        return InspectedData(dataset, inspection, None, None)
-    val = read_dataset(val_path, dataset.data_format)
-    return InspectedData(dataset, inspection, val, _inspect(val, plan, console))
-
-
-def _inspect(dataset: Dataset, plan: Plan, console: Console) -> Inspection:
-    """Decode every file as training will, so that what it would stop at is found before the first step."""
-    if plan.recipe == AUTO and plan.normalization == "type":
-        plan = plan.model_copy(update={"normalization": "image"})  # what the rules choose for values that need it
-    as_in_training = replace(dataset, read_record=partial(_read_usable, dataset.read_record, plan))
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(f"checking {len(dataset)} images of {dataset.root}"), total=len(dataset))
+    with _show_check(dataset, console) as update:
         inspection = inspect_dataset(
-            as_in_training,
-            progress=lambda num_done, _: bar.update(task, completed=num_done),
+            _read_as_training(dataset, plan),
+            progress=lambda num_done, _: update(num_done),
             num_workers=plan.num_workers,
             is_strict=True,
             group_by=plan.group_by,
         )
+    _tell_findings(dataset, inspection, console)
+    if val_path is None:
+        return InspectedData(dataset, inspection, None, None)
+    val = read_dataset(val_path, dataset.data_format)
+    with _show_check(val, console) as update:
+        return InspectedData(
+            dataset, inspection, val, check_dataset(_read_as_training(val, plan), update, plan.num_workers)
+        )
+
+
+@contextmanager
+def _show_check(dataset: Dataset, console: Console) -> Iterator[Callable[[int], None]]:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(f"checking {len(dataset)} images of {dataset.root}"), total=len(dataset))
+        yield lambda num_done: bar.update(task, completed=num_done)
+
+
+def _read_as_training(dataset: Dataset, plan: Plan) -> Dataset:
+    return replace(dataset, read_record=partial(_read_usable, dataset.read_record, plan))
+
+
+def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -> None:
     counts = {kind: sum(found.severity == kind for found in inspection.findings) for kind in ("fault", "warning")}
     if any(counts.values()):
         found = " and ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
         print_line(console, f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
-    return inspection
 
 
 def _read_usable(
@@ -130,18 +140,33 @@ def decide_settings(
     Raises:
         PlanError: Settings do not fit each other.
     """
+    if "minutes" in settings and "epoch_steps" in settings:
+        raise PlanError("minutes decide how many steps an epoch has; leave epoch_steps out")
     fingerprint = data.inspection.fingerprint
+    if data.val_check is None:
+        val_megapixels = draft.val_fraction * fingerprint.megapixels
+    else:
+        val_megapixels = sum(image.size[0] * image.size[1] for image in data.val_check.images) / 1e6
     machine = find_machine(choose_device(draft.device))
 
     def measure(plan: Plan) -> Any:
         with console.status("measuring a training step on this machine"):
-            return measure_step(plan, data.dataset, fingerprint)
+            return measure_step(plan, data.dataset, fingerprint, val_megapixels)
 
     if is_auto:
-        return plan_training(fingerprint, machine, settings, measure)
+        start = read_start(draft.weights) if Path(draft.weights).is_file() else None
+        return plan_training(fingerprint, machine, settings, measure, start)
     if draft.minutes is not None:
-        return fit_schedule(draft, fingerprint, machine, measure), ()
+        return fit_schedule(draft, fingerprint, machine, settings, measure), ()
     return draft, ()
+
+
+def read_start(weights: str) -> Plan | None:
+    """The plan that a weights file was trained with; None where the file does not say."""
+    if Path(weights).suffix == ".safetensors":
+        return None
+    values = read_checkpoint(Path(weights)).get(CHECKPOINT_KEY, {}).get("plan")
+    return None if values is None else load_plan(values, weights)
 
 
 def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingData:
@@ -151,8 +176,8 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
         DatasetError: All images are of one group.
     """
     dataset, check = data.dataset, data.inspection.check
-    if data.val is not None and data.val_inspection is not None:
-        train_set, val_set, val_check = dataset, data.val, data.val_inspection.check
+    if data.val is not None and data.val_check is not None:
+        train_set, val_set, val_check = dataset, data.val, data.val_check
         fingerprint = check.fingerprint + val_check.fingerprint
     else:
         groups = group_images(dataset, plan.group_by)

@@ -3,8 +3,10 @@
 import os
 import resource
 import sys
+import threading
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 
@@ -16,6 +18,7 @@ from manymask.planning import Fingerprint, Machine, Plan, StepCost
 
 # Images of a measured step, and steps: the first one, which sets up memory and kernels, is not counted.
 BATCH_SIZE, NUM_STEPS = 2, 3
+SECONDS_BETWEEN_LOOKS = 0.01
 # Forward without gradients takes about a third of forward and backward; masks, pasting and scoring come on top.
 VALIDATION_SHARE = 0.5
 
@@ -30,13 +33,14 @@ def find_machine(device: torch.device) -> Machine:
     return Machine(device.type, cores, num_bytes / 2**20)
 
 
-def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint) -> StepCost:
+def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels: float) -> StepCost:
     """Train some steps of a throw-away network on the densest image.
 
     Args:
         plan: The settings, whose schedule is still open.
         dataset: The data set.
         data: Its fingerprint.
+        val_megapixels: Size of all validation images together.
     """
     device = choose_device(plan.device)
     precision = choose_precision(plan.precision, device)
@@ -44,7 +48,6 @@ def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint) -> StepCost:
     cast = torch.autocast(device.type, types[precision]) if precision in types else nullcontext()
     torch.manual_seed(0)
     plan = plan.resolve_detections(int(data.instances_per_image.max)).model_copy(update={"weights": "none"})
-    fixed = _measure_memory(device)
     network = assemble_model(len(dataset.categories) + 1, plan).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-6)
     names = [record.name for record in dataset.records]
@@ -52,24 +55,54 @@ def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint) -> StepCost:
     images = [image.to(device) for image, _, _ in items]
     targets = [{name: value.to(device) for name, value in target.items()} for _, target, _ in items]
     seconds = []
-    for _ in range(NUM_STEPS):
-        started = time.monotonic()
-        with cast:
-            loss = torch.stack(list(network(images, targets).values())).sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()  # waits for the device
-        seconds.append(time.monotonic() - started)
+    with _PeakMemory(device) as memory:
+        for _ in range(NUM_STEPS):
+            started = time.monotonic()
+            with cast:
+                loss = torch.stack(list(network(images, targets).values())).sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for the device
+            seconds.append(time.monotonic() - started)
     per_image = min(seconds[1:]) / BATCH_SIZE
     pixels = sum(image.shape[-2] * image.shape[-1] for image in images) / BATCH_SIZE
-    validation = plan.val_fraction * data.megapixels * 1e6 / pixels * per_image * VALIDATION_SHARE
-    return StepCost(per_image, validation, fixed, max(_measure_memory(device) - fixed, 0.0) / BATCH_SIZE)
+    validation = val_megapixels * 1e6 / pixels * per_image * VALIDATION_SHARE
+    return StepCost(per_image, validation, memory.before, (memory.peak - memory.before) / BATCH_SIZE)
+
+
+class _PeakMemory:
+    """The use of memory in MiB before a block and its highest within, of the device or of this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._is_over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self.before = self.peak = 0.0
+
+    def __enter__(self) -> "_PeakMemory":
+        self.before = self.peak = _measure_memory(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._watcher.join()
+        if self._device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self._device) / 2**20
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(SECONDS_BETWEEN_LOOKS):
+            self.peak = max(self.peak, _measure_memory(self._device))
 
 
 def _measure_memory(device: torch.device) -> float:
-    """The highest use of memory so far in MiB: of the device, or of this process."""
+    """The use of memory in MiB: of the device, or of this process (its highest so far where /proc is not there)."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 2**10  # macOS gives bytes, Linux KiB
+        return torch.cuda.memory_allocated(device) / 2**20
+    if (pages := Path("/proc/self/statm")).is_file():
+        return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS gives bytes, others KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -133,7 +133,10 @@ def prepare(
     recipe = str(recipe or AUTO)
     draft = make_plan(recipe, settings)
     check_start(draft)
-    inspected = read_data(Path(data), Path(val) if val else None, data_format, draft, console)
+    as_read = draft
+    if recipe == AUTO and "normalization" not in settings:
+        as_read = change_plan(draft, {"normalization": "image"})  # what the rules choose for values that need it
+    inspected = read_data(Path(data), Path(val) if val else None, data_format, as_read, console)
     plan, decisions = decide_settings(inspected, draft, settings, is_auto=recipe == AUTO, console=console)
     data_set = split_data(inspected, plan, console)
     return plan.resolve_detections(data_set.record.max_instances), decisions, data_set

@@ -1,0 +1,162 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manymask.errors import PlanError
+from manymask.planning import (
+    SETTINGS,
+    change_plan,
+    fit_schedule,
+    format_value,
+    list_decisions,
+    make_plan,
+    plan_training,
+    write_explanation,
+)
+from manymask.planning.rules import RULES
+from tests import strategies  # noqa: F401 - loads the profile
+from tests.planning.fingerprints import COST, CPU, costs, fingerprints, machines, make_data, make_distribution
+
+# What a user may set, one by one or together.
+OWN = {
+    "epochs": "7", "batch_size": "3", "accumulate": "2", "optimizer": "sgd", "learning_rate": "0.01", "nms": "0.45",
+    "anchor_sizes": "8,16,32,64,128", "crop_size": "0", "suppression": "mask", "score_threshold": "0.4",
+    "detections_per_image": "auto", "epoch_steps": "12", "seed": "3", "device": "cpu", "deterministic": "true",
+    "augmentation": "none", "scheduler": "multistep", "trainable_stages": "2",
+}  # fmt: skip
+TOGETHER = [
+    {}, {"weights": "coco"}, {"architecture": "maskrcnn_resnet50_fpn_v2"}, {"architecture": "maskrcnn_resnet50_fpn"},
+    {"backbone": "resnet34"}, {"weights": "imagenet"}, {"min_size": "800"}, {"scale": "4"}, {"max_steps": "2"},
+    {"minutes": "5"}, {"min_size": "512", "weights": "coco", "minutes": "0.1"}, {"max_size": "600"},
+]  # fmt: skip
+
+
+def decide(settings=None, data=None, machine=CPU, cost=COST):
+    return plan_training(data or make_data(), machine, settings or {}, lambda plan: cost)
+
+
+@given(fingerprints(), machines, costs, st.sets(st.sampled_from(sorted(OWN))), st.sampled_from(TOGETHER))
+def test_every_plan_is_valid_and_keeps_what_the_user_set(data, machine, cost, names, more):
+    settings = {name: OWN[name] for name in names} | more
+    draft = make_plan("auto", settings)
+    plan, decisions = decide(settings, data, machine, cost)
+    assert plan.recipe == "auto"
+    assert {name: getattr(plan, name) for name in settings} == {name: getattr(draft, name) for name in settings}
+    assert sorted(decision.setting for decision in decisions) == sorted(SETTINGS)
+    assert {decision.setting for decision in decisions if decision.is_yours} == set(settings)
+    assert all(decision.value == getattr(plan, decision.setting) for decision in decisions)
+    assert change_plan(plan, {d.setting: format_value(d.value) for d in decisions if d.setting != "min_contrast"})
+
+
+class TestUsersOwn:
+    def test_later_rules_see_them(self):
+        data = make_data(heights=1024)
+        (plain, _), (scaled, decisions) = decide({}, data), decide({"scale": "4"}, data)
+        assert (plain.scale, plain.crop_size, plain.anchor_sizes[0]) == (1, 256, 20)
+        assert (scaled.scale, scaled.crop_size, scaled.anchor_sizes[0]) == (4, 64, 80)
+        (own,) = [decision for decision in decisions if decision.is_yours]
+        assert (own.setting, own.value, own.because, own.source) == ("scale", 4.0, "set by you", "--set")
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"weights": "coco"}, {"architecture": "maskrcnn_resnet50_fpn_v2", "backbone": None, "optimizer": "sgd"}),
+            ({"weights": "coco"}, {"mask_alignment": "torchvision", "learning_rate": 0.005}),
+            ({"architecture": "maskrcnn_resnet50_fpn_v2"}, {"backbone": None, "weights": "none", "optimizer": "adamw"}),
+            ({"min_size": "512"}, {"scale": 1, "anchor_sizes": (40, 80, 160, 320, 640)}),
+            ({"max_steps": "120"}, {"epochs": 2, "epoch_steps": 60, "warmup_steps": 6}),
+            ({"epochs": "10"}, {"epoch_steps": 150}),
+            ({"optimizer": "sgd"}, {"learning_rate": 0.005, "weights": "none"}),
+            ({"batch_size": "16"}, {"accumulate": 1, "learning_rate": 0.001}),
+        ],
+    )
+    def test_what_follows_from_them(self, settings, expected):
+        plan, _ = decide(settings)
+        assert {name: getattr(plan, name) for name in expected} == expected
+
+    @pytest.mark.parametrize(
+        ("settings", "match"),
+        [
+            ({"epohs": "1"}, "there is no setting 'epohs'; did you mean 'epochs'"),
+            ({"epochs": "0"}, "in the settings, epochs is '0'"),
+            ({"min_size": "800", "scale": "2"}, "set min_size=0 to resize by a factor"),
+            ({"backbone": "resnet18", "weights": "coco"}, "backbone goes with architecture=maskrcnn_fpn only"),
+        ],
+    )
+    def test_refused(self, settings, match):
+        with pytest.raises(PlanError, match=match):
+            decide(settings)
+
+
+def test_a_step_is_measured_once_with_all_but_the_schedule():
+    plans = []
+    plan, _ = plan_training(make_data(), CPU, {"seed": "3"}, lambda plan: plans.append(plan) or COST)
+    (measured,) = plans
+    late = {rule.setting for rule in RULES if rule.needs_cost}
+    changed = {name for name in SETTINGS if getattr(measured, name) != getattr(plan, name)}
+    assert "learning_rate" in changed
+    assert changed <= late
+
+
+def test_nothing_is_measured_where_the_user_set_the_schedule():
+    late = [rule.setting for rule in RULES if rule.needs_cost]
+    settings = {name: str(OWN.get(name, "5e-4" if name == "learning_rate" else 5)) for name in late}
+    plan, _ = plan_training(make_data(), CPU, settings, lambda plan: pytest.fail("measured"))
+    assert (plan.epochs, plan.batch_size, plan.warmup_steps) == (7, 3, 5)
+
+
+class TestFitSchedule:
+    def test_baseline(self):
+        """10 minutes: 90 s for validations of 6 s, the rest in steps of 1 s, two images each."""
+        plan = make_plan("baseline", {"minutes": "10"})
+        fitted = fit_schedule(plan, make_data(), CPU, {}, lambda plan: COST)
+        assert (fitted.epochs, fitted.epoch_steps) == (15, 34)
+        assert fitted.model_copy(update={"epochs": 100, "epoch_steps": None}) == plan
+
+    def test_little_time(self):
+        plan = make_plan("baseline", {"minutes": "0.01"})
+        fitted = fit_schedule(plan, make_data(), CPU, {}, lambda plan: COST)
+        assert (fitted.epochs, fitted.epoch_steps) == (1, 1)
+
+    def test_own_epochs_stay(self):
+        plan = make_plan("baseline", {"minutes": "10", "epochs": "5"})
+        fitted = fit_schedule(plan, make_data(), CPU, {"epochs"}, lambda plan: COST)
+        assert (fitted.epochs, fitted.epoch_steps) == (5, 114)
+
+
+class TestStart:
+    """Weights of an earlier run were made for some settings."""
+
+    def test_are_taken_over(self):
+        start = make_plan("baseline", {"architecture": "maskrcnn_fpn", "backbone": "resnet34", "weights": "none"})
+        own = {"weights": "a.ckpt", "normalization": "type"}
+        plan, decisions = plan_training(make_data(elongation=1), CPU, own, lambda plan: COST, start)
+        assert (plan.backbone, plan.mask_alignment, plan.aspect_ratios) == ("resnet34", "torchvision", (0.5, 1, 2))
+        inherited = {decision.setting for decision in decisions if decision.source == "weights"}
+        assert inherited == {"architecture", "backbone", "aspect_ratios", "mask_alignment", "min_contrast"}
+        assert {decision.setting for decision in decisions if decision.is_yours} == set(own)
+        assert (plan.optimizer, plan.recipe) == ("sgd", "auto")
+
+
+class TestExplanation:
+    def test_table(self):
+        _, decisions = decide({"group_by": "a|b", "seed": "3"})
+        lines = write_explanation(decisions).splitlines()
+        rows = [line.replace(r"\|", "/").strip("| ").split(" | ") for line in lines[4:]]
+        assert all(len(row) == 4 for row in rows)
+        assert sorted(row[0] for row in rows) == sorted(SETTINGS)
+        assert ["group_by", "a/b", "set by you", "--set"] in rows
+
+    def test_rules_say_the_evidence(self):
+        data = make_data(densest_image="slide 7", instances_per_image=make_distribution(5, max=400.0))
+        rows = {row[0]: row for row in list_decisions(decide(data=data)[1])}
+        assert rows["detections_per_image"][1] == "600"
+        assert "slide 7" in rows["detections_per_image"][2]
+        assert "400" in rows["detections_per_image"][2]
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(None, "none"), (True, "true"), (0.0005, "0.0005"), ((8.0, 16.0), "8,16"), (3, "3"), ("auto", "auto")],
+    )
+    def test_format_value(self, value, text):
+        assert format_value(value) == text

@@ -1,0 +1,152 @@
+"""Runs by the recipe auto, by a plan of one's own, and by the clock."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from manymask.errors import PlanError
+from manymask.modeling.checkpoint import write_checkpoint
+from manymask.planning import SETTINGS, change_plan, read_plan, write_plan
+from manymask.prediction import load_model
+from manymask.training import plan_run, train
+from tests.training.runs import (
+    PLAN_SETTINGS,
+    find_differences,
+    list_arguments,
+    load_checkpoint,
+    read_rows,
+    run_in_process,
+)
+
+# A network and images as small as can be; rules decide the rest.
+SMALL = {
+    "backbone": "test_resnet", "roi_samples": 8, "detections_per_image": 10, "batch_size": 2, "num_workers": 0,
+    "device": "cpu", "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def auto(data, tmp_path_factory):
+    """A run of two epochs of two steps. Tests only look at it."""
+    output = tmp_path_factory.mktemp("runs") / "auto"
+    own = {"max_steps": 4, "epochs": 2, "crop_size": 32, "sampling": "balanced", "keep_checkpoints": "all"}
+    yield train(data, output=output, **SMALL | own)
+    shutil.rmtree(output)
+
+
+class TestRun:
+    def test_plan(self, auto):
+        plan = read_plan(auto / "plan.json")
+        assert (plan.recipe, plan.architecture, plan.backbone) == ("auto", "maskrcnn_fpn", "test_resnet")
+        assert (plan.weights, plan.optimizer, plan.augmentation) == ("none", "adamw", "dihedral")
+        assert (plan.epoch_steps, plan.accumulate, plan.score_threshold) == (2, 2, "auto")
+        assert [row["step"] for row in read_rows(auto)] == ["2", "4"]
+
+    def test_explanation(self, auto):
+        lines = (auto / "plan.md").read_text().splitlines()
+        rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+        assert {row[0] for row in rows} == {"setting", "---", *SETTINGS}
+        assert {row[0] for row in rows if row[2] == "set by you"} == {
+            *SMALL,
+            "max_steps",
+            "epochs",
+            "crop_size",
+            "sampling",
+            "keep_checkpoints",
+        }
+
+    def test_resumed_is_the_same_to_the_bit(self, auto, output):
+        shutil.copytree(auto, output)
+        train(resume=output / "checkpoints" / "epoch_001.ckpt")
+        assert find_differences(auto / "last.ckpt", output / "last.ckpt") == []
+        assert (output / "plan.md").read_text() == (auto / "plan.md").read_text()
+
+    def test_score_threshold_goes_with_the_checkpoint(self, auto, tmp_path):
+        checkpoint = load_checkpoint(auto / "last.ckpt")
+        assert load_model(auto / "last.ckpt").plan.score_threshold == checkpoint["manymask"]["score_threshold"]
+        assert load_model(auto / "last.ckpt").is_threshold_chosen
+        checkpoint["manymask"]["score_threshold"] = 0.37
+        write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+        assert load_model(tmp_path / "a.ckpt").plan.score_threshold == 0.37
+        assert load_model(tmp_path / "a.ckpt", score_threshold=0.9).plan.score_threshold == 0.9
+        del checkpoint["manymask"]["score_threshold"]
+        write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+        with pytest.raises(PlanError, match=r"a\.ckpt holds no score threshold .*; set score_threshold to a number"):
+            load_model(tmp_path / "a.ckpt")
+
+    def test_recipe_cannot_change(self, auto):
+        with pytest.raises(PlanError, match="began with recipe 'auto'; a resume cannot change it to 'baseline'"):
+            train(resume=auto, recipe="baseline")
+
+
+class TestPlanFile:
+    @pytest.fixture
+    def file(self, auto, tmp_path):
+        """The plan of the run, changed by hand."""
+        values = json.loads((auto / "plan.json").read_text())
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps(values | {"nms": 0.44, "seed": 5}))
+        return path
+
+    def test_is_a_recipe(self, auto, data, file):
+        plan, decisions = plan_run(data, recipe=file, seed="6")
+        expected = change_plan(read_plan(auto / "plan.json"), {"nms": 0.44, "seed": 6})
+        assert plan == expected.model_copy(update={"data": None})
+        assert decisions == ()
+
+    def test_trains(self, data, file, output):
+        train(data, output=output, recipe=str(file), max_steps=1)
+        plan = read_plan(output / "plan.json")
+        assert (plan.recipe, plan.nms, plan.seed, plan.optimizer) == ("auto", 0.44, 5, "adamw")
+        assert not (output / "plan.md").exists()
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"nmss": 0.4}, r"mine\.json, nmss is 0\.4: Extra inputs"),
+            ({"version": 2}, r"mine\.json, version is 2: .*be 1"),
+        ],
+    )
+    def test_is_refused(self, data, file, change, match):
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        with pytest.raises(PlanError, match=match):
+            plan_run(data, recipe=file)
+
+
+def test_plan_run_of_baseline(data, tmp_path):
+    plan, decisions = plan_run(data, recipe="baseline", **PLAN_SETTINGS)
+    assert decisions == ()
+    write_plan(plan, tmp_path / "plan.json")
+    assert plan_run(data, recipe=tmp_path / "plan.json")[0] == plan
+
+
+class TestMinutes:
+    def test_learning_rate_follows_the_share_of_the_run(self, data, output):
+        """There is time for nothing: an epoch of one step that measures, and one that ends the run."""
+        train(data, output=output, **SMALL | {"minutes": 0.001, "epochs": 3})
+        rows, highest = read_rows(output), read_plan(output / "plan.json").learning_rate
+        assert [row["step"] for row in rows] == ["1", "2"]
+        assert [float(row["learning_rate"]) / highest for row in rows] == pytest.approx([1, 0.5])
+
+    def test_steps_cannot_be_set_too(self, data, tmp_path):
+        with pytest.raises(PlanError, match="minutes decide how many steps an epoch has; leave epoch_steps out"):
+            train(data, output=tmp_path / "run", minutes=1, epoch_steps=5, device="cpu")
+
+    @pytest.mark.slow
+    def test_ends_on_time(self, data, output):
+        """From the call on, with the learning rate at its end."""
+        began = time.monotonic()
+        train(data, output=output, **SMALL | {"minutes": 0.75, "epochs": 4, "accumulate": 1})
+        assert 35 < time.monotonic() - began < 50
+        rows = read_rows(output)
+        assert float(rows[-1]["learning_rate"]) < 0.05 * read_plan(output / "plan.json").learning_rate
+
+    def test_can_be_interrupted(self, data, output, tmp_path):
+        arguments = ["train", data, "--recipe", "baseline", "--output", output, "--minutes", 5]
+        log = tmp_path / "log"
+        exit_code, text = run_in_process([*arguments, *list_arguments(**PLAN_SETTINGS)], log, "SIGINT", 0, 1)
+        assert exit_code == 130
+        assert text.splitlines()[-1] == f"stopped by SIGINT; go on with: manymask train --resume {output}"
+        assert read_plan(output / "plan.json").epoch_steps > 1
