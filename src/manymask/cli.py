@@ -14,9 +14,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
-from typer.core import TyperCommand
 
 from manymask import __version__
+from manymask.cli_options import (
+    DeviceOption,
+    FormatOption,
+    GroupOption,
+    ModelArgument,
+    RecipeOption,
+    SetOption,
+    SettingsCommand,
+    SourceArgument,
+    parse_options,
+)
 from manymask.errors import Interrupted, ManymaskError, PlanError
 
 app = typer.Typer(
@@ -28,36 +38,6 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 STARTED = time.monotonic()
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Set a setting (docs/settings.md), as in `--set epochs=20`; `--epochs 20` is short for it.",
-    ),
-]
-FormatOption = Annotated[
-    str | None,
-    typer.Option(help="Reader of the data: class_folders, label_images, mask_files or coco. Found out by default."),
-]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(help="auto (settings that the data ask for), baseline (the course report's), or a plan.json. [auto]"),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-GroupOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REGEX",
-        help="Finds an image's group (slide, patient) in its name; intervals then draw groups, not images.",
-    ),
-]
-SourceArgument = Annotated[
-    Path,
-    typer.Argument(help="A run folder, a checkpoint, COCO results (.json), or a folder of label images of any tool."),
-]
-ModelArgument = Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")]
 
 
 def main() -> None:
@@ -80,38 +60,6 @@ def main() -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code."""
     console.print(Text.assemble(("warning:", "bold yellow"), f" {message}"), soft_wrap=True)
-
-
-class SettingsCommand(TyperCommand):
-    """A command that takes settings as options of their own: ``--epochs 5`` is short for ``--set epochs=5``."""
-
-    allow_extra_args = True
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command's own options, with all others turned into ``--set``.
-
-        Raises:
-            PlanError: A setting has no value, or an argument is too many.
-        """
-        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if extra := super().parse_args(ctx, _expand_settings(args, own)):
-            raise PlanError(f"there is nothing to do with {extra[0]!r}; see {ctx.command_path} --help")
-        return []
-
-
-def _expand_settings(arguments: list[str], own: set[str]) -> list[str]:
-    """``--set name=value`` in place of each ``--name value`` or ``--name=value`` that is not an option of its own."""
-    expanded, rest = [], list(arguments)
-    while rest and rest[0] != "--":
-        argument = rest.pop(0)
-        name, has_value, value = argument.partition("=")
-        if name in own or not name.startswith("--"):
-            expanded.append(argument)
-            continue
-        if not has_value and (not rest or rest[0].startswith("--")):
-            raise PlanError(f"{name} needs a value; settings are given as --set name=value or --name value")
-        expanded += ["--set", f"{name[2:]}={value if has_value else rest.pop(0)}"]
-    return expanded + rest
 
 
 def _show_version(is_asked: bool) -> bool:
@@ -146,7 +94,7 @@ def train(
     """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    values = _parse_settings(settings)
+    values = parse_options(settings)
     if minutes is not None:
         values["minutes"] = minutes
     places: dict[str, Any] = {"output": output, "val": val, "data_format": data_format, "resume": resume}
@@ -170,7 +118,7 @@ def plan(
     from manymask.planning import NO_RULE, format_value, list_decisions, write_plan
     from manymask.training import plan_run
 
-    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **_parse_settings(settings))
+    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **parse_options(settings))
     if decisions and explain:
         ruled = [decision for decision in decisions if decision.because != NO_RULE]
         _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
@@ -206,7 +154,7 @@ def evaluate(
             data_format=data_format,
             group_by=group_by,
             progress=progress,
-            **{"device": device, **_parse_settings(settings)},
+            **{"device": device, **parse_options(settings)},
         )
     title, names, rows = format_scores(scores)
     _print_table(title, names, rows)
@@ -234,7 +182,7 @@ def compare(
             data_format=data_format,
             group_by=group_by,
             progress=progress,
-            **{"device": device, **_parse_settings(settings)},
+            **{"device": device, **parse_options(settings)},
         )
     _print_comparison(result, output)
 
@@ -259,7 +207,7 @@ def experiment(
         raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
     values = {"recipe": recipe, "val": val, "data_format": data_format, "group_by": group_by}
     result = comparison.experiment(
-        data, vary=vary, seeds=[int(part) for part in parts], output=output, **values, **_parse_settings(settings)
+        data, vary=vary, seeds=[int(part) for part in parts], output=output, **values, **parse_options(settings)
     )
     _print_comparison(result, output)
 
@@ -285,7 +233,7 @@ def report(
             data_format=data_format,
             group_by=group_by,
             progress=progress,
-            **{"device": device, **_parse_settings(settings)},
+            **{"device": device, **parse_options(settings)},
         )
     typer.echo(f"written to {path}")
 
@@ -334,7 +282,7 @@ def predict(
     """Find the instances of images and write COCO results, label images and overlays."""
     from manymask import prediction
 
-    loaded = prediction.load_model(model, **{"device": device, **_parse_settings(settings)})
+    loaded = prediction.load_model(model, **{"device": device, **parse_options(settings)})
     with _show_progress("predicting") as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress
@@ -417,19 +365,6 @@ def synthetic(
             total += len(cells)
             progress(index + 1, images)
     typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
-
-
-def _parse_settings(assignments: list[str] | None) -> dict[str, Any]:
-    """The settings of ``--set``, whose values are still text.
-
-    Raises:
-        PlanError: A text is not of the form name=value, there is no such setting, or one is given twice.
-    """
-    from manymask.planning import SETTINGS, Plan, change_plan, parse_settings
-
-    values = parse_settings(assignments or [])
-    change_plan(Plan(), {name: values[name] for name in values if name not in SETTINGS})  # refuses what does not exist
-    return values
 
 
 @contextmanager

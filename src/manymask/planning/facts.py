@@ -3,11 +3,14 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped
-from scipy.spatial import cKDTree  # pyright: ignore[reportMissingTypeStubs]
+from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
+    cKDTree,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
 from manymask.planning.pieces import find_pieces, split_columns
@@ -208,7 +211,7 @@ def measure_instances(
         is_touching=is_touching,
         is_overlapping=is_overlapping,
         duplicate_of=duplicate_of,
-        pieces={int(rows[row]): piece_areas for row, piece_areas in pieces.items()},
+        pieces={int(rows[row]): found for row, found in pieces.items()},
         is_occluded=np.isin(np.arange(num_instances), rows[occluded]),
     )
 
@@ -224,13 +227,21 @@ def find_background(
 def _measure_pieces(runs: RunLengths) -> tuple[dict[int, tuple[int, ...]], Int64[np.ndarray, " occluded"]]:
     """Areas of the pieces of rows that have several, largest first; and those of these rows that are occluded."""
     pieces, owner = find_pieces(runs)
-    areas = pieces.areas
-    order = np.lexsort((-areas, owner))
-    splits = np.searchsorted(owner, np.arange(len(runs) + 1))
-    several = np.flatnonzero(np.diff(splits) > 1)
-    largest = order[splits[several][:, None] + np.arange(2)]
-    areas_of = {row: tuple(areas[order[splits[row] : splits[row + 1]]].tolist()) for row in several.tolist()}
-    return areas_of, several[_find_occluded(runs, several, pieces.select(largest.ravel()))]
+    piece_areas = pieces.areas
+    order = np.lexsort((-piece_areas, owner))
+    several = group_several(owner, order)
+    rows = np.array(list(several), dtype=np.int64)
+    largest = np.array([places[:2] for places in several.values()], dtype=np.int64).ravel()
+    areas = {row: tuple(piece_areas[places].tolist()) for row, places in several.items()}
+    return areas, rows[_find_occluded(runs, rows, pieces.select(largest))]
+
+
+def group_several(
+    owner: Int64[np.ndarray, " pieces"], order: Int64[np.ndarray, " pieces"]
+) -> dict[int, Int64[np.ndarray, " several"]]:
+    """The pieces of each owner that has several, in a given order that ascends by owner; in one pass."""
+    parts = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
+    return {int(owner[part[0]]): part for part in parts if len(part) > 1}
 
 
 def _find_occluded(runs: RunLengths, rows: Int64[np.ndarray, " rows"], pieces: RunLengths) -> Bool[np.ndarray, " rows"]:
@@ -251,7 +262,8 @@ def _find_occluded(runs: RunLengths, rows: Int64[np.ndarray, " rows"], pieces: R
 def _join_nearest(runs: RunLengths, first: slice, second: slice) -> Int64[np.ndarray, " pixels"]:
     """Positions on the straight line between the nearest pixels of two ranges of runs."""
     here, there = (_list_pixels(runs, part) for part in (first, second))
-    distances, nearest = cKDTree(here).query(there)
+    tree: Any = cKDTree(here)
+    distances, nearest = cast(tuple[np.ndarray, np.ndarray], tree.query(there))
     closest = int(np.argmin(distances))
     ends = here[nearest[closest]], there[closest]
     steps = int(np.abs(ends[1] - ends[0]).max())
@@ -262,7 +274,7 @@ def _join_nearest(runs: RunLengths, first: slice, second: slice) -> Int64[np.nda
 def _list_pixels(runs: RunLengths, part: slice) -> Int64[np.ndarray, "pixels 2"]:
     """Column and row of every pixel of a range of runs."""
     start, length = runs.start[part], runs.length[part]
-    position = np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
+    position = np.arange(int(length.sum())) + np.repeat(start - (np.cumsum(length) - length), length)
     return np.stack(np.divmod(position, runs.size[0]), axis=1)
 
 

@@ -6,7 +6,7 @@ own among them: whoever sets ``scale`` gets anchors that fit it. Sources named "
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,14 @@ class Facts:
         data: The fingerprint of the training data.
         machine: Where training runs.
         values: The settings decided so far.
+        own: Names of those that the user set.
         cost: What a step costs with them; only the rules of the schedule know it.
     """
 
     data: Fingerprint
     machine: Machine
     values: Mapping[str, Any]
+    own: Container[str] = ()
     cost: StepCost | None = None
 
     def __getitem__(self, setting: str) -> Any:
@@ -192,12 +194,11 @@ def choose_mask_alignment(facts: Facts) -> tuple[str, str]:
     return "exact", f"half of the boxes are smaller than {facts.data.box_size.median:.0f} pixels"
 
 
-@_rule("mask_resolution", "measured: IoU of true masks after a round trip through so many bins")
+@_rule("mask_resolution", "measured: IoU of true masks after a round trip through so many bins, and training")
 def choose_mask_resolution(facts: Facts) -> tuple[int, str]:
-    """As few bins as leave true masks an IoU of 0.98 or more: 14 up to 96 pixels, 28 up to 400."""
-    size = facts.data.box_size.p95
-    because = f"95 % of boxes are smaller than {size:.0f} pixels"
-    return (14 if size <= 96 else 28 if size <= 400 else 56), because
+    """14 where a bin is two pixels of the resized image at most, 28 up to 400 pixels, else 56."""
+    size = facts.factor * facts.data.box_size.p95
+    return (14 if size <= 28 else 28 if size <= 400 else 56), f"95 % of boxes, resized, are below {size:.0f} pixels"
 
 
 @_rule("normalization", "StarDist and Cellpose scale each image by percentiles; measured")
@@ -369,8 +370,8 @@ def choose_epochs(facts: Facts) -> tuple[int, str]:
 
 
 @_rule("epoch_steps", "100 passes, as the course report's 100 epochs; at least 1,000 steps", needs_cost=True)
-def choose_epoch_steps(facts: Facts) -> tuple[int, str]:
-    """The steps that the time budget holds, else 100 passes over the data, from 1,000 to 20,000 steps."""
+def choose_epoch_steps(facts: Facts) -> tuple[int | None, str]:
+    """What the time budget holds; a pass where you set ``epochs``; else 100 passes, of 1,000 to 20,000 steps in all."""
     num_images = facts["batch_size"] * facts["accumulate"]
     seconds = facts.measured.seconds_per_image * num_images
     if facts["max_steps"]:
@@ -379,6 +380,8 @@ def choose_epoch_steps(facts: Facts) -> tuple[int, str]:
         left = facts["minutes"] * 60 - facts["epochs"] * facts.measured.seconds_per_validation
         steps = max(left / seconds, facts["epochs"])
         return max(int(steps / facts["epochs"]), 1), f"a step takes {seconds:.2f} s; adjusted after each epoch"
+    if "epochs" in facts.own:
+        return None, "one pass over the images, since you set epochs"
     area = (facts["crop_size"] or math.inf) ** 2 / 1e6
     crops = max(facts.data.megapixels / area, facts.data.num_images)
     steps = min(max(NUM_PASSES * crops / num_images, MIN_STEPS), MAX_STEPS)

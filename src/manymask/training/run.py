@@ -138,6 +138,9 @@ def prepare(
         as_read = change_plan(draft, {"normalization": "image"})  # what the rules choose for values that need it
     inspected = read_data(Path(data), Path(val) if val else None, data_format, as_read, console)
     plan, decisions = decide_settings(inspected, draft, settings, is_auto=recipe == AUTO, console=console)
+    for decision in decisions:
+        if decision.setting == "epoch_steps" and plan.minutes is None:
+            print_line(console, f"{decision.because}; --minutes N fits a run to your time")
     data_set = split_data(inspected, plan, console)
     return plan.resolve_detections(data_set.record.max_instances), decisions, data_set
 
