@@ -13,6 +13,7 @@ from manymask.core import Category
 from manymask.errors import PlanError
 from manymask.formats import read_dataset
 from manymask.planning import SETTINGS, make_plan, parse_settings, read_plan
+from manymask.planning.rules import RULES
 from tests.cells import lose, write_cells, write_results
 from tests.tiny_model import write_tiny_model
 
@@ -172,8 +173,10 @@ def test_plan_explains_and_trains(run, data, tmp_path):
     code, out, _ = run("plan", data, *OWN, "--explain", "--output", tmp_path / "plan.json")
     assert code == 0
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-    assert sorted(row[0] for row in rows if row[0]) == sorted(SETTINGS)
     own = {"backbone", "roi_samples", "num_workers", "device", "precision"}
+    shown = own | {rule.setting for rule in RULES}
+    assert sorted(row[0] for row in rows if row[0]) == sorted(shown)
+    assert f"No rule decides the other {len(SETTINGS) - len(shown)} settings" in out
     assert {row[0] for row in rows if row[2] == "set by you"} == own
     assert out.endswith(f"written to {tmp_path / 'plan.json'}\n")
     plan = read_plan(tmp_path / "plan.json")

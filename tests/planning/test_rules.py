@@ -169,7 +169,7 @@ def test_aspect_ratios(elongation, ratios):
     assert choose("aspect_ratios", make_data(elongation=elongation), weights="coco") == (0.5, 1, 2)
 
 
-@pytest.mark.parametrize(("size", "bins"), [(10, 14), (96, 14), (97, 28), (400, 28), (401, 56)])
+@pytest.mark.parametrize(("size", "bins"), [(10, 14), (28, 14), (29, 28), (400, 28), (401, 56)])
 def test_mask_resolution(size, bins):
     assert choose("mask_resolution", make_data(box_size=size)) == bins
 
@@ -277,10 +277,10 @@ def test_batch_size(mib_per_image, size):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "seconds", "epochs"), [(10.0, 4.5, 20), (10.0, 9.0, 10), (1.0, 9.0, 1), (1.0, 0.0, 20)]
+    ("minutes", "seconds", "epochs"), [(10.0, 4.5, 20), (10.0, 9.0, 10), (1.0, 9.0, 3), (1.0, 0.0, 20)]
 )
 def test_epochs_by_time(minutes, seconds, epochs):
-    """Validations take at most 15 %, but one there is."""
+    """Validations take at most 15 %, but there are three at least, of which the first shows what they really take."""
     assert choose("epochs", cost=StepCost(0.5, seconds, 0.0, 0.0), minutes=minutes) == epochs
 
 

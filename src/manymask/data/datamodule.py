@@ -1,8 +1,9 @@
 """Batches for training and validation, in an order that is a function of (seed, epoch)."""
 
+import itertools
 import signal
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -15,18 +16,18 @@ from manymask.data.transforms import augment, make_target, normalize_pixels
 from manymask.planning import Plan
 
 
+@runtime_checkable
 class Pace(Protocol):
-    """What decides how many epochs there are, and how many steps an epoch has."""
+    """What decides by the clock how many epochs there are, and how many steps an epoch has."""
 
     num_epochs: int
 
-    def begin_epoch(self, epoch: int, step: int) -> int:
-        """Steps of an epoch (0-based) that begins at ``step``."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the clock of an epoch (0-based)."""
         ...
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
+    def has_time(self) -> bool:
+        """Whether the epoch has time for another step."""
         ...
 
 
@@ -83,7 +84,7 @@ class InstanceDataModule(L.LightningDataModule):
         pin_memory: Whether batches go to page-locked memory, from which a CUDA device copies faster.
 
     Attributes:
-        pace: Decides the steps of each epoch of a run with a time budget.
+        pace: Ends the epochs of a run with a time budget; ``total_steps`` is an estimate then.
     """
 
     def __init__(
@@ -104,13 +105,8 @@ class InstanceDataModule(L.LightningDataModule):
         self.steps_per_epoch = plan.epoch_steps or -(-len(train) // (plan.batch_size * plan.accumulate))
         self.pace: Pace | None = None
         limit = plan.max_steps or plan.epochs * self.steps_per_epoch
-        self.planned_steps = min(limit, plan.epochs * self.steps_per_epoch)
-        self.num_epochs = -(-self.planned_steps // self.steps_per_epoch)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the run; with a time budget as many as it seems to hold."""
-        return self.planned_steps if self.pace is None else self.pace.total_steps
+        self.total_steps = min(limit, plan.epochs * self.steps_per_epoch)
+        self.num_epochs = -(-self.total_steps // self.steps_per_epoch)
 
     def list_batches(self, epoch: int) -> list[list[tuple[int, int]]]:
         """The draws of each batch of an epoch (0-based); the last epoch ends where the steps run out.
@@ -120,10 +116,10 @@ class InstanceDataModule(L.LightningDataModule):
         """
         if self.plan.epoch_steps is not None:
             first = epoch * self.steps_per_epoch
-            return self.list_steps(first, min(first + self.steps_per_epoch, self.planned_steps))
+            return self.list_steps(first, min(first + self.steps_per_epoch, self.total_steps))
         num_draws = len(self.train_images)
         batches = self._make_batches(epoch * num_draws, (epoch + 1) * num_draws)
-        steps_left = self.planned_steps - epoch * self.steps_per_epoch
+        steps_left = self.total_steps - epoch * self.steps_per_epoch
         return batches[: max(steps_left, 0) * self.plan.accumulate]
 
     def list_steps(self, first: int, last: int) -> list[list[tuple[int, int]]]:
@@ -160,24 +156,41 @@ class InstanceDataModule(L.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         if self.pace is None or self.trainer is None:
             return self._make_loader(self.train_images, self.list_batches(epoch))
-        first = self.trainer.global_step
-        num_steps = self.pace.begin_epoch(epoch, first)
+        self.pace.begin_epoch(epoch)
         self.num_epochs = self.trainer.fit_loop.max_epochs = self.pace.num_epochs
-        return self._make_loader(self.train_images, self.list_steps(first, first + num_steps))
+        return self._make_loader(self.train_images, ClockedBatches(self, self.pace, self.trainer.global_step))
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
         """The validation images in order, one at a time: their sizes differ and their crowds set the memory."""
         return self._make_loader(self.val_images, [[index] for index in range(len(self.val_images))])
 
-    def _make_loader(self, images: Any, batches: Sequence[Sequence[Any]]) -> DataLoader[Any]:
+    def _make_loader(self, images: Any, batches: Iterable[Sequence[Any]]) -> DataLoader[Any]:
         return DataLoader(
             images,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-            num_workers=min(self.plan.num_workers, len(batches)),
+            num_workers=min(self.plan.num_workers, len(batches))
+            if isinstance(batches, list)
+            else self.plan.num_workers,
             collate_fn=collate,
             worker_init_fn=ignore_interrupt,
             pin_memory=self.pin_memory,
         )
+
+
+class ClockedBatches:
+    """The batches of an epoch that begins at ``step`` and ends when its time is over, at least one step's."""
+
+    def __init__(self, datamodule: InstanceDataModule, pace: Pace, step: int) -> None:
+        self.datamodule = datamodule
+        self.pace = pace
+        self.step = step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """The draws of each batch; the clock is looked at after each step's."""
+        for step in itertools.count(self.step):
+            yield from self.datamodule.list_steps(step, step + 1)
+            if not self.pace.has_time():
+                return
 
 
 def ignore_interrupt(worker_index: int) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped
 from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
-    cKDTree,  # pyright: ignore[reportUnknownVariableType]
+    KDTree,  # pyright: ignore[reportUnknownVariableType]
 )
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
@@ -262,13 +262,13 @@ def _find_occluded(runs: RunLengths, rows: Int64[np.ndarray, " rows"], pieces: R
 def _join_nearest(runs: RunLengths, first: slice, second: slice) -> Int64[np.ndarray, " pixels"]:
     """Positions on the straight line between the nearest pixels of two ranges of runs."""
     here, there = (_list_pixels(runs, part) for part in (first, second))
-    tree: Any = cKDTree(here)
+    tree: Any = KDTree(here)
     distances, nearest = cast(tuple[np.ndarray, np.ndarray], tree.query(there))
     closest = int(np.argmin(distances))
-    ends = here[nearest[closest]], there[closest]
-    steps = int(np.abs(ends[1] - ends[0]).max())
-    line = np.rint(np.linspace(*ends, steps + 1)).astype(np.int64)
-    return line[:, 0] * runs.size[0] + line[:, 1]
+    begin, end = here[nearest[closest]], there[closest]
+    num_steps = int(np.abs(end - begin).max())
+    column, row = np.rint(begin + (end - begin) * np.arange(num_steps + 1)[:, None] / num_steps).astype(np.int64).T
+    return column * runs.size[0] + row
 
 
 def _list_pixels(runs: RunLengths, part: slice) -> Int64[np.ndarray, "pixels 2"]:

@@ -92,7 +92,7 @@ def _apply_rules(
             continue
         if rule.needs_cost and cost is None:
             cost = measure(change_plan(Plan(recipe=AUTO, weights="none"), values))
-        value, because = rule.choose(Facts(data, machine, values, own, cost))
+        value, because = rule.choose(Facts(data, machine, values, cost, own))
         values[rule.setting] = value
         decisions.append(Decision(rule.setting, value, because, rule.source))
     return values, decisions

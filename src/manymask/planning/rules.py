@@ -34,15 +34,15 @@ class Facts:
         data: The fingerprint of the training data.
         machine: Where training runs.
         values: The settings decided so far.
-        own: Names of those that the user set.
         cost: What a step costs with them; only the rules of the schedule know it.
+        own: Names of the settings that the user set.
     """
 
     data: Fingerprint
     machine: Machine
     values: Mapping[str, Any]
-    own: Container[str] = ()
     cost: StepCost | None = None
+    own: Container[str] = ()
 
     def __getitem__(self, setting: str) -> Any:
         """A setting that is decided already; None for one that is not."""
@@ -230,7 +230,7 @@ def choose_augmentation(facts: Facts) -> tuple[str, str]:
 def choose_sampling(facts: Facts) -> tuple[str, str]:
     """By area and rarity, where images differ in area or classes in how many images they are in."""
     data = facts.data
-    ratio = (data.heights.max * data.widths.max) / max(data.heights.median * data.widths.median, 1)
+    ratio = data.areas.max / max(data.areas.median, 1)
     rarest = min(own.num_images for own in data.classes) / max(own.num_images for own in data.classes)
     because = f"the largest image has {ratio:.1f} times the usual area"
     if len(data.classes) > 1:
@@ -359,14 +359,14 @@ def choose_learning_rate(facts: Facts) -> tuple[float, str]:
 
 @_rule("epochs", "a validation after each; they take at most 15 % of a time budget", needs_cost=True)
 def choose_epochs(facts: Facts) -> tuple[int, str]:
-    """20, with a time budget fewer where validations take long."""
+    """20, with a time budget down to 3 where validations seem to take long, and fewer where they do."""
     if facts["max_steps"]:
         return min(max(facts["max_steps"] // 50, 1), NUM_EPOCHS), f"max_steps is {facts['max_steps']}"
     if facts["minutes"] is None:
         return NUM_EPOCHS, "one validation and checkpoint each"
     seconds = facts.measured.seconds_per_validation
     number = int(VALIDATION_SHARE * facts["minutes"] * 60 / max(seconds, 1e-3))
-    return min(max(number, 1), NUM_EPOCHS), f"a validation takes about {seconds:.0f} s"
+    return min(max(number, 3), NUM_EPOCHS), f"a validation takes about {seconds:.0f} s"
 
 
 @_rule("epoch_steps", "100 passes, as the course report's 100 epochs; at least 1,000 steps", needs_cost=True)
@@ -379,7 +379,7 @@ def choose_epoch_steps(facts: Facts) -> tuple[int | None, str]:
     if facts["minutes"] is not None:
         left = facts["minutes"] * 60 - facts["epochs"] * facts.measured.seconds_per_validation
         steps = max(left / seconds, facts["epochs"])
-        return max(int(steps / facts["epochs"]), 1), f"a step takes {seconds:.2f} s; adjusted after each epoch"
+        return max(int(steps / facts["epochs"]), 1), f"a step takes {seconds:.2f} s; the clock ends each epoch"
     if "epochs" in facts.own:
         return None, "one pass over the images, since you set epochs"
     area = (facts["crop_size"] or math.inf) ** 2 / 1e6

@@ -16,6 +16,7 @@ from manymask.data.datamodule import InstanceDataModule
 from manymask.errors import Interrupted
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_checkpoint
 from manymask.training.module import TrainingModule
+from manymask.training.pace import Pace
 from manymask.training.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
 
 # Seconds between lines of progress where there is no terminal to draw a bar on.
@@ -184,6 +185,8 @@ class ShowProgress(L.Callback):
         num_done = max(trainer.global_step - self._first_step, 1)
         total_steps = self.datamodule.total_steps
         seconds_left = (now - self._started) / num_done * (total_steps - trainer.global_step)
+        if isinstance(pace := self.datamodule.pace, Pace):
+            total_steps, seconds_left = round(trainer.global_step / max(pace.share, 1e-3)), pace.seconds_left
         note = ""
         if isinstance(pl_module, TrainingModule) and pl_module.num_batches:
             note = f"loss {pl_module.losses['loss'] / pl_module.num_batches:.3f}"

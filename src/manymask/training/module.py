@@ -82,7 +82,7 @@ class TrainingModule(L.LightningModule):
     def scale_learning_rate(self, step: int) -> float:
         """The share of ``learning_rate`` at an optimizer step (0-based)."""
         warmup = min(1.0, (step + 1) / self.plan.warmup_steps) if self.plan.warmup_steps else 1.0
-        share = min(step / self.total_steps, 1.0) if self.pace is None else self.pace.get_share(step)
+        share = min(step / self.total_steps, 1.0) if self.pace is None else self.pace.share
         if self.plan.scheduler == "cosine":
             return warmup * 0.5 * (1 + math.cos(math.pi * share))
         if self.plan.scheduler == "multistep":

@@ -1,4 +1,4 @@
-"""The steps of each epoch of a run with a time budget, fitted to how fast the run really is."""
+"""How a run with a time budget keeps to it: the clock ends each epoch's steps and sets the learning rate."""
 
 import time
 from collections.abc import Callable
@@ -6,65 +6,68 @@ from collections.abc import Callable
 from manymask.planning import Plan
 
 # Seconds kept back for what comes after the last epoch: curves, the end of the loaders and of the process.
-SECONDS_AT_END = 3.0
-# Share of the time left that an epoch's estimate may be off; the last epoch cannot make it good.
-SLACK = 0.02
+SECONDS_AT_END = 5.0
+# Share of an epoch that its validation is given before one was measured; the rule of ``epochs`` allows as much.
+VALIDATION_SHARE = 0.15
 
 
 class Pace:
-    """How many steps each epoch takes.
+    """When the steps of an epoch are over, and what share of the run is done.
 
-    Every epoch gets an equal part of the time that is left, less the time of a validation. Both times are estimates at
-    first, and measured from the first epoch on; where validations turn out slow, there are fewer epochs. The learning
-    rate follows the share of the run that is done.
+    Every epoch gets an equal part of the time that is left, and what a validation takes of it is measured: where they
+    turn out slow, there are fewer epochs. The learning rate follows the share, so it ends at its end however fast the
+    machine is, or becomes.
 
     Args:
-        plan: The settings, with ``minutes``, and with the first estimate in ``epoch_steps``.
+        plan: The settings, with ``minutes`` and ``epochs``.
         deadline: When the run must be over, on ``clock``.
         num_done: Epochs that are done already, in a run that is resumed.
         clock: Seconds.
+
+    Attributes:
+        num_epochs: Epochs of the run, those done before included.
     """
 
     def __init__(
         self, plan: Plan, deadline: float, num_done: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.num_epochs = plan.epochs
-        self.num_steps = plan.epoch_steps or 1
-        self.first_step = 0
-        self.epoch = num_done
-        self._first_epoch = num_done
-        self._deadline = deadline
-        self._seconds = (plan.minutes or 0) * 60
+        self._epoch = num_done
+        self._deadline = deadline - SECONDS_AT_END
         self._clock = clock
-        self._began = self._ended = 0.0
+        self._began = self._until = clock()
+        self._ended: float | None = None
 
-    def begin_epoch(self, epoch: int, step: int) -> int:
-        """Decide the steps of an epoch (0-based) that begins at ``step``."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Decide how long the steps of an epoch (0-based) may take."""
         now = self._clock()
-        left = max((self._deadline - SECONDS_AT_END - now) * (1 - SLACK), 0.0)
-        if epoch == self._first_epoch:
-            # The first estimate was of the whole time; start-up is over, and of a resumed run some epochs.
-            share = left / (self.num_epochs - epoch) * self.num_epochs / self._seconds
-            self.num_steps = max(int(self.num_steps * min(share, 1.0)), 1)
+        left = self.seconds_left
+        if self._ended is None:
+            seconds_after = VALIDATION_SHARE * left / (self.num_epochs - epoch)
         else:
-            seconds_per_step = max(self._ended - self._began, 1e-6) / self.num_steps
             seconds_after = now - self._ended
-            # Validations take at most half of what is left: where they are slow, there are fewer epochs.
-            num_left = max(min(self.num_epochs - epoch, int(0.5 * left / max(seconds_after, 1e-6))), 1)
-            self.num_epochs = epoch + num_left
-            self.num_steps = max(int((left / num_left - seconds_after) / seconds_per_step), 1)
-        self.epoch, self.first_step, self._began = epoch, step, now
-        return self.num_steps
+            # Validations take at most half of what is left.
+            num_left = min(self.num_epochs - epoch, int(0.5 * left / max(seconds_after, 1e-6)))
+            self.num_epochs = epoch + max(num_left, 1)
+        self._epoch, self._began = epoch, now
+        self._until = now + max(left / (self.num_epochs - epoch) - seconds_after, 0.0)
+
+    def has_time(self) -> bool:
+        """Whether the epoch has time for another step."""
+        return self._clock() < self._until
 
     def end_steps(self) -> None:
         """Note that the steps of an epoch are done and its validation begins."""
         self._ended = self._clock()
 
-    def get_share(self, step: int) -> float:
-        """The share of the run that is done at an optimizer step (0-based)."""
-        return min((self.epoch + (step - self.first_step) / self.num_steps) / self.num_epochs, 1.0)
+    @property
+    def share(self) -> float:
+        """The share of the run that is done, which never falls and ends at 1."""
+        length = self._until - self._began
+        within = min((self._clock() - self._began) / length, 1.0) if length > 0 else 1.0
+        return (self._epoch + within) / self.num_epochs
 
     @property
-    def total_steps(self) -> int:
-        """Steps of the whole run, as far as known."""
-        return self.first_step + self.num_steps * (self.num_epochs - self.epoch)
+    def seconds_left(self) -> float:
+        """Time until the run must be over."""
+        return max(self._deadline - self._clock(), 0.0)
