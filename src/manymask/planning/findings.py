@@ -109,7 +109,11 @@ KINDS: dict[str, Kind] = {
     "similar-image-in-val": Kind(
         "warning", "its score may say too much", "look at both; if they show the same, remove one"
     ),
-    "mixed-sizes": Kind("note", "recipe auto cuts crops of one size from them; with min_size each is resized", "nothing, if the objects are alike"),
+    "mixed-sizes": Kind(
+        "note",
+        "recipe auto cuts crops of one size from them; with min_size each is resized",
+        "nothing, if the objects are alike",
+    ),
     "mixed-types": Kind(
         "warning",
         "normalization=type divides whole numbers by their type's largest value: equal light may get unequal values",
