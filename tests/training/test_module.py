@@ -11,7 +11,7 @@ from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.planning import make_plan
 from manymask.training import train
 from manymask.training.module import TrainingModule
-from manymask.training.pace import Pace
+from manymask.training.pace import SECONDS_AT_END, Pace
 from tests.evaluation.cases import make_predictions, make_truth, score
 from tests.training.runs import PLAN_SETTINGS, SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
 
@@ -79,31 +79,34 @@ class TestScaleLearningRate:
 
 
 class TestPace:
-    """A run of four epochs with a time budget, in the second epoch: of ten steps, from step 5 on."""
+    """A run of four epochs with a time budget of 100 seconds and what is kept back for its end."""
 
     @pytest.fixture
     def make_paced(self, make_module):
-        def make_paced(**settings):
+        def make_paced(*, seconds, num_done=0, **settings):
+            """In the epoch after ``num_done``, of 21.25 seconds of steps, so many seconds after its begin."""
+            times = iter([0.0, 0.0, 0.0])
             module = make_module(minutes=10, epochs=4, epoch_steps=10, **settings)
-            module.pace = Pace(module.plan, 600.0, clock=lambda: 0.0)
-            module.pace.epoch, module.pace.first_step = 1, 5
+            deadline = (4 - num_done) * 25 + SECONDS_AT_END
+            module.pace = Pace(module.plan, deadline, num_done, lambda: next(times, seconds))
+            module.pace.begin_epoch(num_done)
             return module
 
         return make_paced
 
-    def test_cosine(self, make_paced):
-        module = make_paced(scheduler="cosine", total_steps=1)
-        assert [module.scale_learning_rate(step) for step in (5, 15)] == pytest.approx([(2 + math.sqrt(2)) / 4, 0.5])
+    @pytest.mark.parametrize(("num_done", "share"), [(0, 0.125), (1, 0.375), (3, 0.875)])
+    def test_cosine(self, make_paced, num_done, share):
+        module = make_paced(seconds=21.25 / 2, num_done=num_done, scheduler="cosine", total_steps=1)
+        assert module.scale_learning_rate(5) == pytest.approx(0.5 * (1 + math.cos(math.pi * share)))
 
-    def test_multistep(self, make_paced):
-        """It falls at shares of the run."""
-        module = make_paced()
-        assert module.scale_learning_rate(14) == 1
-        module.pace.epoch, module.pace.first_step = 3, 100
-        assert [module.scale_learning_rate(step) for step in (101, 102, 105, 106)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 1), (5.0, 0.1), (12.0, 0.1), (13.0, 0.01), (99.0, 0.01)])
+    def test_multistep(self, make_paced, seconds, expected):
+        """It falls at shares of the run, 0.8 and 0.9."""
+        assert make_paced(seconds=seconds, num_done=3).scale_learning_rate(14) == pytest.approx(expected)
 
     def test_warmup(self, make_paced):
-        assert make_paced(scheduler="none", warmup_steps=10).scale_learning_rate(6) == 0.7
+        module = make_paced(seconds=1.0, scheduler="none", warmup_steps=10)
+        assert module.scale_learning_rate(6) == 0.7
 
 
 @pytest.mark.parametrize("threshold", ["auto", 0.6])

@@ -47,6 +47,11 @@ class ResizeTransform(GeneralizedRCNNTransform):
             target = {**target, "boxes": resize_boxes(target["boxes"], [height, width], size)}
         return image, target
 
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        """Pad the images to one size, of two cells of stride 32 at least: of one, BatchNorm can measure nothing."""
+        batch = super().batch_images(images, size_divisible)
+        return F.pad(batch, (0, size_divisible)) if batch.shape[-2:] == (size_divisible, size_divisible) else batch
+
 
 class Float32BoxCoder(BoxCoder):
     """torchvision's box arithmetic in float32 also under autocast, where it would take the type of the deltas."""

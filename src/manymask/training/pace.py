@@ -46,8 +46,8 @@ class Pace:
             seconds_after = VALIDATION_SHARE * left / (self.num_epochs - epoch)
         else:
             seconds_after = now - self._ended
-            # Validations take at most half of what is left.
-            num_left = min(self.num_epochs - epoch, int(0.5 * left / max(seconds_after, 1e-6)))
+            # Validations take at most a third of what is left, if one can.
+            num_left = min(self.num_epochs - epoch, int(left / 3 / max(seconds_after, 1e-6)))
             self.num_epochs = epoch + max(num_left, 1)
         self._epoch, self._began = epoch, now
         self._until = now + max(left / (self.num_epochs - epoch) - seconds_after, 0.0)
