@@ -101,7 +101,7 @@ def test_tiny_and_crowded_images():
 def test_tiny_images_are_said_to_be_padded():
     transform = ResizeTransform((0,), 4000, [0.0] * 3, [1.0] * 3)
     batch, _ = transform([torch.zeros(3, 20, 20)])
-    assert (batch.image_sizes, tuple(batch.tensors.shape[2:])) == ([(20, 20)], (32, 32))
+    assert (batch.image_sizes, tuple(batch.tensors.shape[2:])) == ([(20, 20)], (32, 64))
     treatment = examine(draw_masks((2, 2, 9, 9), size=(20, 20)))["tiny-image"].treatment
     assert "padded, and enlarged only where min_size or a scale above 1 asks for it" in treatment
 
