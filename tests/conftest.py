@@ -8,6 +8,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
+from hypothesis import settings
+
+# Without deadlines: the first call of a function under runtime type checks is slow.
+settings.register_profile("manymask", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("manymask")
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,8 @@
-"""Hypothesis strategies for masks and layers that are small and awkward.
-
-Importing this module loads a profile without deadlines: the first call of a function under runtime type checks is slow.
-"""
+"""Hypothesis strategies for masks and layers that are small and awkward."""
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-settings.register_profile("manymask", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("manymask")
 
 
 def sizes(max_side: int = 14) -> st.SearchStrategy[tuple[int, int]]:

@@ -14,7 +14,6 @@ from manymask.planning import (
     write_explanation,
 )
 from manymask.planning.rules import RULES
-from tests import strategies  # noqa: F401 - loads the profile
 from tests.planning.fingerprints import COST, CPU, costs, fingerprints, machines, make_data, make_distribution
 
 # What a user may set, one by one or together.

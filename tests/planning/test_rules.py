@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from manymask.planning import SETTINGS, Machine, Plan, StepCost, change_plan
 from manymask.planning.rules import RULES, Facts
-from tests import strategies  # noqa: F401 - loads the profile
 from tests.planning.fingerprints import (
     COST,
     CPU,

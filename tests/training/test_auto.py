@@ -5,9 +5,11 @@ import shutil
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from manymask.errors import PlanError
-from manymask.modeling.checkpoint import write_checkpoint
+from manymask.modeling.checkpoint import read_state_dict, write_checkpoint
 from manymask.planning import SETTINGS, change_plan, read_plan, write_plan
 from manymask.prediction import load_model
 from manymask.training import plan_run, train
@@ -120,6 +122,26 @@ def test_plan_run_of_baseline(data, tmp_path):
     assert decisions == ()
     write_plan(plan, tmp_path / "plan.json")
     assert plan_run(data, recipe=tmp_path / "plan.json")[0] == plan
+
+
+class TestStartFromFile:
+    """What weights were made for is taken from a checkpoint of ours; other files do not say."""
+
+    def test_checkpoint(self, auto, data):
+        own = {name: value for name, value in SMALL.items() if name != "backbone"}
+        _, decisions = plan_run(data, weights=str(auto / "last.ckpt"), **own)
+        inherited = {d.setting: d.value for d in decisions if d.because == "as the weights were trained"}
+        assert inherited["backbone"] == "test_resnet"
+        assert inherited["mask_alignment"] == "exact"
+
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    def test_state_dict(self, auto, data, tmp_path, suffix):
+        state = read_state_dict(auto / "last.ckpt")
+        write = torch.save if suffix == ".pth" else save_file
+        write(state, tmp_path / f"weights{suffix}")
+        plan, decisions = plan_run(data, weights=str(tmp_path / f"weights{suffix}"), **SMALL)
+        assert plan.weights.endswith(suffix)
+        assert not any(decision.because == "as the weights were trained" for decision in decisions)
 
 
 class TestMinutes:

@@ -262,5 +262,5 @@ def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> N
     if wrong:
         raise CheckpointError(
             f"{source} does not fit the architecture: {len(wrong)} of its parts are missing, unknown or of another "
-            f"shape, {wrong[0]} first; set architecture and backbone to those that the weights were trained with"
+            f"shape, {wrong[0]} first; set architecture, backbone and aspect_ratios as the weights were trained with"
         )

@@ -43,6 +43,17 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
+def read_training_plan(path: Path) -> Any:
+    """The plan that weights were trained with, as it was stored; None where the file is not a checkpoint of ours.
+
+    Raises:
+        CheckpointError: The file is not there or cannot be read.
+    """
+    content = _load(path, "cpu")
+    own = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    return own.get("plan") if isinstance(own, dict) else None
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read weights with torchvision's keys: a checkpoint of ours, a state dict of ``torch.save``, or safetensors.
 

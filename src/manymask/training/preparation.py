@@ -18,7 +18,7 @@ from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import DatasetCheck, check_dataset, read_dataset
 from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.modeling.architectures import check_backbone
-from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
 from manymask.planning import (
     DataRecord,
@@ -163,9 +163,7 @@ def decide_settings(
 
 def read_start(weights: str) -> Plan | None:
     """The plan that a weights file was trained with; None where the file does not say."""
-    if Path(weights).suffix == ".safetensors":
-        return None
-    values = read_checkpoint(Path(weights)).get(CHECKPOINT_KEY, {}).get("plan")
+    values = read_training_plan(Path(weights))
     return None if values is None else load_plan(values, weights)
 
 
