@@ -25,6 +25,7 @@ from manymask.cli_options import (
     SetOption,
     SettingsCommand,
     SourceArgument,
+    TtaOption,
     parse_options,
 )
 from manymask.errors import Interrupted, ManymaskError, PlanError
@@ -139,6 +140,7 @@ def evaluate(
     data_format: FormatOption = None,
     group_by: GroupOption = None,
     device: DeviceOption = "auto",
+    tta: TtaOption = False,
     settings: SetOption = None,
 ) -> None:
     """Score a model, or predictions of any tool, on labelled images: evaluation.json, with intervals."""
@@ -154,7 +156,7 @@ def evaluate(
             data_format=data_format,
             group_by=group_by,
             progress=progress,
-            **{"device": device, **parse_options(settings)},
+            **{"device": device, **({"tta": True} if tta else {}), **parse_options(settings)},
         )
     title, names, rows = format_scores(scores)
     _print_table(title, names, rows)
@@ -277,18 +279,36 @@ def predict(
         list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
     ] = None,
     device: DeviceOption = "auto",
+    tta: TtaOption = False,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write COCO results, label images and overlays."""
     from manymask import prediction
 
-    loaded = prediction.load_model(model, **{"device": device, **parse_options(settings)})
+    loaded = prediction.load_model(
+        model, **{"device": device, **({"tta": True} if tta else {}), **parse_options(settings)}
+    )
     with _show_progress("predicting") as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress
         )
     for path in written:
         typer.echo(f"written to {path}")
+
+
+@app.command()
+def models() -> None:
+    """List the models that are part of the package: size, classes, data, licence, scores."""
+    from manymask.modeling.checkpoint import read_card
+    from manymask.modeling.shipped import list_shipped
+
+    rows = []
+    for name, path in list_shipped().items():
+        card = read_card(path)
+        texts = [card[part] for part in ("parameters", "classes", "data", "licence", "scores")]
+        rows.append((name, f"{path.stat().st_size / 1e6:.0f} MB", *texts))
+    _print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
+    typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
 
 
 @app.command()

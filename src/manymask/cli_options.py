@@ -34,9 +34,14 @@ GroupOption = Annotated[
 ]
 SourceArgument = Annotated[
     Path,
-    typer.Argument(help="A run folder, a checkpoint, COCO results (.json), or a folder of label images of any tool."),
+    typer.Argument(
+        help="A run, a checkpoint, a shipped model, COCO results (.json), or a folder of any tool's label images."
+    ),
 ]
-ModelArgument = Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")]
+ModelArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a shipped model such as nuclei.")]
+TtaOption = Annotated[
+    bool, typer.Option("--tta", help="Predict flipped and enlarged views too, and merge them: better, but slower.")
+]
 
 
 class SettingsCommand(TyperCommand):

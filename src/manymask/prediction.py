@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Shaped
 
-from manymask.core import Category, Instances
+from manymask.core import Category, Instances, merge_views
 from manymask.data.transforms import normalize_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
@@ -31,7 +32,8 @@ from manymask.modeling.architectures import assemble_model, load_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_prefix
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.mask_rcnn import MaskRCNN
-from manymask.modeling.masks import make_instances
+from manymask.modeling.masks import make_instances, suppress_masks
+from manymask.modeling.shipped import list_shipped
 from manymask.planning import SETTINGS, Plan, change_plan, load_plan
 
 OUTPUT_FORMATS = ("coco", "labels", "overlay")
@@ -51,9 +53,14 @@ INFERENCE_SETTINGS = frozenset(
         "scale",
         "precision",
         "num_workers",
+        "tta",
     }
 )
 """Settings that a trained model can be given other values for."""
+
+TTA_FLIPS = ((False, False), (True, False), (False, True), (True, True))
+TTA_FACTORS = (1.0, 1.25)
+"""Flips (left to right, upside down) and enlargements that ``tta`` looks at an image in (benchmarks/RESULTS.md)."""
 
 # (height, width, channels) or (height, width); the axes have no names, since images of one call differ in size.
 Pixels = Shaped[np.ndarray, "_ _ _"] | Shaped[np.ndarray, "_ _"]
@@ -87,7 +94,7 @@ def load_model(source: str | Path, /, device: str | torch.device = "auto", **set
     """Load a trained model.
 
     Args:
-        source: A run folder, whose best checkpoint is taken, else its last; or a checkpoint.
+        source: A run folder, whose best checkpoint is taken, else its last; a checkpoint; or a shipped model's name.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         **settings: Other values for settings that act at prediction, such as ``min_score``.
 
@@ -117,7 +124,7 @@ def load_model(source: str | Path, /, device: str | torch.device = "auto", **set
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The checkpoint that a run folder stands for, or the file itself.
+    """The checkpoint that a run folder or a shipped model's name stands for, or the file itself.
 
     Raises:
         CheckpointError: There is none.
@@ -127,8 +134,13 @@ def find_checkpoint(source: Path) -> Path:
     for path in (source / "best.ckpt", source / "last.ckpt"):
         if path.is_file():
             return path
+    if str(source) in (shipped := list_shipped()):
+        return shipped[str(source)]
     found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
-    raise CheckpointError(f"expected a run folder or a checkpoint at {source}, found {found}; train a model first")
+    raise CheckpointError(
+        f"expected a run folder, a checkpoint or the name of a shipped model ({', '.join(shipped)}) at {source}, found "
+        f"{found}; train a model first"
+    )
 
 
 def predict(
@@ -170,23 +182,53 @@ def _load_image(image: str | Path | np.ndarray, plan: Plan) -> torch.Tensor:
 
 
 def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
-    """Find the instances of one image, (3, height, width) in [0, 1].
+    """Find the instances of one image, (3, height, width) in [0, 1]; with ``tta`` in several views of it.
 
     Raises:
         ManymaskError: The device's memory is full.
     """
+    if not model.plan.tta:
+        return _predict_view(model, image)
+    views = [_predict_view(model, image, *flips, factor) for factor in TTA_FACTORS for flips in TTA_FLIPS]
+    merged = merge_views(views)
+    merged = merged[merged.scores >= model.plan.min_score]
+    # Each view has suppressed by itself; what one saw as one object and another as two is left to masks.
+    kept = suppress_masks(merged.runs, merged.labels, model.plan.nms)
+    return merged[kept[: model.plan.max_detections]]
+
+
+def _predict_view(
+    model: Model, image: torch.Tensor, is_mirrored: bool = False, is_upside_down: bool = False, factor: float = 1.0
+) -> Instances:
+    """The instances of an image, at its own resolution, that a flipped and resized view of it shows."""
     precision = choose_precision(model.plan.precision, model.device)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
     cast = torch.autocast(model.device.type, types[precision]) if precision in types else nullcontext()
+    size = (image.shape[-2], image.shape[-1])
+    axes = [axis for axis, is_flipped in ((2, is_mirrored), (1, is_upside_down)) if is_flipped]
+    view = image.flip(axes)
+    if factor != 1:
+        view = F.interpolate(view[None], [round(side * factor) for side in size], mode="bilinear")[0]
     try:
         with torch.inference_mode(), cast:
-            output = model.network([image.to(model.device)])[0]
+            output = model.network([view.to(model.device)])[0]
     except torch.OutOfMemoryError as error:
         raise ManymaskError(
-            f"the device's memory is full at an image of {image.shape[-2]} x {image.shape[-1]}; lower max_size or "
+            f"the device's memory is full at an image of {view.shape[-2]} x {view.shape[-1]}; lower max_size or "
             "detections_per_image, or set device=cpu"
         ) from error
-    return make_instances(output, (image.shape[-2], image.shape[-1]), model.plan)
+    output["mask_probabilities"] = output["mask_probabilities"].flip(axes)
+    output["boxes"] = _map_back(output["boxes"].float(), (view.shape[-2], view.shape[-1]), size, axes)
+    return make_instances(output, size, model.plan)
+
+
+def _map_back(boxes: torch.Tensor, view_size: tuple[int, int], size: tuple[int, int], axes: list[int]) -> torch.Tensor:
+    """Boxes of a view, x1 y1 x2 y2, in the image that it was made of."""
+    boxes = boxes * boxes.new_tensor([size[1] / view_size[1], size[0] / view_size[0]]).repeat(2)
+    for axis in axes:
+        column = 2 - axis  # axis 2 of an image runs along x
+        boxes[:, [column, column + 2]] = size[axis - 1] - boxes[:, [column + 2, column]]
+    return boxes
 
 
 def _warn_of_cap(instances: Instances, plan: Plan, path: Path) -> None:

@@ -21,6 +21,7 @@ from manymask.evaluation import (
 )
 from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
 from manymask.inspection import group_images
+from manymask.modeling.shipped import list_shipped
 from manymask.planning import Plan, change_plan, read_plan
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.training import find_run
@@ -100,10 +101,10 @@ def open_source(
             raise PlanError(f"a model that is loaded keeps its settings; give {min(settings)} to load_model")
         return _open_model(source, dataset)
     path = Path(source)
-    if not path.exists():
+    if not path.exists() and str(path) not in list_shipped():
         raise DatasetError(
-            f"expected a run folder, a checkpoint, a .json file of COCO results or a folder of label images at {path}, "
-            "found nothing"
+            f"expected a run folder, a checkpoint, a shipped model's name, a .json file of COCO results or a folder of "
+            f"label images at {path}, found nothing"
         )
     is_run = any((path / name).exists() for name in ("plan.json", "best.ckpt", "last.ckpt"))
     if is_run or (not path.is_dir() and path.suffix.lower() != ".json"):
@@ -270,6 +271,8 @@ def read_data(source: Model | str | Path, data: Dataset | str | Path | None, dat
         return read_dataset(Path(data), data_format)
     if isinstance(source, Model):
         return read_validation(source.plan, source.source)
+    if str(source) in list_shipped() and not Path(source).exists():
+        raise DatasetError(f"{source} is a shipped model, which holds no images to score on; give the data")
     if not Path(source).exists():
         raise DatasetError(f"{source} does not exist; expected a run folder, a checkpoint or predictions")
     if (run := find_run(Path(source))) is None:

@@ -1,7 +1,10 @@
 """From a sample of a data set to the image and target that the network takes."""
 
+import math
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Int64, Shaped
 from torch import Tensor
 
@@ -99,24 +102,53 @@ def augment(
     plan: Plan,
     generator: torch.Generator,
 ) -> tuple[Float32[Tensor, "3 crop_height crop_width"], InstanceLayers]:
-    """A random crop, mirrored and turned, of an image and its layers; instances may lose pixels, or all of them.
+    """A random crop, resized, mirrored, turned and lit, of an image and its layers; instances may lose pixels, or all.
 
     Args:
         image: In [0, 1].
         layers: The instances' ids at the same size.
-        plan: The settings ``crop_size`` and ``augmentation``.
+        plan: The settings ``crop_size``, ``augmentation``, ``scale_jitter`` and ``intensity_jitter``.
         generator: All that the result depends on besides.
     """
     top, left, turn, is_mirrored = torch.rand(4, generator=generator).tolist()
     height, width = image.shape[-2:]
-    size = plan.crop_size or max(height, width)
+    factor = (1 + plan.scale_jitter) ** _draw(generator) if plan.scale_jitter else 1.0
+    size = max(round(plan.crop_size / factor), 1) if plan.crop_size else max(height, width)
     top, left = int(top * (max(height - size, 0) + 1)), int(left * (max(width - size, 0) + 1))
     parts = [part.as_subclass(Tensor)[:, top : top + size, left : left + size] for part in (image, layers)]
+    if factor != 1:
+        parts = _resize(parts[0], parts[1], factor)
     if plan.augmentation == "dihedral":
         parts = [part.rot90(int(turn * 4), (1, 2)) for part in parts]
     if plan.augmentation != "none" and is_mirrored < 0.5:
         parts = [part.flip(2) for part in parts]
-    return parts[0].contiguous(), InstanceLayers(parts[1].contiguous())
+    image = parts[0].contiguous()
+    if plan.intensity_jitter:
+        image = _change_light(image, plan.intensity_jitter, generator)
+    return image, InstanceLayers(parts[1].contiguous())
+
+
+def _draw(generator: torch.Generator) -> float:
+    """A number in [-1, 1)."""
+    return 2 * torch.rand((), generator=generator).item() - 1
+
+
+def _resize(image: Tensor, layers: Tensor, factor: float) -> list[Tensor]:
+    """Both resized on one grid: each pixel of the layers takes the id nearest to where its centre lies."""
+    size = [max(round(side * factor), 1) for side in image.shape[-2:]]
+    ids = F.interpolate(layers[None].float(), size, mode="nearest-exact")[0]  # exact below 2^24 ids
+    image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
+    return [image, ids.to(layers.dtype)]
+
+
+def _change_light(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Random gamma, gain, offset and noise, and in colour images a gain of each channel; stays in [0, 1]."""
+    image = image ** math.exp(strength * _draw(generator))
+    if not (image[0] == image[1]).all():
+        image = image * (1 + 0.5 * strength * (2 * torch.rand(3, 1, 1, generator=generator) - 1))
+    image = image * (1 + 0.5 * strength * _draw(generator)) + 0.2 * strength * _draw(generator)
+    noise = torch.randn(image.shape[-2:], generator=generator) * (0.1 * strength * abs(_draw(generator)))
+    return (image + noise).clamp(0, 1)
 
 
 def make_target(

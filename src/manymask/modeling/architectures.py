@@ -3,7 +3,6 @@
 import difflib
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -15,10 +14,10 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskR
 from torchvision.models.detection.backbone_utils import (
     _resnet_fpn_extractor,  # pyright: ignore[reportPrivateUsage]
 )
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -26,10 +25,19 @@ from manymask.errors import CheckpointError, PlanError
 from manymask.modeling.anchors import Float32AnchorGenerator
 from manymask.modeling.checkpoint import read_state_dict
 from manymask.modeling.mask_rcnn import MaskRCNN
+from manymask.modeling.shipped import resolve_weights
 from manymask.planning import Plan, make_plan
 
 FPN_CHANNELS = 256
 STRIDES = (4, 8, 16, 32)
+# maskrcnn_compact, measured (benchmarks/RESULTS.md, "The compact architecture"): 9.8 M parameters.
+COMPACT_CHANNELS, COMPACT_BOX_CHANNELS = 96, 512
+COMPACT_STEM, COMPACT_WIDTHS = 32, (48, 96, 192, 384)
+COMPACT_STRIDE = 2
+# Boxes of this side and more, in pixels, are pooled from the level of stride 16, where they are 7 cells long.
+COMPACT_CANONICAL_SCALE = 112
+COMPACT_RPN_COUNTS = {"rpn_pre_nms_top_n_train": 500, "rpn_post_nms_top_n_train": 500}
+COMPACT_RPN_COUNTS |= {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000}
 # Boxes that are nearly equal are one object also where masks decide: what is left for the mask head is little.
 MASK_SUPPRESSION_BOX_IOU = 0.8
 # torchvision's own counts, which a crowd's cap may only raise.
@@ -48,7 +56,8 @@ def build_model(num_classes: int, architecture: str = "maskrcnn_resnet50_fpn_v2"
 
     Args:
         num_classes: Number of classes, background included.
-        architecture: ``maskrcnn_resnet50_fpn``, ``maskrcnn_resnet50_fpn_v2``, or ``maskrcnn_fpn`` with ``backbone``.
+        architecture: ``maskrcnn_resnet50_fpn``, ``maskrcnn_resnet50_fpn_v2``, ``maskrcnn_fpn`` with ``backbone``, or
+            ``maskrcnn_compact``.
         **settings: Settings of a plan by name, among them ``weights`` (``coco`` by default), ``backbone``,
             ``min_size``, ``max_size``, ``detections_per_image``, ``min_score``, ``trainable_stages``.
 
@@ -70,17 +79,21 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     stages = plan.trainable_stages if is_pretrained else 5
     is_v2 = plan.architecture == "maskrcnn_resnet50_fpn_v2"
     arguments = _list_arguments(plan) | (_make_v2_heads(len(plan.aspect_ratios)) if is_v2 else {})
-    if plan.architecture == "maskrcnn_fpn":
-        backbone = TimmBackbone(plan.backbone or "")
+    if plan.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
+        is_compact = plan.architecture == "maskrcnn_compact"
+        channels = COMPACT_CHANNELS if is_compact else FPN_CHANNELS
+        backbone = CompactBackbone() if plan.backbone is None else TimmBackbone(plan.backbone, channels)
         backbone.freeze(stages)
         expected = backbone.body.pretrained_cfg
         arguments |= {"image_mean": list(expected["mean"]), "image_std": list(expected["std"])}
+        if is_compact:
+            arguments |= _make_compact_heads(num_classes, len(plan.aspect_ratios), plan.max_detections)
     else:
         # torchvision's builders: v2 always has BatchNorm, also in its FPN; v1 freezes it in a pretrained backbone.
         norm_layer = FrozenBatchNorm2d if is_pretrained and not is_v2 else nn.BatchNorm2d
         body = resnet50(norm_layer=norm_layer)
         backbone = _resnet_fpn_extractor(body, stages, norm_layer=nn.BatchNorm2d if is_v2 else None)
-    model = MaskRCNN(backbone, num_classes, **arguments)
+    model = MaskRCNN(backbone, None if "box_predictor" in arguments else num_classes, **arguments)
     if plan.architecture == "maskrcnn_resnet50_fpn" and plan.weights == "coco":
         for module in model.modules():
             if isinstance(module, FrozenBatchNorm2d):
@@ -120,6 +133,25 @@ def _make_v2_heads(num_anchors: int) -> dict[str, Any]:
     }
 
 
+def _make_compact_heads(num_classes: int, num_anchors: int, cap: int) -> dict[str, Any]:
+    """Narrow heads, and pooling of each box from the level on which it is 7 to 14 cells long.
+
+    A bin of the mask head then covers at most one cell, so that one sample a bin sees all of them; torchvision takes
+    four from boxes of up to 28 cells, and the backward pass through these samples was a third of a training step.
+    """
+    levels, pooling = ["0", "1", "2", "3"], {"canonical_scale": COMPACT_CANONICAL_SCALE, "canonical_level": 4}
+    return {
+        "rpn_head": RPNHead(COMPACT_CHANNELS, num_anchors),
+        "box_roi_pool": MultiScaleRoIAlign(levels, 7, 1, **pooling),
+        "box_head": TwoMLPHead(COMPACT_CHANNELS * 7 * 7, COMPACT_BOX_CHANNELS),
+        "box_predictor": FastRCNNPredictor(COMPACT_BOX_CHANNELS, num_classes),
+        "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 1, **pooling),
+        "mask_head": MaskRCNNHeads(COMPACT_CHANNELS, [COMPACT_CHANNELS] * 4, 1, norm_layer=nn.BatchNorm2d),
+        "mask_predictor": MaskRCNNPredictor(COMPACT_CHANNELS, COMPACT_CHANNELS, num_classes),
+        **{name: max(count, cap) for name, count in COMPACT_RPN_COUNTS.items()},
+    }
+
+
 def check_backbone(name: str) -> None:
     """Refuse a name that timm does not know; builds nothing.
 
@@ -132,29 +164,24 @@ def check_backbone(name: str) -> None:
         raise PlanError(f"timm has no model {name!r} to be the backbone; {hint}")
 
 
-class TimmBackbone(nn.Module):
-    """A timm model's feature maps of strides 4, 8, 16 and 32 under a feature pyramid.
+class PyramidBackbone(nn.Module):
+    """A body's feature maps under a feature pyramid (arXiv 1612.03144).
 
-    Raises:
-        PlanError: timm has no such model, or it lacks one of the strides, or it takes images of one size only.
+    Args:
+        body: A timm model with ``features_only``.
+        places: Which four of its feature maps are taken, each of twice the stride of the one before.
+        channels: Of the pyramid.
+        first_stride: Stride of the first of them.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, body: Any, places: list[int], channels: int, first_stride: int) -> None:
         super().__init__()
-        check_backbone(name)
-        try:
-            self.body: Any = _create_timm_body(name)
-            self._probe()
-            self.strides: list[int] = self.body.feature_info.reduction()
-            self.places = [self.strides.index(stride) for stride in STRIDES]
-        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise PlanError(
-                f"backbone {name!r} does not give feature maps of strides 4, 8, 16 and 32 for images of any size "
-                f"({_first_line(error)}); choose one that does, for example resnet18 or convnext_tiny"
-            ) from error
-        channels: list[int] = self.body.feature_info.channels()
-        self.fpn = FeaturePyramidNetwork([channels[place] for place in self.places], FPN_CHANNELS, LastLevelMaxPool())
-        self.out_channels = FPN_CHANNELS
+        self.body = body
+        self.places = places
+        self.first_stride = first_stride
+        widths: list[int] = body.feature_info.channels()
+        self.fpn = FeaturePyramidNetwork([widths[place] for place in places], channels, LastLevelMaxPool())
+        self.out_channels = channels
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
         """Feature maps by level name, ``0`` to ``3`` and ``pool``."""
@@ -164,27 +191,68 @@ class TimmBackbone(nn.Module):
         return self.fpn({str(level): maps[place] for level, place in enumerate(self.places)})
 
     def freeze(self, trainable_stages: int) -> None:
-        """Freeze all but the last stages, which end at strides 32, 16, 8 and 4; 5 trains the stem before them too.
+        """Freeze all but the last stages, which end at the pyramid's levels; 5 trains the stem before them too.
 
         A stem without a feature map of its own, as ConvNeXt's and Swin's, belongs to the first stage.
         """
         self.body.requires_grad_(True)
         if trainable_stages == 5:
             return
-        is_frozen = [stride <= 2 ** (5 - trainable_stages) for stride in self.strides]
-        frozen = [feature_map.sum() for feature_map, is_here in zip(self._probe(), is_frozen, strict=True) if is_here]
+        frozen = [feature_map.sum() for feature_map in _probe(self.body)[: self.places[-1] + 1 - trainable_stages]]
         parameters = list(self.body.parameters())
         # A part belongs to a stage if the stage's feature map has a gradient for it, however timm names the parts.
         gradients = torch.autograd.grad(frozen, parameters, allow_unused=True) if frozen else ()
         for parameter, gradient in zip(parameters, gradients, strict=False):
             parameter.requires_grad_(gradient is None)
 
-    def _probe(self) -> list[Tensor]:
-        """Feature maps of a small image that is not square."""
-        self.body.eval()
-        maps = self.body(torch.zeros(1, 3, 64, 96))
-        self.body.train()
-        return maps
+
+class TimmBackbone(PyramidBackbone):
+    """A timm model's feature maps of strides 4, 8, 16 and 32 under a feature pyramid.
+
+    Raises:
+        PlanError: timm has no such model, or it lacks one of the strides, or it takes images of one size only.
+    """
+
+    def __init__(self, name: str, channels: int = FPN_CHANNELS) -> None:
+        check_backbone(name)
+        try:
+            body = _create_timm_body(name)
+            _probe(body)
+            strides: list[int] = body.feature_info.reduction()
+            places = [strides.index(stride) for stride in STRIDES]
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise PlanError(
+                f"backbone {name!r} does not give feature maps of strides 4, 8, 16 and 32 for images of any size "
+                f"({_first_line(error)}); choose one that does, for example resnet18 or convnext_tiny"
+            ) from error
+        super().__init__(body, places, channels, STRIDES[0])
+
+
+class CompactBackbone(PyramidBackbone):
+    """A narrow ResNet-18 (arXiv 1512.03385) without its pooling: feature maps of strides 2, 4, 8 and 16.
+
+    It sees objects of 10 pixels as the ResNet-18 sees them after enlarging the image twice, for a third of the
+    multiply-adds: their number on the finest map hangs on its width.
+    """
+
+    def __init__(self) -> None:
+        body: Any = timm.create_model("resnet18", features_only=True, channels=COMPACT_WIDTHS, stem_width=COMPACT_STEM)
+        body["maxpool"] = nn.Identity()
+        super().__init__(body, [1, 2, 3, 4], COMPACT_CHANNELS, COMPACT_STRIDE)
+        # Convolutions on the CPU take about a tenth less time so.
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
+        """Feature maps by level name, ``0`` to ``3`` and ``pool``."""
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
+
+def _probe(body: Any) -> list[Tensor]:
+    """A body's feature maps of a small image that is not square."""
+    body.eval()
+    maps = body(torch.zeros(1, 3, 64, 96))
+    body.train()
+    return maps
 
 
 def _create_timm_body(name: str, *, is_pretrained: bool = False) -> Any:
@@ -208,7 +276,7 @@ def load_starting_weights(model: MaskRCNN, plan: Plan) -> None:
     elif plan.weights == "imagenet":
         _load_imagenet_weights(model, plan)
     else:
-        load_weights(model, read_state_dict(Path(plan.weights)), plan.weights)
+        load_weights(model, read_state_dict(resolve_weights(plan.weights)), plan.weights)
 
 
 def _load_imagenet_weights(model: MaskRCNN, plan: Plan) -> None:

@@ -1,12 +1,14 @@
 """Weights and checkpoints on disk. Opening one never runs code: safetensors, or ``torch.load(weights_only=True)``."""
 
 import io
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from manymask.core.files import replace_file
@@ -80,7 +82,7 @@ def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _load(path: Path, device: str) -> Any:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path, device=device)
+            return _load_safetensors(path, device)
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"expected weights at {path}, but there is no such file") from error
@@ -91,3 +93,39 @@ def _load(path: Path, device: str) -> Any:
         raise CheckpointError(
             f"{path} is cut short or not a weights file ({reason}); use another checkpoint or fetch it anew"
         ) from error
+
+
+def _load_safetensors(path: Path, device: str) -> dict[str, Any]:
+    """Tensors by name; where ``write_model`` wrote the file, as a training checkpoint has them."""
+    with safe_open(path, framework="pt", device=device) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        own = (file.metadata() or {}).get(CHECKPOINT_KEY)
+    if own is None:
+        return state
+    return {CHECKPOINT_KEY: json.loads(own), "state_dict": {NETWORK_PREFIX + name: v for name, v in state.items()}}
+
+
+def write_model(checkpoint: dict[str, Any], path: Path, card: dict[str, Any]) -> None:
+    """Write a training checkpoint's weights and plan as one small safetensors file, which loads as the checkpoint does.
+
+    Weights are stored in fp16, which halves the file; what is of one axis (biases, statistics of BatchNorm, whose
+    range may be larger) stays in fp32.
+
+    Args:
+        checkpoint: What ``read_checkpoint`` gives.
+        path: The file to write.
+        card: What to know of the model, such as its data, licence and scores.
+    """
+    state = {
+        name: (value.half() if value.ndim > 1 and value.is_floating_point() else value).contiguous()
+        for name, value in strip_prefix(checkpoint["state_dict"]).items()
+    }
+    own = {**checkpoint[CHECKPOINT_KEY], "card": card}
+    with replace_file(path) as file:
+        file.write(save(state, {CHECKPOINT_KEY: json.dumps(own)}))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """What ``write_model`` was told of a model; empty where it was told nothing."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(CHECKPOINT_KEY, "{}")).get("card", {})

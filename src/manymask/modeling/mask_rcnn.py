@@ -206,7 +206,7 @@ class MaskRCNN(detection.MaskRCNN):
 
     Args:
         backbone: Gives the feature maps by level name.
-        num_classes: Background included.
+        num_classes: Background included; None where ``settings`` hold predictors made for them.
         min_size: Shorter side that images are resized to; 0 resizes by ``scale``.
         max_size: Longest side after resizing.
         scale: Factor that images are resized by.
@@ -218,7 +218,7 @@ class MaskRCNN(detection.MaskRCNN):
     def __init__(
         self,
         backbone: nn.Module,
-        num_classes: int,
+        num_classes: int | None,
         *,
         min_size: int,
         max_size: int,
@@ -241,17 +241,17 @@ class MaskRCNN(detection.MaskRCNN):
         for part in (rpn, roi_heads):
             part.box_coder = Float32BoxCoder(part.box_coder.weights)
         for pooler in (roi_heads.box_roi_pool, roi_heads.mask_roi_pool):
-            _fix_scales(pooler)
+            _fix_scales(pooler, getattr(backbone, "first_stride", 4))
 
 
-def _fix_scales(pooler: MultiScaleRoIAlign) -> None:
-    """Set the levels' scales to 1/4 .. 1/32 instead of guessing them from the first image, padding left out.
+def _fix_scales(pooler: MultiScaleRoIAlign, first_stride: int) -> None:
+    """Set the levels' scales (1/4 .. 1/32) instead of guessing them from the first image, padding left out.
 
     torchvision's guess takes a 33-pixel image that was padded to 64 for one of stride 2, and keeps that for all others.
     """
-    pooler.scales = [2.0**-level for level in range(2, 2 + len(pooler.featmap_names))]
+    pooler.scales = [1 / (first_stride * 2**level) for level in range(len(pooler.featmap_names))]
     pooler.map_levels = initLevelMapper(
-        2,
+        int(-math.log2(pooler.scales[0])),
         int(-math.log2(pooler.scales[-1])),
         canonical_scale=pooler.canonical_scale,
         canonical_level=pooler.canonical_level,

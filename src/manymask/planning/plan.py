@@ -82,14 +82,15 @@ class Plan(BaseModel):
     """Of this list of settings."""
     recipe: str = "baseline"
     """The recipe that the settings started from."""
-    architecture: Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_fpn"] = (
+    architecture: Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_fpn", "maskrcnn_compact"] = (
         "maskrcnn_resnet50_fpn_v2"
     )
-    """torchvision's two models, or ``maskrcnn_fpn`` with any timm backbone."""
+    """torchvision's two models, ``maskrcnn_fpn`` with any timm backbone, or ``maskrcnn_compact`` for CPUs and small
+    objects."""
     backbone: Annotated[str | None, BeforeValidator(_none_from_text)] = None
-    """Name of a timm model with ``features_only``, for ``maskrcnn_fpn`` only."""
+    """Name of a timm model with ``features_only``, for ``maskrcnn_fpn``, or in place of ``maskrcnn_compact``'s own."""
     weights: Annotated[str, BeforeValidator(_text_from_path)] = "coco"
-    """Where training starts: ``coco``, ``imagenet``, ``none`` or a file."""
+    """Where training starts: ``coco``, ``imagenet``, ``none``, a shipped model (``manymask models``) or a file."""
     trainable_stages: int = Field(default=3, ge=0, le=5)
     """Backbone stages that are trained, counted from the last; all of them where there are no weights."""
     anchor_sizes: Annotated[tuple[float, ...], BeforeValidator(_list_from_text)] = (32, 64, 128, 256, 512)
@@ -150,6 +151,10 @@ class Plan(BaseModel):
     is not stretched further."""
     augmentation: Literal["none", "flip", "dihedral"] = "none"
     """What training images are put through at random: nothing, left-right flips, or all flips and quarter turns."""
+    scale_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Share that training images are made larger or smaller by at random, at most."""
+    intensity_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Strength of random changes of the training images' gamma, brightness, colours and noise."""
     sampling: Literal["uniform", "balanced"] = "uniform"
     """How often images are drawn: all alike, or by how many crops they hold and how rare their classes are."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -179,6 +184,8 @@ class Plan(BaseModel):
     gives the highest F1 on the validation images."""
     mask_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which a pixel belongs to a predicted mask."""
+    tta: bool = False
+    """Test-time augmentation: predict flipped and enlarged views of an image too, and merge what they find."""
     keep_checkpoints: Literal["all", "best"] = "all"
     """Which epochs' checkpoints stay: all, or only the best and the last."""
     data: DataRecord | None = None
@@ -186,13 +193,19 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _check_settings_fit(self) -> "Plan":
-        if self.architecture == "maskrcnn_fpn":
-            if self.backbone is None:
-                raise ValueError("architecture=maskrcnn_fpn needs backbone=<timm name>, for example backbone=resnet18")
+        if self.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
             if self.weights == "coco":
-                raise ValueError("there are no COCO weights of maskrcnn_fpn; set weights to imagenet, none or a file")
+                raise ValueError(
+                    f"there are no COCO weights of {self.architecture}; set weights to none, a shipped model or a file"
+                )
         elif self.backbone is not None:
-            raise ValueError(f"backbone goes with architecture=maskrcnn_fpn only, not with {self.architecture}")
+            raise ValueError(
+                f"backbone goes with architecture=maskrcnn_fpn or maskrcnn_compact only, not with {self.architecture}"
+            )
+        if self.architecture == "maskrcnn_fpn" and self.backbone is None:
+            raise ValueError("architecture=maskrcnn_fpn needs backbone=<timm name>, for example backbone=resnet18")
+        if self.architecture == "maskrcnn_compact" and self.backbone is None and self.weights == "imagenet":
+            raise ValueError("there are no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>")
         if self.min_size and self.scale != 1:
             raise ValueError(
                 f"min_size is {self.min_size} and scale {self.scale:g}; set min_size=0 to resize by a factor"
@@ -270,8 +283,12 @@ def make_plan(recipe: str = "baseline", settings: Mapping[str, Any] | None = Non
         return change_plan(RECIPES[recipe], settings)
     if recipe == AUTO:
         values = parse_values(settings)
-        if values.get("weights") != "coco" and values.get("architecture", "maskrcnn_fpn") == "maskrcnn_fpn":
-            values = {"architecture": "maskrcnn_fpn", "backbone": "resnet18", **values}
+        if values.get("backbone") or values.get("weights") == "imagenet":
+            values = {"architecture": "maskrcnn_fpn", **values}
+        if values.get("architecture") == "maskrcnn_fpn":
+            values = {"backbone": "resnet18", **values}
+        elif values.get("weights") != "coco":
+            values = {"architecture": "maskrcnn_compact", **values}
         return change_plan(Plan(recipe=AUTO), {"weights": "none", "min_size": 0, **values})
     if not Path(recipe).is_file():
         names = ", ".join((AUTO, *RECIPES))

@@ -7,12 +7,10 @@ from typing import Any, cast
 from manymask.planning.fingerprint import Fingerprint
 from manymask.planning.machine import Machine, StepCost
 from manymask.planning.plan import AUTO, SETTINGS, Plan, change_plan, parse_values
-from manymask.planning.rules import RULES, Facts, Rule
+from manymask.planning.rules import INHERITED, RULES, Facts, Rule
 
 # Rules that fit a run into a time budget, whatever its recipe.
 SCHEDULE = ("epochs", "epoch_steps")
-# Settings that weights of an earlier run were made for.
-INHERITED = ("architecture", "backbone", "aspect_ratios", "mask_alignment", "normalization", "min_contrast")
 NO_RULE = "no rule"
 """The reason of a setting that no rule decides."""
 
@@ -41,7 +39,7 @@ def plan_training(
     machine: Machine,
     settings: Mapping[str, Any],
     measure: Callable[[Plan], StepCost],
-    start: Plan | None = None,
+    read_start: Callable[[str], Plan | None] = lambda weights: None,
 ) -> tuple[Plan, tuple[Decision, ...]]:
     """Decide every setting: the user's own, those that rules choose, and the rest, which rules leave alone.
 
@@ -50,14 +48,13 @@ def plan_training(
         machine: Where training runs.
         settings: The user's own, whose values may be text; rules that come later see them.
         measure: Gives the cost of a training step with a plan whose schedule is still open.
-        start: The plan that the starting weights were trained with, where they are an earlier run's.
+        read_start: Gives the plan that weights, by the setting's value, were trained with; None where there is none.
 
     Raises:
         PlanError: A setting does not exist, is out of range, or settings do not fit each other.
     """
     own = parse_values(settings)
-    inherited = {} if start is None else {name: getattr(start, name) for name in INHERITED if name not in own}
-    values, decisions = _apply_rules(RULES, data, machine, own, inherited, measure)
+    values, decisions = _apply_rules(RULES, data, machine, own, measure, read_start)
     plan = change_plan(Plan(recipe=AUTO, weights="none"), values)
     decided = {decision.setting for decision in decisions}
     rest = [
@@ -72,7 +69,7 @@ def fit_schedule(
     """The plan of another recipe with as many steps as its ``minutes`` hold; the user's ``own`` settings stay."""
     settings = {name: getattr(plan, name) for name in SETTINGS if name not in SCHEDULE or name in own}
     rules = [rule for rule in RULES if rule.setting in SCHEDULE]
-    values, _ = _apply_rules(rules, data, machine, settings, {}, measure)
+    values, _ = _apply_rules(rules, data, machine, settings, measure, lambda weights: None)
     return plan.model_copy(update={name: values[name] for name in SCHEDULE})
 
 
@@ -81,13 +78,18 @@ def _apply_rules(
     data: Fingerprint,
     machine: Machine,
     own: Mapping[str, Any],
-    inherited: Mapping[str, Any],
     measure: Callable[[Plan], StepCost],
+    read_start: Callable[[str], Plan | None],
 ) -> tuple[dict[str, Any], list[Decision]]:
-    values, cost = {**own, **inherited}, None
+    values, cost = dict(own), None
     decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in own.items()]
-    decisions += [Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()]
     for rule in rules:
+        if rule.setting == "architecture" and (start := read_start(values["weights"])) is not None:
+            inherited = {name: getattr(start, name) for name in INHERITED if name not in own}
+            values |= inherited
+            decisions += [
+                Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()
+            ]
         if rule.setting in values:
             continue
         if rule.needs_cost and cost is None:

@@ -19,6 +19,19 @@ INPUT_SIZE = {"cpu": 256, "cuda": 512}
 TINY_OBJECT = 12.0
 # Side of a box that small objects (the 25 % quantile) are brought down to: a level of stride 4 still sees enough.
 LARGE_OBJECT = 96.0
+# Sides of boxes between which the shipped model nuclei has found objects: most of its own training data.
+NUCLEI_SIZES = (6.0, 90.0)
+# Settings that weights of an earlier run were made for.
+INHERITED = (
+    "architecture",
+    "backbone",
+    "aspect_ratios",
+    "anchor_sizes",
+    "mask_alignment",
+    "normalization",
+    "min_contrast",
+)
+FOREIGN_WEIGHTS = ("coco", "imagenet")
 # Steps of a run without a time budget, at least and at most, and its passes over the data between them.
 MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
 NUM_EPOCHS = 20
@@ -92,17 +105,35 @@ def _rule(setting: str, source: str, *, needs_cost: bool = False) -> Callable[[A
     return register
 
 
-@_rule("architecture", "Mask R-CNN with FPN (arXiv 1703.06870, 1612.03144)")
+@_rule("weights", "measured: fine-tuning on other images than it knows; weights of other data are a user's choice")
+def choose_weights(facts: Facts) -> tuple[str, str]:
+    """The shipped model ``nuclei`` for objects of its sizes, on machines without a GPU; else random weights."""
+    if facts.machine.device == "cuda":
+        return "none", "a GPU is there, which trains larger networks"
+    if fixed := [name for name in INHERITED if name in facts.own]:
+        return "none", f"you set {fixed[0]}"
+    small, large = facts.data.box_size.p25, facts.data.box_size.p95
+    smallest, largest = NUCLEI_SIZES
+    because = f"most boxes are {small:.0f} to {large:.0f} pixels, those that it knows {smallest:.0f} to {largest:.0f}"
+    is_alike = smallest <= small and large <= largest and not facts["min_size"]
+    return ("nuclei" if is_alike else "none"), because
+
+
+@_rule("architecture", "Mask R-CNN with FPN (arXiv 1703.06870, 1612.03144); measured: the compact architecture")
 def choose_architecture(facts: Facts) -> tuple[str, str]:
-    """Mask R-CNN with FPN over any backbone; torchvision's model where COCO weights are asked for."""
+    """The compact one; on a GPU or with a backbone of your own that with any; torchvision's for COCO weights."""
     if facts["weights"] == "coco":
         return "maskrcnn_resnet50_fpn_v2", "there are COCO weights of it"
-    return "maskrcnn_fpn", "takes any backbone and needs no foreign weights"
+    if facts["backbone"] or facts["weights"] == "imagenet":
+        return "maskrcnn_fpn", "takes any backbone"
+    if facts.machine.device == "cuda":
+        return "maskrcnn_fpn", "a GPU is there"
+    return "maskrcnn_compact", "no GPU: light heads, and a finest level of stride 2 for small objects"
 
 
 @_rule("backbone", "multiply-adds; which is better at equal time was measured on no GPU yet")
 def choose_backbone(facts: Facts) -> tuple[str | None, str]:
-    """ResNet-50 where a GPU pays for it, else ResNet-18; torchvision's models have their own."""
+    """ResNet-50 where a GPU pays for it, else ResNet-18; the other architectures have their own."""
     if facts["architecture"] != "maskrcnn_fpn":
         return None, "the architecture has its own"
     if facts.machine.device == "cuda":
@@ -110,10 +141,12 @@ def choose_backbone(facts: Facts) -> tuple[str | None, str]:
     return "resnet18", "no GPU: it takes a third of ResNet-50's multiply-adds"
 
 
-@_rule("weights", "weights of other data are a user's choice: set weights=imagenet, or a file")
-def choose_weights(facts: Facts) -> tuple[str, str]:
-    """Random weights: nothing is downloaded."""
-    return "none", "nothing is downloaded"
+@_rule("trainable_stages", "torchvision freezes the first stages of foreign weights")
+def choose_trainable_stages(facts: Facts) -> tuple[int, str]:
+    """All; with COCO or ImageNet weights the last three."""
+    if facts["weights"] in FOREIGN_WEIGHTS:
+        return 3, "the first stages of weights of photographs stay as they are"
+    return 5, "all parts are trained"
 
 
 @_rule("min_size", "one factor for all images keeps one size of object one size")
@@ -141,9 +174,10 @@ def choose_scale(facts: Facts) -> tuple[float, str]:
     )
     if small > LARGE_OBJECT:
         return max(round(4 * LARGE_OBJECT / small) / 4, 0.25), because
-    if usual < TINY_OBJECT:
+    tiny = TINY_OBJECT / 2 if facts["architecture"] == "maskrcnn_compact" and not facts["backbone"] else TINY_OBJECT
+    if usual < tiny:
         # No more than the longest image can take, or crops would be enlarged more than whole images.
-        return max(min(round(4 * TINY_OBJECT / usual) / 2, 4.0, facts["max_size"] / longest), 1.0), because
+        return max(min(round(4 * tiny / usual) / 2, 4.0, facts["max_size"] / longest), 1.0), because
     return 1.0, because
 
 
@@ -300,10 +334,10 @@ def choose_num_workers(facts: Facts) -> tuple[int, str]:
 
 @_rule("optimizer", "from random weights SGD learns nothing in ten minutes (docs/experiments/scheduler.md)")
 def choose_optimizer(facts: Facts) -> tuple[str, str]:
-    """AdamW from random weights, else SGD as torchvision's recipes."""
-    if facts["weights"] != "none":
-        return "sgd", "training starts from weights"
-    return "adamw", "training starts from random weights"
+    """SGD from COCO or ImageNet weights, as torchvision's recipes; else AdamW."""
+    if facts["weights"] in FOREIGN_WEIGHTS:
+        return "sgd", "training starts from foreign weights"
+    return "adamw", "training starts from random weights, or from weights that AdamW made"
 
 
 @_rule("gradient_clip", "assumption, in all measured runs")
@@ -346,12 +380,13 @@ def choose_accumulate(facts: Facts) -> tuple[int, str]:
     needs_cost=True,
 )
 def choose_learning_rate(facts: Facts) -> tuple[float, str]:
-    """5e-4 for 4 images a step, by the square root for more; with SGD in proportion."""
+    """5e-4 for 4 images a step, 3e-4 from weights, by the square root for more; with SGD in proportion."""
     num_images = facts["batch_size"] * facts["accumulate"]
     because = f"{num_images} images a step with {facts['optimizer']}"
     if facts["optimizer"] == "sgd":
         return round(0.00125 * num_images, 6), because
-    return round(5e-4 * math.sqrt(num_images / 4), 6), because
+    highest = 5e-4 if facts["weights"] == "none" else 3e-4
+    return round(highest * math.sqrt(num_images / 4), 6), because
 
 
 @_rule("epochs", "a validation after each; they take at most 15 % of a time budget", needs_cost=True)

@@ -20,6 +20,7 @@ from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.modeling.architectures import check_backbone
 from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
+from manymask.modeling.shipped import list_shipped, resolve_weights
 from manymask.planning import (
     DataRecord,
     Decision,
@@ -63,10 +64,9 @@ def check_start(plan: Plan) -> None:
     choose_device(plan.device)
     if plan.backbone is not None:
         check_backbone(plan.backbone)
-    if plan.weights not in ("coco", "imagenet", "none") and not Path(plan.weights).is_file():
-        raise CheckpointError(
-            f"weights is {plan.weights!r}, expected coco, imagenet, none or a file; no such file is there"
-        )
+    if plan.weights not in ("coco", "imagenet", "none") and not resolve_weights(plan.weights).is_file():
+        names = ", ".join(("coco", "imagenet", "none", *list_shipped()))
+        raise CheckpointError(f"weights is {plan.weights!r}, expected {names} or a file; no such file is there")
 
 
 def read_data(
@@ -154,16 +154,16 @@ def decide_settings(
             return measure_step(plan, data.dataset, fingerprint, val_megapixels)
 
     if is_auto:
-        start = read_start(draft.weights) if Path(draft.weights).is_file() else None
-        return plan_training(fingerprint, machine, settings, measure, start)
+        return plan_training(fingerprint, machine, settings, measure, read_start)
     if draft.minutes is not None:
         return fit_schedule(draft, fingerprint, machine, settings, measure), ()
     return draft, ()
 
 
 def read_start(weights: str) -> Plan | None:
-    """The plan that a weights file was trained with; None where the file does not say."""
-    values = read_training_plan(Path(weights))
+    """The plan that weights were trained with; None where these are foreign, or their file does not say."""
+    path = resolve_weights(weights)
+    values = read_training_plan(path) if path.is_file() else None
     return None if values is None else load_plan(values, weights)
 
 

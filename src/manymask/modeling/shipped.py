@@ -1,0 +1,15 @@
+"""The models that the package carries, by name."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / "models"
+
+
+def list_shipped() -> dict[str, Path]:
+    """The file of each model by its name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def resolve_weights(weights: str) -> Path:
+    """The file that a name of a shipped model stands for; anything else is a path."""
+    return list_shipped().get(weights, Path(weights))
