@@ -86,6 +86,8 @@ def _apply_rules(
     for rule in rules:
         if rule.setting == "architecture" and (start := read_start(values["weights"])) is not None:
             inherited = {name: getattr(start, name) for name in INHERITED if name not in own}
+            if values.get("min_size"):
+                inherited.pop("scale", None)  # resizes by itself
             values |= inherited
             decisions += [
                 Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()

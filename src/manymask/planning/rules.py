@@ -25,6 +25,7 @@ NUCLEI_SIZES = (6.0, 90.0)
 INHERITED = (
     "architecture",
     "backbone",
+    "scale",
     "aspect_ratios",
     "anchor_sizes",
     "mask_alignment",
@@ -110,7 +111,7 @@ def choose_weights(facts: Facts) -> tuple[str, str]:
     """The shipped model ``nuclei`` for objects of its sizes, on machines without a GPU; else random weights."""
     if facts.machine.device == "cuda":
         return "none", "a GPU is there, which trains larger networks"
-    if fixed := [name for name in INHERITED if name in facts.own]:
+    if fixed := [name for name in ("architecture", "backbone", "aspect_ratios") if name in facts.own]:
         return "none", f"you set {fixed[0]}"
     small, large = facts.data.box_size.p25, facts.data.box_size.p95
     smallest, largest = NUCLEI_SIZES
