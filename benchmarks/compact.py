@@ -1,6 +1,6 @@
 """Seconds of a training step and of a prediction with the compact architecture and with other choices, side by side.
 
-python benchmarks/compact.py: networks of random weights, four crops of 256 x 256 pixels with 49 objects of 18 pixels each.
+python benchmarks/compact.py: networks of random weights, four crops of 256 x 256 pixels with 49 objects of 18 pixels.
 """
 
 import statistics

@@ -1,0 +1,71 @@
+"""The model that the package carries finds nuclei with no training, no network and no other file."""
+
+import socket
+
+import numpy as np
+import pytest
+
+from manymask import load_model, predict
+from manymask.modeling.checkpoint import read_card
+from manymask.modeling.shipped import list_shipped
+from manymask.planning import Plan, make_plan
+from manymask.training.preparation import check_start, read_start
+
+BYTES_AT_MOST = 25e6
+
+
+@pytest.fixture(scope="module")
+def nuclei():
+    return load_model("nuclei")
+
+
+def draw_nuclei(size=256, pitch=32, radius=9, strength=180):
+    """Bright discs with soft borders on a dark, noisy ground, as in fluorescence, and their number."""
+    centres = np.arange(pitch // 2, size, pitch)
+    y, x = np.mgrid[:size, :size]
+    nearest = np.hypot(x - centres[x // pitch], y - centres[y // pitch])
+    light = strength / (1 + np.exp(nearest - radius))
+    noise = np.random.default_rng(0).normal(12, 3, (size, size))
+    return np.clip(light + noise, 0, 255).astype(np.uint8), len(centres) ** 2, nearest < radius
+
+
+@pytest.mark.parametrize("settings", [{}, {"tta": True}])
+def test_finds_nuclei_without_a_network(monkeypatch, settings):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the model asked for a network"))
+    model = load_model("nuclei", **settings)
+    pixels, count, _ = draw_nuclei()
+    (found,) = predict(model, pixels)
+    shown = found[found.scores >= model.plan.shown_score]
+    assert abs(len(shown) - count) <= 0.05 * count
+
+
+def test_masks_have_the_nuclei_s_borders(nuclei):
+    pixels, _, truth = draw_nuclei()
+    (found,) = predict(nuclei, pixels)
+    mask = found[found.scores >= nuclei.plan.shown_score].to_layers().numpy().max(axis=0) > 0
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.8
+
+
+def test_nothing_in_an_empty_image(nuclei):
+    noise = np.random.default_rng(0).normal(12, 1, (128, 128)).clip(0, 255).astype(np.uint8)
+    (found,) = predict(nuclei, noise)
+    assert (found.scores >= nuclei.plan.shown_score).sum() == 0
+
+
+def test_file_is_small_and_tells_where_it_is_from(nuclei):
+    path = list_shipped()["nuclei"]
+    assert path.stat().st_size < BYTES_AT_MOST
+    assert sum(parameter.numel() for parameter in nuclei.network.parameters()) < 12e6
+    card = read_card(path)
+    assert {"parameters", "classes", "data", "licence", "scores"} <= card.keys()
+    assert card["licence"] == "CC0"
+    assert nuclei.plan.data is not None
+    assert (nuclei.plan.data.path, nuclei.plan.data.train_names) == ("train", ())
+
+
+def test_training_starts_from_it():
+    plan = make_plan("auto", {"weights": "nuclei"})
+    check_start(plan)
+    start = read_start("nuclei")
+    assert isinstance(start, Plan)
+    assert start.architecture == "maskrcnn_compact"
