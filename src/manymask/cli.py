@@ -305,8 +305,10 @@ def models() -> None:
     rows = []
     for name, path in list_shipped().items():
         card = read_card(path)
-        texts = [card[part] for part in ("parameters", "classes", "data", "licence", "scores")]
-        rows.append((name, f"{path.stat().st_size / 1e6:.0f} MB", *texts))
+        texts = [card[part] for part in ("data", "licence", "scores")]
+        rows.append(
+            (name, f"{path.stat().st_size / 1e6:.0f} MB", card["parameters"], ", ".join(card["classes"]), *texts)
+        )
     _print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
     typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
 
