@@ -1,4 +1,5 @@
 import json
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,18 +14,30 @@ from pycocotools.coco import COCO
 from manymask.core import Instances, encode_crops
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.formats import read_dataset, read_pixels, write_class_folder
-from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
+from manymask.modeling import shipped
+from manymask.modeling.architectures import build_model
+from manymask.modeling.checkpoint import (
+    CHECKPOINT_KEY,
+    read_checkpoint,
+    read_state_dict,
+    write_checkpoint,
+    write_model,
+)
 from manymask.planning import make_plan
 from manymask.prediction import (
     OUTPUT_FORMATS,
     Model,
+    _map_back,
+    _predict_view,
     _warn_of_cap,
     find_checkpoint,
     load_model,
     predict,
     predict_files,
 )
+from manymask.scoring import evaluate
 from manymask.synthetic import make_categories, make_sample
+from manymask.training.preparation import read_start
 from tests import dense
 from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
 
@@ -88,7 +101,7 @@ def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
 
 
 def test_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected a run folder or a checkpoint at .*none, found nothing"):
+    with pytest.raises(CheckpointError, match=r"expected a run folder, a checkpoint or .*at .*none, found nothing"):
         load_model(tmp_path / "none")
     with pytest.raises(CheckpointError, match=r"found a folder without best\.ckpt and last\.ckpt"):
         load_model(tmp_path)
@@ -388,3 +401,73 @@ def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
     strict = load_model(model.source, score_threshold=1.0)
     with pytest.warns(UserWarning, match="no instance has a score of 1 or more"):
         predict_files(strict, cells, tmp_path / "out", formats=["coco"])
+
+
+class TestTta:
+    def test_boxes_of_views_come_back(self):
+        """A box of a 20 x 30 view that is enlarged 1.25 times and flipped both ways, of a 16 x 24 image."""
+        boxes = torch.tensor([[5.0, 10.0, 15.0, 20.0]])
+        assert _map_back(boxes, (20, 30), (16, 24), []).tolist() == [[4, 8, 12, 16]]
+        assert _map_back(boxes, (20, 30), (16, 24), [2]).tolist() == [[12, 8, 20, 16]]
+        assert _map_back(boxes, (20, 30), (16, 24), [1]).tolist() == [[4, 0, 12, 8]]
+        assert _map_back(boxes, (20, 30), (16, 24), [2, 1]).tolist() == [[12, 0, 20, 8]]
+
+    @pytest.mark.parametrize("flips", [(True, False), (False, True), (True, True)])
+    def test_a_view_of_a_flipped_image_is_the_image_s(self, model, flips):
+        """The network sees the same pixels, so what it finds lies at the mirrored places."""
+        image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
+        axes = [axis for axis, is_flipped in ((2, flips[0]), (1, flips[1])) if is_flipped]
+        plain, view = _predict_view(model, image), _predict_view(model, image.flip(axes), *flips)
+        assert len(plain) > 0
+        np.testing.assert_allclose(view.scores, plain.scores)
+        expected = plain.to_masks()[:, :: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
+        assert (view.to_masks() == expected).mean() > 0.999
+
+    def test_merged(self, run):
+        model = load_model(run, tta=True)
+        (found,) = predict(model, make_pixels())
+        assert model.plan.tta
+        assert 0 < len(found) <= model.plan.max_detections
+        assert (np.diff(found.scores) <= 0).all()
+        assert found.scores.min() >= model.plan.min_score
+        assert found.size == (40, 52)
+
+
+class TestShipped:
+    @pytest.fixture
+    def name(self, run, tmp_path, monkeypatch):
+        write_model(read_checkpoint(run / "best.ckpt"), tmp_path / "tiny.safetensors", {"licence": "CC0"})
+        monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return "tiny"
+
+    def test_by_name(self, name, model):
+        loaded = load_model(name)
+        assert loaded.categories == model.categories
+        assert loaded.source.name == "tiny.safetensors"
+        (plain,), (found,) = predict(model, make_pixels()), predict(loaded, make_pixels())
+        assert abs(len(found) - len(plain)) <= 2  # weights in half precision
+
+    def test_a_run_of_that_name_comes_first(self, name, run):
+        shutil.copytree(run, "tiny")
+        assert load_model(name).source == Path("tiny/best.ckpt")
+
+    def test_a_folder_of_that_name_is_no_run(self, name):
+        Path("tiny").mkdir()
+        assert load_model(name).source.name == "tiny.safetensors"
+
+    def test_names_are_listed(self, name):
+        with pytest.raises(CheckpointError, match=r"the name of a shipped model \(tiny\) at none, found nothing"):
+            load_model("none")
+
+    def test_as_starting_weights(self, name):
+        assert read_start(name).backbone == SETTINGS["backbone"]
+        network = build_model(3, **{**SETTINGS, "weights": name})
+        expected = read_state_dict(Path("tiny.safetensors"))
+        assert all(torch.equal(v, expected[n].to(v.dtype)) for n, v in network.state_dict().items())
+
+    def test_evaluating_needs_data(self, name):
+        with pytest.raises(
+            DatasetError, match="tiny is a shipped model, which holds no images to score on; give the data"
+        ):
+            evaluate(name)

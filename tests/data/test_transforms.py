@@ -265,3 +265,60 @@ class TestMakeTarget:
         target = make(layers.tolist(), [1] * num_instances)
         assert target["boxes"][-1].tolist() == [699, 99, 700, 100]
         assert int(target["layers"].max()) == num_instances
+
+
+class TestJitter:
+    """An image painted from its layers shows whether both went the same way."""
+
+    def change(self, seed=0, size=(40, 56), **settings):
+        layers = torch.zeros(2, *size, dtype=torch.int32)
+        layers[0, 5:25, 8:20], layers[1, 12:36, 30:50] = 300, 70_000
+        image = (layers.amax(0) > 0).float().expand(3, -1, -1).contiguous()
+        plan = make_plan(settings={"min_size": 0, **settings})
+        return augment(image, InstanceLayers(layers), plan, torch.Generator().manual_seed(seed))
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_layers_follow_the_image(self, seed):
+        image, layers = self.change(seed, scale_jitter=0.5, augmentation="dihedral")
+        assert image.shape[-2:] == layers.shape[-2:]
+        is_object = layers.amax(0) > 0
+        assert ((image[0] > 0.5) == is_object).float().mean() > 0.97
+        assert set(layers.unique().tolist()) == {0, 300, 70_000}
+
+    def test_sizes(self):
+        """Whole images change their size by as much as was asked for; crops keep theirs, unless the image ends."""
+        heights = [self.change(seed, scale_jitter=0.5)[0].shape[-2] for seed in range(40)]
+        assert min(heights) >= round(40 / 1.5)
+        assert max(heights) <= 60
+        assert len(set(heights)) > 15
+        shapes = [tuple(self.change(seed, scale_jitter=0.5, crop_size=24)[0].shape) for seed in range(40)]
+        assert {side for shape in shapes for side in shape[1:]} <= {23, 24, 25}
+
+    def test_off_by_default(self):
+        image, layers = self.change()
+        assert image.shape == (3, 40, 56)
+        assert (image[0].bool() == (layers.amax(0) > 0)).all()
+
+    def test_is_a_function_of_the_generator(self):
+        settings = {"scale_jitter": 0.5, "intensity_jitter": 0.5, "crop_size": 24}
+        assert torch.equal(self.change(3, **settings)[0], self.change(3, **settings)[0])
+        assert not torch.equal(self.change(3, **settings)[0], self.change(4, **settings)[0])
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_light(self, seed):
+        image, layers = self.change(seed, intensity_jitter=1)
+        assert image.min() >= 0
+        assert image.max() <= 1
+        assert (image[0] == image).all()  # grey stays grey
+        is_object = layers.amax(0) > 0
+        assert image[0][is_object].mean() > image[0][~is_object].mean()
+
+    def test_colours_change_apart(self):
+        plan = make_plan(settings={"min_size": 0, "intensity_jitter": 0.5})
+        image = torch.full((3, 8, 8), 0.5)
+        image[1] = 0.25
+        changed, _ = augment(
+            image, InstanceLayers(torch.zeros(1, 8, 8, dtype=torch.int32)), plan, torch.Generator().manual_seed(0)
+        )
+        ratios = changed.mean(dim=(1, 2)) / image.mean(dim=(1, 2))
+        assert len({round(ratio, 3) for ratio in ratios.tolist()}) == 3

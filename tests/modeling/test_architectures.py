@@ -10,6 +10,7 @@ from torchvision.models.detection import (
 )
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from manymask.core import InstanceLayers
 from manymask.errors import CheckpointError, PlanError
 from manymask.modeling.architectures import CLASS_PARTS, build_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, NETWORK_PREFIX, write_checkpoint
@@ -239,6 +240,60 @@ class TestTimm:
         assert numbers[0] == len(list(backbone.body.parameters()))
         assert numbers[1:] == sorted(set(numbers[1:]), reverse=True)
         assert numbers[-1] == 0
+
+
+COMPACT = {
+    "architecture": "maskrcnn_compact", "weights": "none", "detections_per_image": 20, "min_size": 0,
+    "anchor_sizes": (8, 16, 32, 64, 128),
+}  # fmt: skip
+
+
+class TestCompact:
+    def test_levels(self):
+        model = build_model(3, **COMPACT)
+        maps = model.backbone(torch.zeros(1, 3, 64, 96))
+        sizes = [tuple(level.shape[1:]) for level in maps.values()]
+        assert sizes == [(96, 32, 48), (96, 16, 24), (96, 8, 12), (96, 4, 6), (96, 2, 3)]
+        for pooler in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
+            assert pooler.scales == [1 / 2, 1 / 4, 1 / 8, 1 / 16]
+
+    @pytest.mark.parametrize(
+        ("side", "level"), [(4, 0), (14, 0), (27, 0), (29, 1), (55, 1), (57, 2), (113, 3), (500, 3)]
+    )
+    def test_boxes_are_pooled_where_they_are_7_to_14_cells(self, side, level):
+        pooler = build_model(3, **COMPACT).roi_heads.mask_roi_pool
+        assert pooler.map_levels([torch.tensor([[0.0, 0, side, side]])]).tolist() == [level]
+
+    def test_small_and_of_as_many_classes_as_asked(self):
+        model = build_model(5, **COMPACT)
+        assert sum(parameter.numel() for parameter in model.parameters()) < 12e6
+        assert model.roi_heads.box_predictor.cls_score.out_features == 5
+        assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 5
+
+    @pytest.mark.parametrize("backbone", [None, "test_resnet"])
+    def test_trains_and_predicts(self, backbone):
+        torch.manual_seed(0)
+        model = build_model(2, **COMPACT, backbone=backbone)
+        layers = torch.zeros(1, 64, 64, dtype=torch.int32)
+        layers[0, 10:30, 20:40] = 1
+        target = {
+            "boxes": torch.tensor([[20.0, 10, 40, 30]]), "labels": torch.ones(1, dtype=torch.int64),
+            "layers": InstanceLayers(layers),
+        }  # fmt: skip
+        losses = model([torch.rand(3, 64, 64)] * 2, [target] * 2)
+        loss = torch.stack(list(losses.values())).sum()
+        loss.backward()
+        assert loss.isfinite()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        (found,) = model.eval()([torch.rand(3, 50, 70)])
+        assert found["mask_probabilities"].shape[1:] == (28, 28)
+        assert len(found["boxes"]) <= 20
+
+    def test_trainable_stages(self):
+        backbone = build_model(2, **COMPACT).backbone
+        backbone.freeze(3)
+        frozen = {n.split(".")[0] for n, p in backbone.body.named_parameters() if not p.requires_grad}
+        assert frozen == {"conv1", "bn1", "layer1"}
 
 
 def test_number_of_classes():

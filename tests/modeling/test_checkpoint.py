@@ -8,10 +8,13 @@ from safetensors.torch import save_file
 from manymask.errors import CheckpointError
 from manymask.modeling.checkpoint import (
     CHECKPOINT_KEY,
+    read_card,
     read_checkpoint,
     read_state_dict,
+    read_training_plan,
     strip_prefix,
     write_checkpoint,
+    write_model,
 )
 
 CHECKPOINT = {
@@ -134,3 +137,43 @@ class TestReadStateDict:
     def test_no_state_dict(self, tmp_path, content):
         torch.save(content, tmp_path / "a.pth")
         assert_refused(read_state_dict, tmp_path / "a.pth", "holds no state dict")
+
+
+class TestModel:
+    """A small file for a package: what it loads as is what training wrote."""
+
+    @pytest.fixture
+    def model(self, tmp_path):
+        state = {
+            "network.a": torch.arange(6.0).view(2, 3) / 7,
+            "network.b": torch.tensor([1e6]),
+            "metric": torch.zeros(1),
+        }
+        own = {"plan": {"epochs": 3}, "score_threshold": 0.6}
+        write_model({CHECKPOINT_KEY: own, "state_dict": state}, tmp_path / "m.safetensors", {"licence": "CC0"})
+        return tmp_path / "m.safetensors"
+
+    def test_round_trip(self, model):
+        checkpoint = read_checkpoint(model)
+        assert checkpoint[CHECKPOINT_KEY] == {
+            "plan": {"epochs": 3}, "score_threshold": 0.6, "card": {"licence": "CC0"},
+        }  # fmt: skip
+        assert set(checkpoint["state_dict"]) == {"network.a", "network.b"}
+        assert read_training_plan(model) == {"epochs": 3}
+        assert read_card(model) == {"licence": "CC0"}
+
+    def test_weights_in_half_precision_but_for_one_axis(self, model):
+        """Statistics of BatchNorm may be larger than fp16 holds."""
+        state = read_state_dict(model)
+        assert (state["a"].dtype, state["b"].dtype) == (torch.float16, torch.float32)
+        assert torch.allclose(state["a"].float(), torch.arange(6.0).view(2, 3) / 7, atol=1e-3)
+        assert state["b"].item() == 1e6
+
+    def test_foreign_file_has_no_card(self, tmp_path):
+        save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+        assert read_card(tmp_path / "a.safetensors") == {}
+        assert_refused(read_checkpoint, tmp_path / "a.safetensors", "is not a checkpoint of manymask's")
+
+    def test_damaged(self, model):
+        model.write_bytes(model.read_bytes()[:-5])
+        assert_refused(read_checkpoint, model, "is cut short or not a weights file")

@@ -63,6 +63,9 @@ VALUES = {
     "normalization": ("image", "image"),
     "min_contrast": ("0.1", 0.1),
     "augmentation": ("dihedral", "dihedral"),
+    "scale_jitter": ("0.3", 0.3),
+    "intensity_jitter": ("0.2", 0.2),
+    "tta": ("true", True),
     "sampling": ("balanced", "balanced"),
     "val_fraction": ("0.2", 0.2),
     "group_by": (r"^slide\d+", r"^slide\d+"),
@@ -158,7 +161,16 @@ class TestRecipes:
     def test_draft_of_auto(self):
         plan = make_plan("auto", {"epochs": "7"})
         assert (plan.recipe, plan.epochs, plan.weights) == ("auto", 7, "none")
-        assert (plan.architecture, plan.backbone) == ("maskrcnn_fpn", "resnet18")
+        assert (plan.architecture, plan.backbone) == ("maskrcnn_compact", None)
+
+    @pytest.mark.parametrize(
+        ("settings", "backbone"),
+        [({"backbone": "resnet34"}, "resnet34"), ({"weights": "imagenet"}, "resnet18"),
+         ({"architecture": "maskrcnn_fpn"}, "resnet18")],
+    )  # fmt: skip
+    def test_draft_of_auto_with_any_backbone(self, settings, backbone):
+        plan = make_plan("auto", settings)
+        assert (plan.architecture, plan.backbone) == ("maskrcnn_fpn", backbone)
 
     @pytest.mark.parametrize("settings", [{"weights": "coco"}, {"architecture": "maskrcnn_resnet50_fpn"}])
     def test_draft_of_auto_with_another_architecture(self, settings):
@@ -273,10 +285,18 @@ def test_out_of_range(name, value):
     [
         (
             {"backbone": "resnet18"},
-            "backbone goes with architecture=maskrcnn_fpn only, not with maskrcnn_resnet50_fpn_v2",
+            "backbone goes with architecture=maskrcnn_fpn or maskrcnn_compact only, not with maskrcnn_resnet50_fpn_v2",
         ),
         ({"architecture": "maskrcnn_fpn", "weights": "none"}, "maskrcnn_fpn needs backbone=<timm name>"),
-        ({**TIMM, "weights": "coco"}, "no COCO weights of maskrcnn_fpn; set weights to imagenet"),
+        (
+            {**TIMM, "weights": "coco"},
+            "no COCO weights of maskrcnn_fpn; set weights to none, a shipped model or a file",
+        ),
+        ({"architecture": "maskrcnn_compact"}, "no COCO weights of maskrcnn_compact; set weights to none"),
+        (
+            {"architecture": "maskrcnn_compact", "weights": "imagenet"},
+            "no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>",
+        ),
         ({"min_size": "2000"}, "min_size is 2000, but max_size only 1333"),
         ({"scale": "2"}, "min_size is 800 and scale 2; set min_size=0 to resize by a factor"),
         ({"crop_size": "64"}, "min_size is 800 and crop_size 64: .*; set min_size=0"),

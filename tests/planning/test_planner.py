@@ -13,7 +13,7 @@ from manymask.planning import (
     plan_training,
     write_explanation,
 )
-from manymask.planning.rules import RULES
+from manymask.planning.rules import INHERITED, RULES
 from tests.planning.fingerprints import COST, CPU, costs, fingerprints, machines, make_data, make_distribution
 
 # What a user may set, one by one or together.
@@ -65,8 +65,11 @@ class TestUsersOwn:
             ({"min_size": "512"}, {"scale": 1, "anchor_sizes": (40, 80, 160, 320, 640)}),
             ({"max_steps": "120"}, {"epochs": 2, "epoch_steps": 60, "warmup_steps": 6}),
             ({"epochs": "10"}, {"epoch_steps": None}),
-            ({"optimizer": "sgd"}, {"learning_rate": 0.005, "weights": "none"}),
-            ({"batch_size": "16"}, {"accumulate": 1, "learning_rate": 0.001}),
+            ({"optimizer": "sgd"}, {"learning_rate": 0.005, "weights": "nuclei"}),
+            ({"batch_size": "16"}, {"accumulate": 1, "learning_rate": 0.0006}),
+            ({"batch_size": "16", "weights": "none"}, {"accumulate": 1, "learning_rate": 0.001}),
+            ({"weights": "imagenet"}, {"architecture": "maskrcnn_fpn", "backbone": "resnet18", "optimizer": "sgd"}),
+            ({"backbone": "resnet34"}, {"architecture": "maskrcnn_fpn", "weights": "none", "trainable_stages": 5}),
         ],
     )
     def test_what_follows_from_them(self, settings, expected):
@@ -79,7 +82,10 @@ class TestUsersOwn:
             ({"epohs": "1"}, "there is no setting 'epohs'; did you mean 'epochs'"),
             ({"epochs": "0"}, "in the settings, epochs is '0'"),
             ({"min_size": "800", "scale": "2"}, "set min_size=0 to resize by a factor"),
-            ({"backbone": "resnet18", "weights": "coco"}, "backbone goes with architecture=maskrcnn_fpn only"),
+            (
+                {"backbone": "resnet18", "weights": "coco"},
+                "backbone goes with architecture=maskrcnn_fpn or maskrcnn_compact only",
+            ),
         ],
     )
     def test_refused(self, settings, match):
@@ -129,12 +135,33 @@ class TestStart:
     def test_are_taken_over(self):
         start = make_plan("baseline", {"architecture": "maskrcnn_fpn", "backbone": "resnet34", "weights": "none"})
         own = {"weights": "a.ckpt", "normalization": "type"}
-        plan, decisions = plan_training(make_data(elongation=1), CPU, own, lambda plan: COST, start)
+        asked = []
+
+        def read_start(weights):
+            asked.append(weights)
+            return start
+
+        plan, decisions = plan_training(make_data(elongation=1), CPU, own, lambda plan: COST, read_start)
+        assert asked == ["a.ckpt"]
         assert (plan.backbone, plan.mask_alignment, plan.aspect_ratios) == ("resnet34", "torchvision", (0.5, 1, 2))
         inherited = {decision.setting for decision in decisions if decision.source == "weights"}
-        assert inherited == {"architecture", "backbone", "aspect_ratios", "mask_alignment", "min_contrast"}
+        assert inherited == set(INHERITED) - {"normalization"}
         assert {decision.setting for decision in decisions if decision.is_yours} == set(own)
-        assert (plan.optimizer, plan.recipe) == ("sgd", "auto")
+        assert (plan.optimizer, plan.recipe) == ("adamw", "auto")
+
+    def test_of_the_shipped_model_where_the_rule_takes_it(self):
+        """Its scale and anchors fit its weights, whatever the data's own sizes; crops follow the scale."""
+        start = make_plan("auto", {"scale": "1.5", "anchor_sizes": "8,16,32,64,128", "weights": "none"})
+        plan, _ = plan_training(make_data(box_size=40), CPU, {}, lambda plan: COST, {"nuclei": start}.get)
+        assert (plan.weights, plan.architecture, plan.scale) == ("nuclei", "maskrcnn_compact", 1.5)
+        assert plan.anchor_sizes == (8, 16, 32, 64, 128)
+        assert (plan.crop_size, plan.learning_rate) == (192, 0.0003)
+
+    def test_min_size_resizes_by_itself(self):
+        start = make_plan("auto", {"scale": "1.5", "weights": "none"})
+        own = {"weights": "a.ckpt", "min_size": "512"}
+        plan, _ = plan_training(make_data(), CPU, own, lambda plan: COST, lambda weights: start)
+        assert (plan.min_size, plan.scale) == (512, 1)
 
 
 class TestExplanation:

@@ -63,17 +63,26 @@ def test_cost_that_was_not_measured():
 @pytest.mark.parametrize(
     ("setting", "changes", "value"),
     [
-        ("architecture", {}, "maskrcnn_fpn"),
+        ("architecture", {}, "maskrcnn_compact"),
+        ("architecture", {"weights": "imagenet"}, "maskrcnn_fpn"),
+        ("architecture", {"backbone": "resnet34"}, "maskrcnn_fpn"),
         ("architecture", {"weights": "coco"}, "maskrcnn_resnet50_fpn_v2"),
         ("backbone", {}, "resnet18"),
         ("backbone", {"architecture": "maskrcnn_resnet50_fpn"}, None),
-        ("weights", {}, "none"),
+        ("backbone", {"architecture": "maskrcnn_compact"}, None),
+        ("weights", {}, "nuclei"),
+        ("weights", {"min_size": 800}, "none"),
+        ("trainable_stages", {}, 5),
+        ("trainable_stages", {"weights": "nuclei"}, 5),
+        ("trainable_stages", {"weights": "coco"}, 3),
         ("mask_alignment", {}, "exact"),
         ("mask_alignment", {"weights": "coco"}, "torchvision"),
         ("mask_alignment", {"weights": "imagenet"}, "exact"),
         ("optimizer", {}, "adamw"),
         ("optimizer", {"weights": "coco"}, "sgd"),
-        ("optimizer", {"weights": "a.ckpt"}, "sgd"),
+        ("optimizer", {"weights": "imagenet"}, "sgd"),
+        ("optimizer", {"weights": "a.ckpt"}, "adamw"),
+        ("learning_rate", {"weights": "nuclei"}, 3e-4),
         ("score_threshold", {}, "auto"),
         ("scale", {"min_size": 800}, 1.0),
         ("accumulate", {"batch_size": 1}, 4),
@@ -99,7 +108,14 @@ def test_by_other_settings(setting, changes, value):
 
 
 @pytest.mark.parametrize(
-    ("setting", "cpu", "cuda"), [("backbone", "resnet18", "resnet50"), ("batch_size", 4, 8), ("num_workers", 2, 8)]
+    ("setting", "cpu", "cuda"),
+    [
+        ("backbone", "resnet18", "resnet50"),
+        ("batch_size", 4, 8),
+        ("num_workers", 2, 8),
+        ("architecture", "maskrcnn_compact", "maskrcnn_fpn"),
+        ("weights", "nuclei", "none"),
+    ],
 )
 def test_by_device(setting, cpu, cuda):
     assert (choose(setting), choose(setting, machine=CUDA)) == (cpu, cuda)
@@ -296,3 +312,22 @@ def test_epochs_by_time(minutes, seconds, epochs):
 )
 def test_epoch_steps(changes, values, steps):
     assert choose("epoch_steps", make_data(**changes), **values) == steps
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "weights"), [(6, 90, "nuclei"), (20, 20, "nuclei"), (5, 20, "none"), (20, 91, "none")]
+)
+def test_shipped_model_for_objects_of_its_sizes(small, large, weights):
+    data = make_data(box_size=make_distribution(20, p5=small, p25=small, p75=large, p95=large, p99=large, max=large))
+    assert choose("weights", data) == weights
+
+
+@pytest.mark.parametrize("name", ["architecture", "backbone", "aspect_ratios"])
+def test_no_shipped_model_for_a_network_of_one_s_own(name):
+    facts = Facts(make_data(), CPU, DECIDED, COST, own={name})
+    assert BY_SETTING["weights"].choose(facts) == ("none", f"you set {name}")
+
+
+@pytest.mark.parametrize(("architecture", "scale"), [("maskrcnn_compact", 1.0), ("maskrcnn_fpn", 3.0)])
+def test_a_finer_level_needs_less_enlarging(architecture, scale):
+    assert choose("scale", make_data(box_size=8), architecture=architecture) == scale
