@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torchvision.models import ResNet50_Weights, resnet50
@@ -12,6 +13,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from manymask.core import InstanceLayers
 from manymask.errors import CheckpointError, PlanError
+from manymask.modeling import architectures
 from manymask.modeling.architectures import CLASS_PARTS, build_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, NETWORK_PREFIX, write_checkpoint
 
@@ -288,6 +290,42 @@ class TestCompact:
         (found,) = model.eval()([torch.rand(3, 50, 70)])
         assert found["mask_probabilities"].shape[1:] == (28, 28)
         assert len(found["boxes"]) <= 20
+
+    @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
+    def test_timm_backbone(self, name):
+        """Its levels have the strides that timm gives them, and the boxes' levels follow."""
+        model = build_model(2, **COMPACT, backbone=name)
+        maps = model.backbone(torch.zeros(1, 3, 64, 96))
+        sizes = [tuple(level.shape[1:]) for level in maps.values()]
+        assert sizes == [(96, 16, 24), (96, 8, 12), (96, 4, 6), (96, 2, 3), (96, 1, 2)]
+        assert model.roi_heads.mask_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+
+    def test_imagenet_weights_are_the_backbone_s(self, monkeypatch):
+        made = []
+
+        def create(name, *, is_pretrained=False):
+            made.append((name, is_pretrained))
+            body = timm.create_model(name, features_only=True)
+            if is_pretrained:
+                body.load_state_dict({n: torch.full_like(v, 0.5) for n, v in body.state_dict().items()})
+            return body
+
+        monkeypatch.setattr(architectures, "_create_timm_body", create)
+        model = build_model(2, **{**COMPACT, "weights": "imagenet"}, backbone="test_resnet")
+        assert made == [("test_resnet", False), ("test_resnet", True)]
+        assert all((value == 0.5).all() for value in model.backbone.body.parameters())
+
+    @pytest.mark.parametrize(
+        ("weights", "message"),
+        [
+            ("coco", "no COCO weights of maskrcnn_compact; set weights to none, a shipped model or a file"),
+            ("imagenet", "no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>"),
+        ],
+    )
+    def test_weights_that_it_has_not(self, weights, message):
+        with pytest.raises(PlanError) as caught:
+            build_model(2, **{**COMPACT, "weights": weights})
+        assert str(caught.value) == f"in the settings, there are {message}"
 
     def test_trainable_stages(self):
         backbone = build_model(2, **COMPACT).backbone

@@ -281,9 +281,9 @@ def load_starting_weights(model: MaskRCNN, plan: Plan) -> None:
 
 def _load_imagenet_weights(model: MaskRCNN, plan: Plan) -> None:
     body: Any = model.backbone.body
-    if plan.architecture == "maskrcnn_fpn":
+    if plan.backbone is not None:
         try:
-            source = _create_timm_body(plan.backbone or "", is_pretrained=True)
+            source = _create_timm_body(plan.backbone, is_pretrained=True)
         except (OSError, RuntimeError, ValueError) as error:  # no network, a broken cache, no such weights
             raise _explain_download(f"timm's weights of {plan.backbone}", error) from error
         body.load_state_dict(source.state_dict())
