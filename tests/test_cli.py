@@ -8,10 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 import manymask
+from manymask import prediction
 from manymask.cli import app, main
-from manymask.core import Category
+from manymask.core import Category, merge_views
 from manymask.errors import PlanError
 from manymask.formats import read_dataset
+from manymask.modeling import shipped
+from manymask.modeling.checkpoint import read_checkpoint, write_model
 from manymask.planning import SETTINGS, make_plan, parse_settings, read_plan
 from manymask.planning.rules import RULES
 from tests.cells import lose, write_cells, write_results
@@ -104,7 +107,8 @@ def test_version(run):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "plan", "inspect", "evaluate", "compare", "experiment", "report", "predict", "synthetic"]
+    "command",
+    ["train", "plan", "inspect", "evaluate", "compare", "experiment", "report", "predict", "models", "synthetic"],
 )
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "-h")
@@ -159,7 +163,7 @@ def test_train_without_data(run):
 @pytest.mark.parametrize("name", ["with  two spaces", "[bold] and [/x] :smile:", "a" * 120 + " [1]", "back\\[x]"])
 def test_paths_in_messages_are_as_given(run, tmp_path, name):
     assert_one_line(run("train", tmp_path / name), f"error: {tmp_path / name} does not exist; ")
-    assert_one_line(run("predict", tmp_path / name, tmp_path), f"checkpoint at {tmp_path / name}, found nothing; ")
+    assert_one_line(run("predict", tmp_path / name, tmp_path), f") at {tmp_path / name}, found nothing; ")
 
 
 def test_a_message_of_several_lines_becomes_one(run, tmp_path):
@@ -366,6 +370,80 @@ def test_experiment_prints_the_comparison(run, data, results, tmp_path, monkeypa
     ((_, given),) = calls
     assert given["vary"] == ["scheduler=none,cosine", "epochs=1,2"]
     assert (given["seeds"], given["batch_size"], given["group_by"]) == ([4, 5], "3", ".")
+
+
+CARD = {
+    "parameters": "5.6 M", "classes": ["round", "[long]"], "data": "drawn cells", "licence": "CC0", "scores": "F1 0.1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(model, tmp_path, monkeypatch) -> str:
+    """The name of a shipped model; the working folder is empty."""
+    write_model(read_checkpoint(model / "last.ckpt"), tmp_path / "models" / "tiny.safetensors", CARD)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "models")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return "tiny"
+
+
+def test_models_are_listed_with_their_cards(run, tiny):
+    code, out, _ = run("models")
+    size = (shipped.FOLDER / "tiny.safetensors").stat().st_size
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert rows == [["tiny", f"{size / 1e6:.0f} MB", "5.6 M", "round, [long]", "drawn cells", "CC0", "F1 0.1"]]
+    assert code == 0
+    assert out.endswith("manymask predict NAME IMAGES, manymask train DATA --weights NAME\n")
+
+
+def test_a_shipped_model_predicts_and_is_scored_by_name(run, tiny, data):
+    assert run("predict", tiny, data / "0001", "--format", "coco")[0] == 0
+    assert len(json.loads(Path("out/predictions.json").read_text())) > 0
+    code, out, _ = run("evaluate", tiny, data)
+    assert code == 0
+    assert out.endswith("written to evaluation/evaluation.json\n")
+    assert run("report", tiny, data)[0] == 0
+    assert Path("report.html").is_file()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_scores_of_a_shipped_model_need_data(run, tiny, command):
+    assert_one_line(run(command, tiny), "tiny is a shipped model, which holds no images to score on; give the data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["train", "DATA", "--weights", "tinny"], "weights is 'tinny', expected coco, imagenet, none, tiny or a file"),
+        (["predict", "tinny", "DATA"], "the name of a shipped model (tiny) at tinny, found nothing"),
+        (["evaluate", "tinny", "DATA"], "a shipped model's name, a .json file of COCO results or a folder of"),
+    ],
+)
+def test_names_that_no_model_has(run, tiny, data, arguments, part):
+    assert_one_line(run(*(data if argument == "DATA" else argument for argument in arguments)), part)
+    assert not any(Path().iterdir())
+
+
+def test_plan_takes_over_what_a_shipped_model_was_made_for(run, tiny, data):
+    code, out, _ = run("plan", data, "--weights", tiny, "--device", "cpu", "--num-workers", "0", "--batch-size", "2")
+    assert code == 0
+    settings = parse_settings(out.splitlines())
+    assert (settings["weights"], settings["architecture"], settings["backbone"]) == (
+        "tiny",
+        "maskrcnn_fpn",
+        "resnet10t",
+    )
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_tta(run, model, data, tmp_path, monkeypatch, command):
+    """The flag and the setting are the same."""
+    views = []
+    monkeypatch.setattr(prediction, "TTA_FLIPS", ((False, False), (True, False)))
+    monkeypatch.setattr(prediction, "merge_views", lambda found: views.append(len(found)) or merge_views(found))
+    for number, (options, num_images) in enumerate([((), 0), (("--tta",), 3), (("--set", "tta=true"), 6)]):
+        assert run(command, model, data, "--output", tmp_path / str(number), *options)[0] == 0
+        assert views == [4] * num_images
 
 
 def test_errors_reach_callers_of_the_app_as_they_are():
