@@ -138,7 +138,7 @@ def find_checkpoint(source: Path) -> Path:
         return shipped[str(source)]
     found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
     raise CheckpointError(
-        f"expected a run folder, a checkpoint or the name of a shipped model ({', '.join(shipped)}) at {source}, found "
+        f"expected the name of a shipped model ({', '.join(shipped)}), a run folder or a checkpoint at {source}, found "
         f"{found}; train a model first"
     )
 
