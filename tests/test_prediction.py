@@ -34,6 +34,7 @@ from manymask.prediction import (
     load_model,
     predict,
     predict_files,
+    predict_tensor,
 )
 from manymask.scoring import evaluate
 from manymask.synthetic import make_categories, make_sample
@@ -101,7 +102,7 @@ def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
 
 
 def test_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected a run folder, a checkpoint or .*at .*none, found nothing"):
+    with pytest.raises(CheckpointError, match=r"a run folder or a checkpoint at .*none, found nothing"):
         load_model(tmp_path / "none")
     with pytest.raises(CheckpointError, match=r"found a folder without best\.ckpt and last\.ckpt"):
         load_model(tmp_path)
@@ -423,6 +424,20 @@ class TestTta:
         expected = plain.to_masks()[:, :: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
         assert (view.to_masks() == expected).mean() > 0.999
 
+    @pytest.mark.parametrize("axis", [1, 2])
+    def test_a_flipped_image_gives_the_flipped_masks(self, run, axis):
+        """Its views are the image's own in another order."""
+        model, image = load_model(run, tta=True), torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
+        plain, flipped = predict_tensor(model, image), predict_tensor(model, image.flip(axis))
+        np.testing.assert_allclose(flipped.scores, plain.scores, atol=1e-4)
+        assert (np.flip(flipped.to_masks(), axis) == plain.to_masks()).mean() > 0.99
+
+    def test_an_enlarged_view_has_the_image_s_size(self, model):
+        found = _predict_view(model, torch.rand(3, 41, 53, generator=torch.Generator().manual_seed(0)), factor=1.25)
+        assert found.size == (41, 53)
+        assert (found.boxes[:, 2:].max(axis=0) <= (53, 41)).all()
+        assert found.boxes[:, 2:].max() > 45  # boxes over the whole of it, not the view's part
+
     def test_merged(self, run):
         model = load_model(run, tta=True)
         (found,) = predict(model, make_pixels())
@@ -457,7 +472,10 @@ class TestShipped:
         assert load_model(name).source.name == "tiny.safetensors"
 
     def test_names_are_listed(self, name):
-        with pytest.raises(CheckpointError, match=r"the name of a shipped model \(tiny\) at none, found nothing"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"the name of a shipped model \(tiny\), a run folder or a checkpoint at none, found nothing",
+        ):
             load_model("none")
 
     def test_as_starting_weights(self, name):

@@ -66,6 +66,36 @@ class TestMergeViews:
         assert len(merged) == len(corners) == 400
         np.testing.assert_array_equal(merged.to_masks().sum(0), view.to_masks().sum(0))
 
+    @given(strategies.stacks(), st.integers(1, 4), st.data())
+    def test_views_that_agree_are_each_of_them(self, masks, num_views, data):
+        """Whatever overlaps or is the same in one view; empty masks are no objects."""
+        numbers = st.lists(st.integers(1, 2), min_size=len(masks), max_size=len(masks))
+        labels = np.array(data.draw(numbers), dtype=np.int64)
+        scores = np.linspace(1, 0.1, len(masks), dtype=np.float32)
+        view = Instances.from_runs(dense.encode_runs(masks), labels, scores=scores)
+        merged, is_kept = merge_views([view] * num_views), masks.any(axis=(1, 2))
+        np.testing.assert_array_equal(merged.to_masks(), masks[is_kept])
+        np.testing.assert_array_equal(merged.labels, labels[is_kept])
+        np.testing.assert_allclose(merged.scores, scores[is_kept], rtol=1e-6)
+
+    @given(st.data())
+    def test_no_score_is_lost_or_made(self, data):
+        """Each instance is part of one that is merged, with at most one of each view, and scores fall."""
+        size, num_views = data.draw(strategies.sizes()), data.draw(st.integers(1, 4))
+        views = []
+        for masks in data.draw(
+            st.lists(strategies.stacks(size, max_instances=4), min_size=num_views, max_size=num_views)
+        ):
+            masks = masks[masks.any(axis=(1, 2))]
+            scores = data.draw(st.lists(st.sampled_from([0.2, 0.5, 0.9]), min_size=len(masks), max_size=len(masks)))
+            ones = np.ones(len(masks), dtype=np.int64)
+            views.append(Instances.from_runs(dense.encode_runs(masks), ones, scores=np.array(scores, dtype=np.float32)))
+        merged = merge_views(views)
+        assert merged.scores.sum() == pytest.approx(sum(view.scores.sum() for view in views) / num_views)
+        assert merged.scores.max(initial=0) <= max(view.scores.max(initial=0) for view in views) + 1e-6
+        assert (np.diff(merged.scores) <= 0).all()
+        assert len(merged) >= max(map(len, views))
+
 
 class TestVoteRuns:
     def test_no_masks(self):

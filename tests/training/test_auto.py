@@ -8,11 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from manymask.errors import PlanError
-from manymask.modeling.checkpoint import read_state_dict, write_checkpoint
+from manymask.errors import CheckpointError, PlanError
+from manymask.modeling import shipped
+from manymask.modeling.checkpoint import read_checkpoint, read_state_dict, write_checkpoint, write_model
+from manymask.modeling.shipped import resolve_weights
 from manymask.planning import SETTINGS, change_plan, read_plan, write_plan
+from manymask.planning.rules import INHERITED
 from manymask.prediction import load_model
 from manymask.training import plan_run, train
+from tests.tiny_model import write_tiny_model
 from tests.training.runs import (
     PLAN_SETTINGS,
     find_differences,
@@ -142,6 +146,39 @@ class TestStartFromFile:
         plan, decisions = plan_run(data, weights=str(tmp_path / f"weights{suffix}"), **SMALL)
         assert plan.weights.endswith(suffix)
         assert not any(decision.because == "as the weights were trained" for decision in decisions)
+
+
+class TestStartFromShippedModel:
+    @pytest.fixture(autouse=True)
+    def nuclei(self, tmp_path, monkeypatch):
+        """A shipped model nuclei with a backbone of its own, and no other."""
+        write_tiny_model(tmp_path / "a.ckpt", scale=1.5, mask_alignment="exact", anchor_sizes=(6, 12, 24, 48, 96))
+        (tmp_path / "models").mkdir()
+        write_model(read_checkpoint(tmp_path / "a.ckpt"), tmp_path / "models" / "nuclei.safetensors", {})
+        monkeypatch.setattr(shipped, "FOLDER", tmp_path / "models")
+
+    # The rule takes it by itself: objects are of its sizes, and there is no GPU.
+    @pytest.mark.parametrize("weights", [{}, {"weights": "nuclei"}])
+    def test_plan(self, data, weights):
+        plan, decisions = plan_run(data, **{n: v for n, v in SMALL.items() if n != "backbone"}, **weights)
+        assert (plan.weights, plan.architecture, plan.backbone) == ("nuclei", "maskrcnn_fpn", "resnet10t")
+        assert (plan.scale, plan.anchor_sizes) == (1.5, (6, 12, 24, 48, 96))
+        assert (plan.optimizer, plan.trainable_stages, plan.mask_alignment) == ("adamw", 5, "exact")
+        assert {d.setting for d in decisions if d.source == "weights"} == set(INHERITED)
+
+    def test_trains_from_its_weights(self, data, output):
+        own = {n: v for n, v in SMALL.items() if n != "backbone"}
+        train(data, output=output, **own, max_steps=1, epochs=1, learning_rate=1e-9)
+        trained, start = read_state_dict(output / "last.ckpt"), read_state_dict(resolve_weights("nuclei"))
+        name = "backbone.body.conv1.0.weight"
+        assert torch.allclose(trained[name], start[name].float(), atol=1e-6)
+        assert load_model(output).plan.weights == "nuclei"
+
+    def test_names_of_those_there_are(self, data):
+        with pytest.raises(
+            CheckpointError, match="weights is 'nucle', expected coco, imagenet, none, nuclei or a file"
+        ):
+            plan_run(data, weights="nucle", device="cpu")
 
 
 class TestMinutes:
