@@ -163,7 +163,7 @@ def test_train_without_data(run):
 @pytest.mark.parametrize("name", ["with  two spaces", "[bold] and [/x] :smile:", "a" * 120 + " [1]", "back\\[x]"])
 def test_paths_in_messages_are_as_given(run, tmp_path, name):
     assert_one_line(run("train", tmp_path / name), f"error: {tmp_path / name} does not exist; ")
-    assert_one_line(run("predict", tmp_path / name, tmp_path), f") at {tmp_path / name}, found nothing; ")
+    assert_one_line(run("predict", tmp_path / name, tmp_path), f"checkpoint at {tmp_path / name}, found nothing; ")
 
 
 def test_a_message_of_several_lines_becomes_one(run, tmp_path):
@@ -415,7 +415,10 @@ def test_scores_of_a_shipped_model_need_data(run, tiny, command):
     ("arguments", "part"),
     [
         (["train", "DATA", "--weights", "tinny"], "weights is 'tinny', expected coco, imagenet, none, tiny or a file"),
-        (["predict", "tinny", "DATA"], "the name of a shipped model (tiny) at tinny, found nothing"),
+        (
+            ["predict", "tinny", "DATA"],
+            "the name of a shipped model (tiny), a run folder or a checkpoint at tinny, found nothing",
+        ),
         (["evaluate", "tinny", "DATA"], "a shipped model's name, a .json file of COCO results or a folder of"),
     ],
 )
