@@ -136,9 +136,11 @@ def _draw(generator: torch.Generator) -> float:
 def _resize(image: Tensor, layers: Tensor, factor: float) -> list[Tensor]:
     """Both resized on one grid: each pixel of the layers takes the id nearest to where its centre lies."""
     size = [max(round(side * factor), 1) for side in image.shape[-2:]]
-    ids = F.interpolate(layers[None].float(), size, mode="nearest-exact")[0]  # exact below 2^24 ids
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * (old / new)).long() for new, old in zip(size, image.shape[-2:], strict=True)
+    )
     image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
-    return [image, ids.to(layers.dtype)]
+    return [image, layers[:, rows][:, :, columns]]
 
 
 def _change_light(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -11,5 +11,6 @@ def list_shipped() -> dict[str, Path]:
 
 
 def resolve_weights(weights: str) -> Path:
-    """The file that a name of a shipped model stands for; anything else is a path."""
-    return list_shipped().get(weights, Path(weights))
+    """The file that weights are read from: the one that is there, else that of the shipped model of this name."""
+    path = Path(weights)
+    return path if path.is_file() else list_shipped().get(weights, path)
