@@ -26,7 +26,9 @@ from manymask.modeling.checkpoint import (
 from manymask.planning import make_plan
 from manymask.prediction import (
     OUTPUT_FORMATS,
+    TTA_FACTORS,
     Model,
+    _list_factors,
     _map_back,
     _predict_view,
     _warn_of_cap,
@@ -489,3 +491,16 @@ class TestShipped:
             DatasetError, match="tiny is a shipped model, which holds no images to score on; give the data"
         ):
             evaluate(name)
+
+
+def test_views_are_enlarged_as_far_as_images_are(run):
+    def count(**settings):
+        return len(_list_factors(load_model(run, **settings), torch.zeros(3, 40, 52)))
+
+    assert count() == len(TTA_FACTORS)
+    assert count(min_size=64) == count(max_size=60) == 1
+
+
+def test_cap_in_a_view_is_told(run):
+    with pytest.warns(UserWarning, match=r"a view of an image reached the cap of 3 detections"):
+        list(predict(load_model(run, tta=True, detections_per_image=3, score_threshold=0.05), make_pixels()))

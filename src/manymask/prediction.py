@@ -189,12 +189,32 @@ def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
     """
     if not model.plan.tta:
         return _predict_view(model, image)
-    views = [_predict_view(model, image, *flips, factor) for factor in TTA_FACTORS for flips in TTA_FLIPS]
+    views = [
+        _predict_view(model, image, *flips, factor) for factor in _list_factors(model, image) for flips in TTA_FLIPS
+    ]
+    if any(_is_capped(view, model.plan) for view in views):
+        warnings.warn(
+            f"a view of an image reached the cap of {model.plan.max_detections} detections, so that objects may be "
+            "lost that other views see; set detections_per_image higher",
+            stacklevel=3,
+        )
     merged = merge_views(views)
     merged = merged[merged.scores >= model.plan.min_score]
     # Each view has suppressed by itself; what one saw as one object and another as two is left to masks.
     kept = suppress_masks(merged.runs, merged.labels, model.plan.nms)
     return merged[kept[: model.plan.max_detections]]
+
+
+def _list_factors(model: Model, image: torch.Tensor) -> list[float]:
+    """The factors by which views are really enlarged: not where ``min_size`` resizes, nor beyond ``max_size``."""
+    plan = model.plan
+    limit = 1.0 if plan.min_size else plan.max_size / (plan.scale * max(image.shape[-2:]))
+    return [factor for factor in TTA_FACTORS if factor <= max(limit, 1.0)]
+
+
+def _is_capped(instances: Instances, plan: Plan) -> bool:
+    """Whether the cap may have cut off instances that the model is sure of."""
+    return len(instances) == plan.max_detections and bool(instances.scores.min() >= plan.shown_score)
 
 
 def _predict_view(
@@ -233,7 +253,7 @@ def _map_back(boxes: torch.Tensor, view_size: tuple[int, int], size: tuple[int, 
 
 def _warn_of_cap(instances: Instances, plan: Plan, path: Path) -> None:
     """Say so where the cap on detections may have cut off instances that the model is sure of."""
-    if len(instances) == plan.max_detections and instances.scores.min() >= plan.shown_score:
+    if _is_capped(instances, plan):
         warnings.warn(
             f"{path}: the cap of {plan.max_detections} detections is reached, and more instances may be there; set "
             f"detections_per_image higher",

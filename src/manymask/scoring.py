@@ -107,7 +107,7 @@ def open_source(
             f"label images at {path}, found nothing"
         )
     is_run = any((path / name).exists() for name in ("plan.json", "best.ckpt", "last.ckpt"))
-    if is_run or (not path.is_dir() and path.suffix.lower() != ".json"):
+    if is_run or str(path) in list_shipped() or (not path.is_dir() and path.suffix.lower() != ".json"):
         return _open_model(load_model(path, device, **settings), dataset)
     return _open_files(path, dataset, settings)
 
@@ -246,6 +246,8 @@ def read_validation(plan: Plan, run: Path) -> Dataset:
     record = plan.data
     if record is None:
         raise DatasetError(f"{run} does not say which images it was validated on; give the data")
+    if not record.val_names:
+        raise DatasetError(f"{run} is a shipped model, which holds no images to score on; give the data")
     path = Path(record.val_path or record.path)
     if not path.exists():
         raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data")

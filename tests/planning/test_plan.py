@@ -83,7 +83,7 @@ VALUES = {
     "keep_checkpoints": ("best", "best"),
 }
 # What settings need beside them.
-NEEDED = {"scale": {"min_size": "0"}, "crop_size": {"min_size": "0"}}
+NEEDED = {name: {"min_size": "0"} for name in ("scale", "crop_size", "scale_jitter")}
 
 
 def assert_refused(settings, match):
@@ -290,15 +290,16 @@ def test_out_of_range(name, value):
         ({"architecture": "maskrcnn_fpn", "weights": "none"}, "maskrcnn_fpn needs backbone=<timm name>"),
         (
             {**TIMM, "weights": "coco"},
-            "no COCO weights of maskrcnn_fpn; set weights to none, a shipped model or a file",
+            "no COCO weights of maskrcnn_fpn; set weights to imagenet, none or a file",
         ),
-        ({"architecture": "maskrcnn_compact"}, "no COCO weights of maskrcnn_compact; set weights to none"),
+        ({"architecture": "maskrcnn_compact"}, "no COCO weights of maskrcnn_compact; set weights to imagenet"),
         (
             {"architecture": "maskrcnn_compact", "weights": "imagenet"},
             "no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>",
         ),
         ({"min_size": "2000"}, "min_size is 2000, but max_size only 1333"),
         ({"scale": "2"}, "min_size is 800 and scale 2; set min_size=0 to resize by a factor"),
+        ({"scale_jitter": "0.2"}, "min_size is 800, which would undo scale_jitter; set min_size=0"),
         ({"crop_size": "64"}, "min_size is 800 and crop_size 64: .*; set min_size=0"),
         ({"aspect_ratios": ""}, "aspect_ratios is .., expected numbers from 0.05 to 20"),
         ({"aspect_ratios": "1,30"}, "aspect_ratios is .1.0, 30.0., expected numbers from 0.05 to 20"),

@@ -133,7 +133,8 @@ class TestStart:
     """Weights of an earlier run were made for some settings."""
 
     def test_are_taken_over(self):
-        start = make_plan("baseline", {"architecture": "maskrcnn_fpn", "backbone": "resnet34", "weights": "none"})
+        network = {"architecture": "maskrcnn_fpn", "backbone": "resnet34", "weights": "none", "min_size": 0}
+        start = make_plan("baseline", network)
         own = {"weights": "a.ckpt", "normalization": "type"}
         asked = []
 
@@ -147,15 +148,32 @@ class TestStart:
         inherited = {decision.setting for decision in decisions if decision.source == "weights"}
         assert inherited == set(INHERITED) - {"normalization"}
         assert {decision.setting for decision in decisions if decision.is_yours} == set(own)
-        assert (plan.optimizer, plan.recipe) == ("adamw", "auto")
+        assert (plan.optimizer, plan.recipe) == ("sgd", "auto")  # as the weights were made
 
     def test_of_the_shipped_model_where_the_rule_takes_it(self):
         """Its scale and anchors fit its weights, whatever the data's own sizes; crops follow the scale."""
-        start = make_plan("auto", {"scale": "1.5", "anchor_sizes": "8,16,32,64,128", "weights": "none"})
+        start = make_plan(
+            "auto", {"scale": "1.5", "anchor_sizes": "8,16,32,64,128", "optimizer": "adamw", "weights": "none"}
+        )
         plan, _ = plan_training(make_data(box_size=40), CPU, {}, lambda plan: COST, {"nuclei": start}.get)
         assert (plan.weights, plan.architecture, plan.scale) == ("nuclei", "maskrcnn_compact", 1.5)
         assert plan.anchor_sizes == (8, 16, 32, 64, 128)
         assert (plan.crop_size, plan.learning_rate) == (192, 0.0003)
+
+    @pytest.mark.parametrize(
+        ("made_with", "own"), [({"min_size": "800"}, {}), ({}, {"scale": "2"}), ({}, {"min_size": "512"})]
+    )
+    def test_anchors_of_another_scale_are_not(self, made_with, own):
+        start = make_plan("auto", {"anchor_sizes": "3,6,12,24,48", "weights": "none", **made_with})
+        own = {"weights": "a.ckpt", **own}
+        plan, _ = plan_training(make_data(), CPU, own, lambda plan: COST, lambda weights: start)
+        assert plan.anchor_sizes[0] >= 20
+        assert plan.scale == (2 if "scale" in own else 1)
+
+    def test_large_images_are_enlarged_as_the_weights_know_it(self):
+        start = make_plan("auto", {"scale": "1.5", "weights": "none"})
+        plan, _ = plan_training(make_data(heights=4000), CPU, {}, lambda plan: COST, lambda weights: start)
+        assert (plan.scale, plan.max_size) == (1.5, 6000)
 
     def test_min_size_resizes_by_itself(self):
         start = make_plan("auto", {"scale": "1.5", "weights": "none"})

@@ -81,7 +81,9 @@ def test_cost_that_was_not_measured():
         ("optimizer", {}, "adamw"),
         ("optimizer", {"weights": "coco"}, "sgd"),
         ("optimizer", {"weights": "imagenet"}, "sgd"),
-        ("optimizer", {"weights": "a.ckpt"}, "adamw"),
+        ("optimizer", {"weights": "a.pth"}, "sgd"),
+        ("optimizer", {"weights": "nuclei"}, "adamw"),
+        ("trainable_stages", {"weights": "a.pth"}, 3),
         ("learning_rate", {"weights": "nuclei"}, 3e-4),
         ("score_threshold", {}, "auto"),
         ("scale", {"min_size": 800}, 1.0),
@@ -322,7 +324,7 @@ def test_shipped_model_for_objects_of_its_sizes(small, large, weights):
     assert choose("weights", data) == weights
 
 
-@pytest.mark.parametrize("name", ["architecture", "backbone", "aspect_ratios"])
+@pytest.mark.parametrize("name", ["architecture", "backbone", "aspect_ratios", "scale"])
 def test_no_shipped_model_for_a_network_of_one_s_own(name):
     facts = Facts(make_data(), CPU, DECIDED, COST, own={name})
     assert BY_SETTING["weights"].choose(facts) == ("none", f"you set {name}")

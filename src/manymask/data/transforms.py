@@ -117,7 +117,12 @@ def augment(
     top, left = int(top * (max(height - size, 0) + 1)), int(left * (max(width - size, 0) + 1))
     parts = [part.as_subclass(Tensor)[:, top : top + size, left : left + size] for part in (image, layers)]
     if factor != 1:
-        parts = _resize(parts[0], parts[1], factor)
+        # Whole crops have one size, so that batches need no padding.
+        shape = [
+            plan.crop_size if side == size and plan.crop_size else max(round(side * factor), 1)
+            for side in parts[0].shape[-2:]
+        ]
+        parts = _resize(parts[0], parts[1], shape)
     if plan.augmentation == "dihedral":
         parts = [part.rot90(int(turn * 4), (1, 2)) for part in parts]
     if plan.augmentation != "none" and is_mirrored < 0.5:
@@ -133,13 +138,14 @@ def _draw(generator: torch.Generator) -> float:
     return 2 * torch.rand((), generator=generator).item() - 1
 
 
-def _resize(image: Tensor, layers: Tensor, factor: float) -> list[Tensor]:
+def _resize(image: Tensor, layers: Tensor, size: list[int]) -> list[Tensor]:
     """Both resized on one grid: each pixel of the layers takes the id nearest to where its centre lies."""
-    size = [max(round(side * factor), 1) for side in image.shape[-2:]]
     rows, columns = (
         ((torch.arange(new) + 0.5) * (old / new)).long() for new, old in zip(size, image.shape[-2:], strict=True)
     )
-    image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
+    image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=size[0] < image.shape[-2])[
+        0
+    ]
     return [image, layers[:, rows][:, :, columns]]
 
 

@@ -136,8 +136,9 @@ def _make_v2_heads(num_anchors: int) -> dict[str, Any]:
 def _make_compact_heads(num_classes: int, num_anchors: int, cap: int) -> dict[str, Any]:
     """Narrow heads, and pooling of each box from the level on which it is 7 to 14 cells long.
 
-    A bin of the mask head then covers at most one cell, so that one sample a bin sees all of them; torchvision takes
-    four from boxes of up to 28 cells, and the backward pass through these samples was a third of a training step.
+    That holds for boxes of 14 to 224 pixels; the finest and the coarsest level take the others. A bin of the mask head
+    then covers at most one cell, so that one sample a bin sees all of them; torchvision takes four from boxes of up to
+    28 cells, and the backward pass through these samples was a third of a training step.
     """
     levels, pooling = ["0", "1", "2", "3"], {"canonical_scale": COMPACT_CANONICAL_SCALE, "canonical_level": 4}
     return {

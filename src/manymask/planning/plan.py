@@ -185,7 +185,8 @@ class Plan(BaseModel):
     mask_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which a pixel belongs to a predicted mask."""
     tta: bool = False
-    """Test-time augmentation: predict flipped and enlarged views of an image too, and merge what they find."""
+    """Test-time augmentation: predict flipped and enlarged views of an image too, and merge what they find; training's
+    own validations do without."""
     keep_checkpoints: Literal["all", "best"] = "all"
     """Which epochs' checkpoints stay: all, or only the best and the last."""
     data: DataRecord | None = None
@@ -196,7 +197,7 @@ class Plan(BaseModel):
         if self.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
             if self.weights == "coco":
                 raise ValueError(
-                    f"there are no COCO weights of {self.architecture}; set weights to none, a shipped model or a file"
+                    f"there are no COCO weights of {self.architecture}; set weights to imagenet, none or a file"
                 )
         elif self.backbone is not None:
             raise ValueError(
@@ -215,6 +216,8 @@ class Plan(BaseModel):
                 f"min_size is {self.min_size} and crop_size {self.crop_size}: crops would be enlarged more than whole "
                 "images; set min_size=0"
             )
+        if self.min_size and self.scale_jitter:
+            raise ValueError(f"min_size is {self.min_size}, which would undo scale_jitter; set min_size=0")
         if self.min_size > self.max_size:
             raise ValueError(f"min_size is {self.min_size}, but max_size only {self.max_size}")
         if self.detections_per_image != "auto" and self.detections_per_image < 1:

@@ -81,13 +81,11 @@ def _apply_rules(
     measure: Callable[[Plan], StepCost],
     read_start: Callable[[str], Plan | None],
 ) -> tuple[dict[str, Any], list[Decision]]:
-    values, cost = dict(own), None
+    values, cost, start = dict(own), None, None
     decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in own.items()]
     for rule in rules:
         if rule.setting == "architecture" and (start := read_start(values["weights"])) is not None:
-            inherited = {name: getattr(start, name) for name in INHERITED if name not in own}
-            if values.get("min_size"):
-                inherited.pop("scale", None)  # resizes by itself
+            inherited = _inherit(start, own)
             values |= inherited
             decisions += [
                 Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()
@@ -96,10 +94,21 @@ def _apply_rules(
             continue
         if rule.needs_cost and cost is None:
             cost = measure(change_plan(Plan(recipe=AUTO, weights="none"), values))
-        value, because = rule.choose(Facts(data, machine, values, cost, own))
+        value, because = rule.choose(Facts(data, machine, values, cost, own, start))
         values[rule.setting] = value
         decisions.append(Decision(rule.setting, value, because, rule.source))
     return values, decisions
+
+
+def _inherit(start: Plan, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that weights were made for and that the user did not set.
+
+    Anchors fit the scale that they were made with: with another one of the user's, or from images that were resized to
+    one size, the rules find anchors.
+    """
+    is_other_scale = start.min_size or own.get("min_size") or "scale" in own
+    left_out = {*own, *(("scale", "anchor_sizes") if is_other_scale else ())}
+    return {name: getattr(start, name) for name in INHERITED if name not in left_out}
 
 
 def list_decisions(decisions: Sequence[Decision]) -> list[tuple[str, str, str, str]]:

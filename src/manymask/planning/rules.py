@@ -12,6 +12,7 @@ from typing import Any
 
 from manymask.planning.fingerprint import Fingerprint
 from manymask.planning.machine import Machine, StepCost
+from manymask.planning.plan import Plan
 
 # Pixels of the resized image that a training step sees of each image: the multiply-adds of a step hang on them.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}
@@ -19,7 +20,7 @@ INPUT_SIZE = {"cpu": 256, "cuda": 512}
 TINY_OBJECT = 12.0
 # Side of a box that small objects (the 25 % quantile) are brought down to: a level of stride 4 still sees enough.
 LARGE_OBJECT = 96.0
-# Sides of boxes between which the shipped model nuclei has found objects: most of its own training data.
+# Sides of boxes that the shipped model nuclei was trained on: about the 1 % and the 99 % quantile.
 NUCLEI_SIZES = (6.0, 90.0)
 # Settings that weights of an earlier run were made for.
 INHERITED = (
@@ -32,7 +33,6 @@ INHERITED = (
     "normalization",
     "min_contrast",
 )
-FOREIGN_WEIGHTS = ("coco", "imagenet")
 # Steps of a run without a time budget, at least and at most, and its passes over the data between them.
 MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
 NUM_EPOCHS = 20
@@ -50,6 +50,7 @@ class Facts:
         values: The settings decided so far.
         cost: What a step costs with them; only the rules of the schedule know it.
         own: Names of the settings that the user set.
+        start: The plan that the starting weights were trained with; None where there is none.
     """
 
     data: Fingerprint
@@ -57,6 +58,7 @@ class Facts:
     values: Mapping[str, Any]
     cost: StepCost | None = None
     own: Container[str] = ()
+    start: Plan | None = None
 
     def __getitem__(self, setting: str) -> Any:
         """A setting that is decided already; None for one that is not."""
@@ -68,6 +70,13 @@ class Facts:
         if self["min_size"]:
             return self["min_size"] / max(min(self.data.heights.median, self.data.widths.median), 1)
         return self["scale"]
+
+    @property
+    def has_foreign_weights(self) -> bool:
+        """Whether training starts from weights that these rules did not make: by SGD, with torchvision's habits."""
+        if self.start is not None:
+            return self.start.optimizer == "sgd"
+        return self["weights"] not in ("none", "nuclei")
 
     @property
     def measured(self) -> StepCost:
@@ -111,7 +120,7 @@ def choose_weights(facts: Facts) -> tuple[str, str]:
     """The shipped model ``nuclei`` for objects of its sizes, on machines without a GPU; else random weights."""
     if facts.machine.device == "cuda":
         return "none", "a GPU is there, which trains larger networks"
-    if fixed := [name for name in ("architecture", "backbone", "aspect_ratios") if name in facts.own]:
+    if fixed := [name for name in ("architecture", "backbone", "aspect_ratios", "scale") if name in facts.own]:
         return "none", f"you set {fixed[0]}"
     small, large = facts.data.box_size.p25, facts.data.box_size.p95
     smallest, largest = NUCLEI_SIZES
@@ -144,9 +153,9 @@ def choose_backbone(facts: Facts) -> tuple[str | None, str]:
 
 @_rule("trainable_stages", "torchvision freezes the first stages of foreign weights")
 def choose_trainable_stages(facts: Facts) -> tuple[int, str]:
-    """All; with COCO or ImageNet weights the last three."""
-    if facts["weights"] in FOREIGN_WEIGHTS:
-        return 3, "the first stages of weights of photographs stay as they are"
+    """All; with COCO, ImageNet or other foreign weights the last three."""
+    if facts.has_foreign_weights:
+        return 3, "the first stages of foreign weights stay as they are"
     return 5, "all parts are trained"
 
 
@@ -158,12 +167,15 @@ def choose_min_size(facts: Facts) -> tuple[int, str]:
 
 @_rule("max_size", "memory: features of a 4096 x 4096 image take 3 GB")
 def choose_max_size(facts: Facts) -> tuple[int, str]:
-    """Images are enlarged up to 4,096 pixels."""
+    """Images are enlarged up to 4,096 pixels, or as far as the scale of the starting weights asks for."""
     longest = max(facts.data.heights.max, facts.data.widths.max)
-    return 4096, f"the longest image side is {longest:.0f} pixels"
+    return max(4096, math.ceil(longest * (facts["scale"] or 1))), f"the longest image side is {longest:.0f} pixels"
 
 
-@_rule("scale", "FPN's finest level has a stride of 4 (arXiv 1612.03144); measured: pays below 12 pixels, costs above")
+@_rule(
+    "scale",
+    "FPN's finest level has a stride of 4 (arXiv 1612.03144); measured: pays below 12 pixels (half of that with a finest stride of 2: assumption)",
+)
 def choose_scale(facts: Facts) -> tuple[float, str]:
     """1; twice and more where most objects are tiny, less where even small ones are large."""
     if facts["min_size"]:
@@ -335,8 +347,8 @@ def choose_num_workers(facts: Facts) -> tuple[int, str]:
 
 @_rule("optimizer", "from random weights SGD learns nothing in ten minutes (docs/experiments/scheduler.md)")
 def choose_optimizer(facts: Facts) -> tuple[str, str]:
-    """SGD from COCO or ImageNet weights, as torchvision's recipes; else AdamW."""
-    if facts["weights"] in FOREIGN_WEIGHTS:
+    """SGD from COCO, ImageNet or other foreign weights, as torchvision's recipes; else AdamW."""
+    if facts.has_foreign_weights:
         return "sgd", "training starts from foreign weights"
     return "adamw", "training starts from random weights, or from weights that AdamW made"
 

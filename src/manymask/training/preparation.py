@@ -1,6 +1,6 @@
 """What comes before the first step: every file read once, the settings decided, the images split."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +22,12 @@ from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
 from manymask.modeling.shipped import list_shipped, resolve_weights
 from manymask.planning import (
+    SETTINGS,
     DataRecord,
     Decision,
     Plan,
     fit_schedule,
+    format_value,
     load_plan,
     plan_training,
     weigh_images,
@@ -54,11 +56,15 @@ class TrainingData:
     record: DataRecord
 
 
-def check_start(plan: Plan) -> None:
-    """Refuse what is not there before every file is checked, not after.
+def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
+    """Refuse what is not there, or does not fit, before every file is checked, not after.
+
+    Args:
+        plan: The settings.
+        settings: Names of those that are not for rules to decide.
 
     Raises:
-        PlanError: There is no such device or backbone.
+        PlanError: There is no such device or backbone, or the weights are another network's.
         CheckpointError: There is no such weights file.
     """
     choose_device(plan.device)
@@ -67,6 +73,14 @@ def check_start(plan: Plan) -> None:
     if plan.weights not in ("coco", "imagenet", "none") and not resolve_weights(plan.weights).is_file():
         names = ", ".join(("coco", "imagenet", "none", *list_shipped()))
         raise CheckpointError(f"weights is {plan.weights!r}, expected {names} or a file; no such file is there")
+    if (start := read_start(plan.weights)) is not None:
+        for name in ("architecture", "backbone", "aspect_ratios"):
+            own, expected = getattr(plan, name), getattr(start, name)
+            if name in settings and own != expected:
+                raise PlanError(
+                    f"weights={plan.weights} were trained with {name}={format_value(expected)}, not "
+                    f"{format_value(own)}; set it so, or take other weights"
+                )
 
 
 def read_data(

@@ -132,7 +132,7 @@ def prepare(
         raise DatasetError(f"{data} does not exist; give a folder of labelled images, or a COCO file")
     recipe = str(recipe or AUTO)
     draft = make_plan(recipe, settings)
-    check_start(draft)
+    check_start(draft, settings if recipe == AUTO else SETTINGS)
     as_read = draft
     if recipe == AUTO and "normalization" not in settings:
         as_read = change_plan(draft, {"normalization": "image"})  # what the rules choose for values that need it
