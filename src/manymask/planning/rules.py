@@ -174,7 +174,8 @@ def choose_max_size(facts: Facts) -> tuple[int, str]:
 
 @_rule(
     "scale",
-    "FPN's finest level has a stride of 4 (arXiv 1612.03144); measured: pays below 12 pixels (half of that with a finest stride of 2: assumption)",
+    "FPN's finest level has a stride of 4 (arXiv 1612.03144); measured: pays below 12 pixels, costs above; "
+    "half of that where the finest stride is 2 (assumption)",
 )
 def choose_scale(facts: Facts) -> tuple[float, str]:
     """1; twice and more where most objects are tiny, less where even small ones are large."""
