@@ -318,7 +318,7 @@ class TestCompact:
     @pytest.mark.parametrize(
         ("weights", "message"),
         [
-            ("coco", "no COCO weights of maskrcnn_compact; set weights to none, a shipped model or a file"),
+            ("coco", "no COCO weights of maskrcnn_compact; set weights to imagenet, none or a file"),
             ("imagenet", "no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>"),
         ],
     )

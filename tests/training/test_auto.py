@@ -152,7 +152,9 @@ class TestStartFromShippedModel:
     @pytest.fixture(autouse=True)
     def nuclei(self, tmp_path, monkeypatch):
         """A shipped model nuclei with a backbone of its own, and no other."""
-        write_tiny_model(tmp_path / "a.ckpt", scale=1.5, mask_alignment="exact", anchor_sizes=(6, 12, 24, 48, 96))
+        write_tiny_model(
+            tmp_path / "a.ckpt", scale=1.5, mask_alignment="exact", optimizer="adamw", anchor_sizes=(6, 12, 24, 48, 96)
+        )
         (tmp_path / "models").mkdir()
         write_model(read_checkpoint(tmp_path / "a.ckpt"), tmp_path / "models" / "nuclei.safetensors", {})
         monkeypatch.setattr(shipped, "FOLDER", tmp_path / "models")
