@@ -390,7 +390,8 @@ def choose_accumulate(facts: Facts) -> tuple[int, str]:
 
 @_rule(
     "learning_rate",
-    "AdamW: by the root of the batch (arXiv 2205.10287), less from weights (assumption); SGD: 0.00125 an image (MLPerf)",
+    "AdamW: by the root of the batch (arXiv 2205.10287), less from weights (assumption); SGD: 0.00125 an image "
+    "(MLPerf)",
     needs_cost=True,
 )
 def choose_learning_rate(facts: Facts) -> tuple[float, str]:
