@@ -143,9 +143,8 @@ def _resize(image: Tensor, layers: Tensor, size: list[int]) -> list[Tensor]:
     rows, columns = (
         ((torch.arange(new) + 0.5) * (old / new)).long() for new, old in zip(size, image.shape[-2:], strict=True)
     )
-    image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=size[0] < image.shape[-2])[
-        0
-    ]
+    is_smaller = size[0] < image.shape[-2]
+    image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=is_smaller)[0]
     return [image, layers[:, rows][:, :, columns]]
 
 

@@ -98,7 +98,8 @@ def _load(path: Path, device: str) -> Any:
 def _load_safetensors(path: Path, device: str) -> dict[str, Any]:
     """Tensors by name; where ``write_model`` wrote the file, as a training checkpoint has them."""
     with safe_open(path, framework="pt", device=device) as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        names: list[str] = file.keys()
+        state = {name: file.get_tensor(name) for name in names}
         own = (file.metadata() or {}).get(CHECKPOINT_KEY)
     if own is None:
         return state
