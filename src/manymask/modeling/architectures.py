@@ -232,8 +232,8 @@ class TimmBackbone(PyramidBackbone):
 class CompactBackbone(PyramidBackbone):
     """A narrow ResNet-18 (arXiv 1512.03385) without its pooling: feature maps of strides 2, 4, 8 and 16.
 
-    It sees objects of 10 pixels as the ResNet-18 sees them after enlarging the image twice. Its stages are three quarters
-    as wide, which takes 0.56 of their multiply-adds.
+    It sees objects of 10 pixels as the ResNet-18 sees them after enlarging the image twice. Its stages are three
+    quarters as wide, which takes 0.56 of their multiply-adds.
     """
 
     def __init__(self) -> None:
