@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,9 @@ def main() -> None:
     # slower; asleep they cost some ten percent on an idle one (benchmarks/RESULTS.md). Set it before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
     try:
         app(prog_name="manymask")
     except ManymaskError as error:
@@ -116,9 +120,12 @@ def plan(
     settings: SetOption = None,
 ) -> None:
     """Show the settings that train would take for these data on this machine, without training."""
+    from manymask.core.outputs import check_outputs, record_outputs
     from manymask.planning import NO_RULE, format_value, list_decisions, write_plan
     from manymask.training import plan_run
 
+    if output is not None:
+        check_outputs(output.parent, "plan", [output.name])
     made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **parse_options(settings))
     if decisions and explain:
         ruled = [decision for decision in decisions if decision.because != NO_RULE]
@@ -128,7 +135,8 @@ def plan(
         for name, value in made.model_dump(exclude={"version", "recipe", "data"}).items():
             typer.echo(f"{name}={format_value(value)}")
     if output is not None:
-        write_plan(made, output)
+        with record_outputs(output.parent, "plan", [output.name], is_whole=False):
+            write_plan(made, output)
         typer.echo(f"written to {output}")
 
 
@@ -147,7 +155,7 @@ def evaluate(
     from manymask import scoring
     from manymask.evaluation import format_scores
 
-    folder = output or (source if source.is_dir() else source.parent) / "evaluation"
+    folder = output or scoring.choose_folder(source) / "evaluation"
     with _show_progress("scoring") as progress:
         scores = scoring.evaluate(
             source,
@@ -319,7 +327,7 @@ def inspect(
     val: Annotated[Path | None, typer.Option(help="A separate validation set, searched for images of DATA.")] = None,
     group_by: GroupOption = None,
     fix: Annotated[Path | None, typer.Option(help="New folder for a repaired copy of DATA.")] = None,
-    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("inspection"),
+    output: Annotated[Path | None, typer.Option(help="Folder for findings.json and fingerprint.json. [none]")] = None,
     data_format: FormatOption = None,
     cap: Annotated[
         int | None,
@@ -350,11 +358,13 @@ def inspect(
     else:
         _print_table(title, names, rows[:20])
         if len(rows) > 20:
-            typer.echo(f"and {len(rows) - 20} more in {output / 'findings.json'}")
+            where = f"in {output / 'findings.json'}" if output else "that --output FOLDER writes to findings.json"
+            typer.echo(f"and {len(rows) - 20} more {where}")
         _print_table(*inspection.format_treatments(found.findings))
     _print_table(*inspection.format_fingerprint(found.fingerprint))
-    for name in ("findings.json", "fingerprint.json"):
-        typer.echo(f"written to {output / name}")
+    if output is not None:
+        for name in ("findings.json", "fingerprint.json"):
+            typer.echo(f"written to {output / name}")
     if fix is not None:
         typer.echo(inspection.describe_copy(found, fix))
     if found.has_faults:
@@ -372,11 +382,14 @@ def synthetic(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
 ) -> None:
     """Make a data set of crowded, touching and overlapping cells of several classes."""
+    from manymask.core.files import check_writable
+    from manymask.core.outputs import is_unused
     from manymask.formats import write_class_folder
     from manymask.synthetic import make_categories, make_sample
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_unused(output):
         raise PlanError(f"{output} is not an empty folder; choose another")
+    check_writable(output / "0000")
     categories, total = make_categories(classes), 0
     with _show_progress("drawing") as progress:
         for index in range(images):

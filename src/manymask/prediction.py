@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 
 from manymask.core import Category, Instances, merge_views
+from manymask.core.files import explain_reading
+from manymask.core.outputs import check_outputs, record_outputs
 from manymask.data.transforms import normalize_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
@@ -28,12 +30,14 @@ from manymask.formats import (
     write_label_image,
     write_submission,
 )
+from manymask.formats.predictions import IMAGES_NAME, PREDICTIONS_NAME
+from manymask.formats.submission import ARCHIVE_NAME, RESULTS_NAME
 from manymask.modeling.architectures import assemble_model, load_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_prefix
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.modeling.masks import make_instances, suppress_masks
-from manymask.modeling.shipped import list_shipped
+from manymask.modeling.shipped import list_shipped, resolve_weights
 from manymask.planning import SETTINGS, Plan, change_plan, load_plan
 
 OUTPUT_FORMATS = ("coco", "labels", "overlay")
@@ -90,6 +94,7 @@ class Model:
         return next(self.network.parameters()).device
 
 
+@explain_reading()
 def load_model(source: str | Path, /, device: str | torch.device = "auto", **settings: Any) -> Model:
     """Load a trained model.
 
@@ -129,17 +134,12 @@ def find_checkpoint(source: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    if source.is_file():
-        return source
-    for path in (source / "best.ckpt", source / "last.ckpt"):
-        if path.is_file():
-            return path
-    if str(source) in (shipped := list_shipped()):
-        return shipped[str(source)]
+    if (path := resolve_weights(source)).is_file():
+        return path
     found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
     raise CheckpointError(
-        f"expected the name of a shipped model ({', '.join(shipped)}), a run folder or a checkpoint at {source}, found "
-        f"{found}; train a model first"
+        f"expected the name of a shipped model ({', '.join(list_shipped())}), a run folder or a checkpoint at "
+        f"{source}, found {found}; train a model first"
     )
 
 
@@ -286,6 +286,7 @@ def predict_files(
     """Predict a folder of images and write the results.
 
     Every image is read once before the first prediction, so that a broken file is found before anything is written.
+    What an earlier call wrote to the folder is removed; files of anybody else are never written over.
 
     Args:
         model: The model, or its run folder or checkpoint.
@@ -301,13 +302,41 @@ def predict_files(
 
     Raises:
         DatasetError: An image cannot be read, or the ids and the images do not meet.
-        PlanError: There is no such output format.
+        PlanError: There is no such output format, or files that ``predict_files`` did not write are in the way.
     """
     if unknown := set(formats) - set(OUTPUT_FORMATS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUT_FORMATS)}")
     model, images, output = _get_model(model), Path(images), Path(output)
     files = find_images(images)
+    names = _list_outputs([stem for stem, _ in files], formats, has_ids=ids is not None)
+    check_outputs(output, "predict", names)
     entries = _check_images(files, images, Path(ids) if ids else None, model.plan)
+    with record_outputs(output, "predict", names):
+        return _write_predictions(model, files, entries, output, formats, ids is not None, progress)
+
+
+def _list_outputs(stems: Sequence[str], formats: Sequence[str], *, has_ids: bool) -> list[str]:
+    """All files that ``predict_files`` writes, by their place in the folder."""
+    names: list[str] = []
+    if "coco" in formats:
+        names += (RESULTS_NAME, ARCHIVE_NAME) if has_ids else (PREDICTIONS_NAME, IMAGES_NAME)
+    if "labels" in formats:
+        names += [f"labels/{stem}.{kind}" for stem in stems for kind in ("tif", "csv")]
+    if "overlay" in formats:
+        names += [f"overlays/{stem}.png" for stem in stems]
+    return names
+
+
+def _write_predictions(
+    model: Model,
+    files: Sequence[tuple[str, Path]],
+    entries: Sequence[dict[str, Any]],
+    output: Path,
+    formats: Sequence[str],
+    has_ids: bool,
+    progress: Callable[[int, int], None] | None,
+) -> list[Path]:
+    """Predict one image after the other and write the results; ``entries`` are COCO's of the images."""
     results: list[dict[str, Any]] = []
     num_found, num_shown = 0, 0
     for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
@@ -328,16 +357,16 @@ def predict_files(
         warnings.warn(
             f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "
             f"and {num_found} have a lower one; set score_threshold lower, or train longer",
-            stacklevel=2,
+            stacklevel=3,
         )
     written = [output / name for name, kind in (("labels", "labels"), ("overlays", "overlay")) if kind in formats]
-    if "coco" in formats and ids is not None:
+    if "coco" in formats and has_ids:
         write_submission(output, results)
-        written += [output / "test-results.json", output / "test-results.zip"]
+        written += [output / RESULTS_NAME, output / ARCHIVE_NAME]
     elif "coco" in formats:
-        write_json(output / "predictions.json", results)
-        write_json(output / "images.json", entries)
-        written += [output / "predictions.json", output / "images.json"]
+        write_json(output / PREDICTIONS_NAME, results)
+        write_json(output / IMAGES_NAME, entries)
+        written += [output / PREDICTIONS_NAME, output / IMAGES_NAME]
     return written
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from manymask.core import Category, Dataset, Instances, Sample
+from manymask.core.files import explain_reading
+from manymask.core.outputs import check_outputs, record_outputs
 from manymask.data.transforms import normalize_pixels
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import (
@@ -20,6 +22,7 @@ from manymask.evaluation import (
     write_scores,
 )
 from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
+from manymask.formats.predictions import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.inspection import group_images
 from manymask.modeling.shipped import list_shipped
 from manymask.planning import Plan, change_plan, read_plan
@@ -79,6 +82,7 @@ class View:
     scored: ScoredImage
 
 
+@explain_reading()
 def open_source(
     source: Model | str | Path, dataset: Dataset, *, device: str = "auto", settings: dict[str, Any] | None = None
 ) -> Source:
@@ -261,6 +265,7 @@ def read_validation(plan: Plan, run: Path) -> Dataset:
     return dataset.subset([places[name] for name in record.val_names])
 
 
+@explain_reading()
 def read_data(source: Model | str | Path, data: Dataset | str | Path | None, data_format: str | None) -> Dataset:
     """The data to score on; where none is given, the images that the run held out.
 
@@ -280,6 +285,18 @@ def read_data(source: Model | str | Path, data: Dataset | str | Path | None, dat
     if (run := find_run(Path(source))) is None:
         raise DatasetError(f"{source} is no run folder, so it does not say what to score on; give the data")
     return read_validation(read_plan(run / "plan.json"), run)
+
+
+def choose_folder(source: Path) -> Path:
+    """Where what is made of a source goes by default: the folder that it is, or that it lies in.
+
+    Raises:
+        PlanError: The source is a shipped model, and the working folder is a run, whose own files would be replaced.
+    """
+    folder = source if source.is_dir() else source.parent
+    if str(source) in list_shipped() and not source.exists() and find_run(folder) is not None:
+        raise PlanError(f"{folder.resolve()} is a run, which {source} is no part of; give an --output elsewhere")
+    return folder
 
 
 def evaluate(
@@ -321,6 +338,9 @@ def evaluate(
     dataset = read_data(source, data, data_format)
     groups = group_images(dataset, group_by)
     opened = open_source(source, dataset, device=device, settings=settings)
+    names = ("evaluation.json", PREDICTIONS_NAME, IMAGES_NAME) if opened.plan is not None else ("evaluation.json",)
+    if output is not None:
+        check_outputs(Path(output), "evaluate", names)
     images, results, entries = [], [], []
     for view in view_images(opened, dataset, progress):
         images.append(view.scored)
@@ -330,12 +350,14 @@ def evaluate(
     scores = summarize(opened, dataset, images, groups=groups, draws=draws)
     for note in scores["notes"]:
         warnings.warn(note, stacklevel=2)
-    if output is not None:
+    if output is None:
+        return scores
+    if (replaced := _read_scored_data(Path(output) / "evaluation.json")) not in (None, str(dataset.root)):
+        warnings.warn(f"{output} held the scores on {replaced}, which are now replaced", stacklevel=2)
+    with record_outputs(Path(output), "evaluate", names):
         if opened.plan is not None:
-            write_json(Path(output) / "predictions.json", results)
-            write_json(Path(output) / "images.json", entries)
-        if (replaced := _read_scored_data(Path(output) / "evaluation.json")) not in (None, str(dataset.root)):
-            warnings.warn(f"{output} held the scores on {replaced}, which are now replaced", stacklevel=2)
+            write_json(Path(output) / PREDICTIONS_NAME, results)
+            write_json(Path(output) / IMAGES_NAME, entries)
         write_scores(scores, Path(output) / "evaluation.json")
     return scores
 

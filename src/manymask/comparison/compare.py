@@ -18,8 +18,9 @@ from manymask.comparison.difference import (
     compute_difference,
     describe,
 )
-from manymask.comparison.tables import write_comparison
+from manymask.comparison.tables import COMPARISON_NAMES, write_comparison
 from manymask.core import Dataset
+from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import Tally, compute_interval, draw_weights, explain_scores, make_tally
 from manymask.inspection import group_images
@@ -134,6 +135,8 @@ def compare(
     variants = find_variants(sources)
     if draws < 1:
         raise PlanError(f"draws is {draws}, expected at least 1")
+    if output is not None:
+        check_outputs(Path(output), "compare", COMPARISON_NAMES)
     paths = [path for variant in variants for path in variant.sources]
     dataset = _read_common_validation(paths) if data is None else read_data(paths[0], data, data_format)
     groups = group_images(dataset, group_by)
@@ -155,7 +158,8 @@ def compare(
         "notes": notes + _list_notes(variants, sources_by_path, num_units, unit),
     }
     if output is not None:
-        write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
+        with record_outputs(Path(output), "compare", COMPARISON_NAMES):
+            write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
     return result
 
 

@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 
 from manymask.comparison.compare import compare
+from manymask.comparison.tables import COMPARISON_NAMES
+from manymask.core.outputs import check_outputs, is_unused
 from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_json, write_json
 from manymask.planning import AUTO, CHANGEABLE, Plan, change_plan, make_plan
@@ -66,6 +68,7 @@ def experiment(
     manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
     manifest |= {"data_format": data_format, "recipe": recipe or AUTO, "variants": list(variants)}
     manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
+    check_outputs(folder, "compare", COMPARISON_NAMES)
     check_manifest(folder / "experiment.json", manifest)
     arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}
     runs = {
@@ -137,7 +140,7 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         PlanError: The folder holds something else.
     """
     folder = path.parent
-    if not path.exists() and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not path.exists() and not is_unused(folder):
         raise PlanError(f"{folder} is not empty and holds no experiment; choose another --output")
     if not any(folder.glob("*/seed_*/plan.json")):
         write_json(path, manifest)

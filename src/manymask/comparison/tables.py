@@ -10,6 +10,9 @@ from manymask.drawing import draw_overlaid_curves
 from manymask.formats import write_json
 from manymask.training import read_metrics
 
+COMPARISON_NAMES = ("comparison.json", "comparison.csv", "comparison.md", "curves/loss.png", "curves/map.png")
+"""The files of a comparison; curves only where there are runs."""
+
 _COLUMNS = (
     "class",
     "metric",

@@ -1,13 +1,22 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, places that can be written to, and locks that end with their process."""
 
 import errno
 import os
+import secrets
+import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from manymask.errors import ManymaskError
+from manymask.errors import DatasetError, ManymaskError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 _CAUSES = {
     errno.ENOSPC: "no space left on the device; make room and run again",
@@ -19,7 +28,38 @@ _CAUSES = {
     errno.ENOTDIR: "a file is where a folder is needed; choose another place",
     errno.EEXIST: "a file is where a folder is needed; choose another place",
     errno.EISDIR: "a folder is where the file belongs; choose another name",
+    errno.ENAMETOOLONG: "the name is longer than the file system allows; rename the image, or choose another place",
 }
+
+
+@contextmanager
+def explain_writing(path: Path) -> Iterator[None]:
+    """Turn what a system says where nothing can be written into one sentence.
+
+    Raises:
+        ManymaskError: The disk is full or cannot be written to; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _CAUSES:
+            raise ManymaskError(f"cannot write {path}: {_CAUSES[error.errno]}") from error
+        raise
+
+
+@contextmanager
+def explain_reading() -> Iterator[None]:
+    """Turn a refused permission into one sentence; also a decorator.
+
+    Raises:
+        DatasetError: A file or folder may not be read; names it.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise DatasetError(
+            f"{error.filename} cannot be read: no permission; change its permissions, or copy it to another place"
+        ) from error
 
 
 @contextmanager
@@ -32,19 +72,86 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises:
         ManymaskError: The disk is full or cannot be written to; names the file, and the old one is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name of its own for each writer, be it a process or a thread, and short, however long the file's name is.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    text_options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with explain_writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, mode, **text_options) as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # what went wrong is told already
+                temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Find out, before any work, whether a file can be written; nothing is left behind.
+
+    Raises:
+        ManymaskError: It cannot; names the file.
+    """
+    folder = path.parent
+    with explain_writing(path):
+        while not os.path.exists(folder):
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        with suppress(FileNotFoundError):
+            os.lstat(folder / path.name)  # fails for a name that is too long
+
+
+@contextmanager
+def hold_lock(path: Path, conflict: str) -> Iterator[None]:
+    """Keep other processes from taking the same lock; it ends with its process, however that ends.
+
+    The system drops the lock of a killed process, whose empty file stays and is not in the way. Loader processes that
+    are forked and outlive their parent by seconds do not hold it, as they would with ``flock``.
+
+    Args:
+        path: The lock's file, in a folder that is there; removed at the end.
+        conflict: What to say where another process holds the lock: what that does, and what to do instead.
+
+    Raises:
+        ManymaskError: Another process holds the lock, or the file cannot be written.
+    """
+    descriptor = _open_locked(path, conflict)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text_options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with open(temporary, mode, **text_options) as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in _CAUSES:
-            raise ManymaskError(f"cannot write {path}: {_CAUSES[error.errno]}") from error
-        raise
+        yield
     finally:
-        with suppress(NotADirectoryError):
-            temporary.unlink(missing_ok=True)
+        if sys.platform == "win32":  # where an open file cannot be removed, and so not one that another has locked
+            os.close(descriptor)
+            with suppress(OSError):
+                path.unlink()
+        else:  # removed while it is locked, so that it is nobody else's
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _open_locked(path: Path, conflict: str) -> int:
+    while True:
+        with explain_writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                os.close(descriptor)
+                raise ManymaskError(conflict) from error
+            warnings.warn(f"this disk has no locks ({error.strerror}): use {path.parent} once at a time", stacklevel=4)
+            return descriptor
+        # Between the opening and the lock, the one who held it may have removed the file.
+        if sys.platform == "win32" or os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file or fail at once."""
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

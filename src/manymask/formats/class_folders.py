@@ -28,6 +28,7 @@ from manymask.formats.images import (
     check_size,
     list_folders,
     list_images,
+    name_folder,
     read_ids,
     read_pixels,
     renumber_ids,
@@ -58,7 +59,7 @@ def read_class_folders(root: str | Path) -> Dataset:
     root = Path(root)
     folders = [root] if _is_class_folder(root) else list_folders(root)
     class_files = {folder: _find_class_files(folder) for folder in folders}
-    entries = [(folder.resolve().name, _find_image(folder), files) for folder, files in class_files.items()]
+    entries = [(name_folder(folder), _find_image(folder), files) for folder, files in class_files.items()]
     numbers = sorted({number for files in class_files.values() for number in files})
     categories = tuple(Category(number, f"class{number}") for number in numbers)
     return Dataset(root, "class_folders", categories, make_records(entries, root), _read_record)

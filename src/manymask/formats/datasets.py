@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from manymask.core import Category, Dataset, Record, Sample
+from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, PlanError
 from manymask.formats.class_folders import is_class_folders, name_class_ids, read_class_folders
 from manymask.formats.coco import find_coco_files, name_annotations, read_coco
@@ -78,6 +79,7 @@ class DatasetCheck:
     fingerprint: str
 
 
+@explain_reading()
 def detect_format(path: str | Path) -> str:
     """Tell which reader a data set is for, by the names of its files and folders.
 
@@ -98,6 +100,7 @@ def detect_format(path: str | Path) -> str:
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
 
 
+@explain_reading()
 def read_dataset(path: str | Path, data_format: str | None = None) -> Dataset:
     """Read a data set; images and labels are decoded on access.
 

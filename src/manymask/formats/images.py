@@ -1,5 +1,6 @@
 """Image files: pixels as they are stored, and label images as ids."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import tifffile
 from jaxtyping import Int32, Int64, Shaped
 from PIL import Image
 
+from manymask.core.files import explain_reading
+from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError, FormatError
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
@@ -144,9 +147,14 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, by name; hidden ones are ignored."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
-    return sorted(folders, key=lambda path: path.name)
+    """The folders directly in a folder, by name; hidden ones and outputs of manymask's own are passed over."""
+    folders = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path)]
+    return sorted(drop_outputs(folders), key=lambda path: path.name)
+
+
+def name_folder(folder: Path) -> str:
+    """The name of a folder as the user sees it: that of ``.`` too, and of a link its own, not its target's."""
+    return Path(os.path.abspath(folder)).name
 
 
 def is_hidden(path: Path) -> bool:
@@ -167,6 +175,7 @@ def check_unique_names(images: Iterable[tuple[str, Path]]) -> None:
         seen[name] = path
 
 
+@explain_reading()
 def find_images(path: str | Path) -> list[tuple[str, Path]]:
     """Find the images to predict on.
 
@@ -196,7 +205,7 @@ def find_images(path: str | Path) -> list[tuple[str, Path]]:
 def _find_in_folder(folder: Path) -> list[tuple[str, Path]]:
     files = [path for path in list_images(folder) if not LABEL_STEM.fullmatch(path.stem)]
     if any(CLASS_FILE.fullmatch(path.name) for path in files):
-        return [(folder.resolve().name, _find_class_image(folder))]
+        return [(name_folder(folder), _find_class_image(folder))]
     if files:
         return [(path.stem, path) for path in files]
     if (folder / "images").is_dir():

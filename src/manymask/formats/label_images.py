@@ -10,6 +10,7 @@ from jaxtyping import Int32, Int64
 
 from manymask.core import Category, Dataset, Instances, Record, Sample
 from manymask.core.files import replace_file
+from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.formats.images import (
     LABEL_STEM,
@@ -28,9 +29,12 @@ LABEL_FOLDERS = ("labels", "masks")
 
 
 def is_label_images(root: Path) -> bool:
-    """Whether a folder holds ``images`` with ``labels`` or ``masks``, or Cellpose's ``*_masks`` files."""
-    has_folders = (root / "images").is_dir() and any((root / name).is_dir() for name in LABEL_FOLDERS)
-    return has_folders or any(_label_kind(path) == "masks" for path in list_images(root))
+    """Whether a folder holds ``images`` with ``labels`` or ``masks``, or Cellpose's ``*_masks`` files.
+
+    What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
+    """
+    has_folders = (root / "images").is_dir() and drop_outputs(_find_label_folders(root))
+    return bool(has_folders) or any(_label_kind(path) == "masks" for path in list_images(root))
 
 
 def read_label_images(root: str | Path) -> Dataset:
@@ -62,13 +66,18 @@ def read_label_images(root: str | Path) -> Dataset:
 
 
 def _find_in_folders(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
-    folders = [root / name for name in LABEL_FOLDERS if (root / name).is_dir()]
+    # Unchanged outputs of predict are labels only where they are asked for, by the name of the format.
+    folders = drop_outputs(_find_label_folders(root)) or _find_label_folders(root)
     if len(folders) != 1:
         raise DatasetError(
             f"{root} holds {len(folders)} folders of labels beside 'images', expected 'labels' or 'masks'"
         )
     images, label_images = list_images(root / "images"), list_images(folders[0])
     return [(path.stem, path) for path in images], [(path.stem, path) for path in label_images]
+
+
+def _find_label_folders(root: Path) -> list[Path]:
+    return [root / name for name in LABEL_FOLDERS if (root / name).is_dir()]
 
 
 def _find_side_by_side(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:

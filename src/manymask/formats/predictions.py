@@ -14,6 +14,8 @@ import torch
 from numpy.typing import DTypeLike
 
 from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers
+from manymask.core.files import explain_reading
+from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco import check_polygons, decode_segmentations, is_integer, read_json
 from manymask.formats.images import list_images
@@ -119,6 +121,7 @@ class StoredPredictions:
         return instances[np.argsort(-instances.scores, kind="stable")]
 
 
+@explain_reading()
 def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
     """Find the predictions for the images of a data set, and check all but the masks.
 
@@ -141,6 +144,8 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
     path = Path(path)
     if path.is_dir():
         files = [file for file in (path / PREDICTIONS_NAME, path / RESULTS_NAME) if file.is_file()]
+        if files and (path / "labels").is_dir():
+            _check_same_writer(files[0], path / "labels")
         if len(files) > 1:
             raise DatasetError(f"{path} holds both {PREDICTIONS_NAME} and {RESULTS_NAME}; give one of the files")
         if not files:
@@ -152,6 +157,16 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
             f"expected a .json file of COCO results or a folder of label images at {path}, found {found}"
         )
     return _read_results(path, dataset)
+
+
+def _check_same_writer(results: Path, labels: Path) -> None:
+    """Refuse a folder with two sets of predictions, of which either may be the older one."""
+    writers = list_writers(results.parent)
+    if {writers.get(f"labels/{path.name}") for path in list_images(labels)} - {writers.get(results.name), None}:
+        raise DatasetError(
+            f"{results} and the label images in {labels} were not written by one command, so they may be of different "
+            "predictions; give the one that you mean itself"
+        )
 
 
 def _read_results(path: Path, dataset: Dataset) -> StoredPredictions:

@@ -5,12 +5,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from manymask.core.outputs import check_outputs, record_outputs
 from manymask.formats import read_dataset, write_json
 from manymask.inspection.reading import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import check_target, write_repaired
 from manymask.planning.doctor import compare_sets
 from manymask.planning.findings import Finding
 from manymask.planning.fingerprint import write_fingerprint
+
+_NAMES = ("fingerprint.json", "findings.json")
 
 
 def inspect(
@@ -19,21 +22,22 @@ def inspect(
     val: str | Path | None = None,
     data_format: str | None = None,
     group_by: str | None = None,
-    output: str | Path = "inspection",
+    output: str | Path | None = None,
     fix: str | Path | None = None,
     cap: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
 
-    Writes ``fingerprint.json`` and ``findings.json``, and with ``fix`` a repaired copy with its ``repairs.json``.
+    Writes nothing, but with ``output`` ``fingerprint.json`` and ``findings.json``, and with ``fix`` a repaired copy
+    with its ``repairs.json``.
 
     Args:
         data: Folder of labelled images, or a COCO file.
         val: A separate validation set in the format of ``data``; examined too, and searched for images of ``data``.
         data_format: Name of the reader; found out by default.
         group_by: Regular expression that finds an image's group (slide, patient) in its name.
-        output: Folder to write to.
+        output: Folder to write the findings and the fingerprint to.
         fix: New or empty folder for a repaired copy of ``data``.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
         progress: Called with the number of images done so far and the number of images, for each pass.
@@ -43,12 +47,15 @@ def inspect(
 
     Raises:
         DatasetError: The data set cannot be listed, none of its images can be read, or none has an instance.
-        PlanError: The pattern is no regular expression, or the folder of ``fix`` is not empty.
+        PlanError: The pattern is no regular expression, the folder of ``fix`` is not empty, or files that ``inspect``
+            did not write are in the way of ``output``.
     """
-    dataset, folder = read_dataset(data, data_format), Path(output)
+    dataset = read_dataset(data, data_format)
     val_set = None if val is None else read_dataset(val, dataset.data_format)
     if fix is not None:
         check_target(Path(fix), dataset.root)
+    if output is not None:
+        check_outputs(Path(output), "inspect", _NAMES)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
     val_findings = []
     if val_set is not None:
@@ -58,8 +65,10 @@ def inspect(
     if fix is not None:
         found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
     found = replace(found, findings=sort_findings([*found.findings, *val_findings]))
-    write_fingerprint(found.fingerprint, folder / "fingerprint.json")
-    write_json(folder / "findings.json", [_to_json(finding) for finding in found.findings])
+    if output is not None:
+        with record_outputs(Path(output), "inspect", _NAMES):
+            write_fingerprint(found.fingerprint, Path(output) / "fingerprint.json")
+            write_json(Path(output) / "findings.json", [_to_json(finding) for finding in found.findings])
     return found
 
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Int64
 
 from manymask.core import Dataset, InstanceLayers, Instances, Record, Sample, concatenate_instances
-from manymask.core.files import replace_file
+from manymask.core.files import check_writable, replace_file
+from manymask.core.outputs import is_unused
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import (
     encode_coco_results,
@@ -80,8 +81,9 @@ def check_target(output: Path, data: Path) -> None:
     Raises:
         PlanError: It is not a new or empty folder, or it lies in the data: in their folder, or in that of a COCO file.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_unused(output):
         raise PlanError(f"--fix {output} is not an empty folder; choose another")
+    check_writable(output / "repairs.json")
     folder = data if data.is_dir() else data.parent
     if output.resolve().is_relative_to(folder.resolve()):
         raise PlanError(f"--fix {output} lies inside the data {folder}; choose a folder outside")

@@ -90,7 +90,8 @@ class Plan(BaseModel):
     backbone: Annotated[str | None, BeforeValidator(_none_from_text)] = None
     """Name of a timm model with ``features_only``, for ``maskrcnn_fpn``, or in place of ``maskrcnn_compact``'s own."""
     weights: Annotated[str, BeforeValidator(_text_from_path)] = "coco"
-    """Where training starts: ``coco``, ``imagenet``, ``none``, a shipped model (``manymask models``) or a file."""
+    """Where training starts: ``coco``, ``imagenet``, ``none``, a shipped model (``manymask models``), a run
+    folder (its best checkpoint) or a file."""
     trainable_stages: int = Field(default=3, ge=0, le=5)
     """Backbone stages that are trained, counted from the last; all of them where there are no weights."""
     anchor_sizes: Annotated[tuple[float, ...], BeforeValidator(_list_from_text)] = (32, 64, 128, 256, 512)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from manymask.core import Dataset, Instances
+from manymask.core.outputs import check_outputs, record_outputs
 from manymask.evaluation import ScoredImage, split_errors
 from manymask.inspection import group_images
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.report import write_report
-from manymask.scoring import DRAWS, open_source, read_data, summarize, view_images
+from manymask.scoring import DRAWS, choose_folder, open_source, read_data, summarize, view_images
 from manymask.training import find_run, read_metrics
 
 MAX_IMAGES = 60
@@ -52,6 +53,8 @@ def report(
         ManymaskError: The data or the predictions cannot be used, or the file cannot be written.
     """
     path = Path(source)
+    target = Path(output) if output else (find_run(path) or choose_folder(path)) / "report.html"
+    check_outputs(target.parent, "report", [target.name])
     dataset = read_data(path, data, data_format)
     opened = open_source(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
@@ -70,17 +73,17 @@ def report(
             if record.name in chosen:
                 yield _view(dataset[index].pixels, *seen[record.name], losses[record.name])
 
-    folder = find_run(path) or (path if path.is_dir() else path.parent)
-    return write_report(
-        Path(output) if output else folder / "report.html",
-        title=path.name or str(path),
-        plan=opened.plan,
-        rows=read_metrics(folder) if opened.plan is not None else [],
-        evaluation=evaluation,
-        categories=opened.categories,
-        images=view_chosen(),
-        max_images=max_images,
-    )
+    with record_outputs(target.parent, "report", [target.name], is_whole=False):
+        return write_report(
+            target,
+            title=path.name or str(path),
+            plan=opened.plan,
+            rows=read_metrics(path) if opened.plan is not None else [],
+            evaluation=evaluation,
+            categories=opened.categories,
+            images=view_chosen(),
+            max_images=max_images,
+        )
 
 
 def _view(

@@ -72,7 +72,9 @@ def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
         check_backbone(plan.backbone)
     if plan.weights not in ("coco", "imagenet", "none") and not resolve_weights(plan.weights).is_file():
         names = ", ".join(("coco", "imagenet", "none", *list_shipped()))
-        raise CheckpointError(f"weights is {plan.weights!r}, expected {names} or a file; no such file is there")
+        raise CheckpointError(
+            f"weights is {plan.weights!r}, expected {names}, a run folder or a file; it is none of these"
+        )
     if (start := read_start(plan.weights)) is not None:
         for name in ("architecture", "backbone", "aspect_ratios"):
             own, expected = getattr(plan, name), getattr(start, name)

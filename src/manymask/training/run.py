@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from rich.console import Console
 
 from manymask.core import Category
-from manymask.core.files import replace_file
+from manymask.core.files import explain_reading, replace_file
 from manymask.data.datamodule import InstanceDataModule
 from manymask.errors import DatasetError, PlanError
 from manymask.modeling.architectures import assemble_model, load_starting_weights
@@ -68,33 +68,39 @@ def train(
         **settings: Settings of the plan by name.
 
     Raises:
-        ManymaskError: Data, settings or checkpoint cannot be used, or training cannot go on; see ``manymask.errors``.
+        ManymaskError: Data, settings or checkpoint cannot be used, another process trains in the run folder, or
+            training cannot go on; see ``manymask.errors``.
         Interrupted: Ctrl-C or SIGTERM arrived; the run can be resumed.
     """
     console = Console(stderr=True)
     started = time.monotonic() if started is None else started
-    decisions: Sequence[Decision] = ()
     if resume is None:
         if data is None:
             raise PlanError("expected a data set to train on; for example: manymask train data/train")
         folder, checkpoint = RunFolder(Path(output or _choose_folder(Path(data)))), None
         folder.check_unused()
-        plan, decisions, data_set = prepare(data, recipe, val, data_format, settings, console)
     else:
         folder, checkpoint = find_resume(Path(resume))
         if output is not None and Path(output).resolve() != folder.path.resolve():
             raise PlanError(f"a resumed run stays in its folder, {folder.path}; leave --output out")
-        plan = read_plan(folder.plan_file)
-        if checkpoint is not None:
-            check_plan_file(plan, folder.plan_file, checkpoint)
-        plan = check_changes(plan, recipe, settings)
-        choose_device(plan.device)
-        data_set = reload_data(plan, data, val, data_format, console)
-        folder.remove_partial_files()
-        if checkpoint is None:
-            print_line(console, f"no epoch of {folder.path} was finished: starting at step 0")
-    plan = plan.model_copy(update={"data": data_set.record})
-    fit(folder, plan, data_set, checkpoint, console, started, write_explanation(decisions) if decisions else None)
+        read_plan(folder.plan_file)  # refuses what is no run, where the claim would make a folder
+    with folder.claim():
+        decisions: Sequence[Decision] = ()
+        if resume is None and data is not None:
+            folder.check_unused()  # again: another process may have had the folder since
+            plan, decisions, data_set = prepare(data, recipe, val, data_format, settings, console)
+        else:
+            plan = read_plan(folder.plan_file)
+            if checkpoint is not None:
+                check_plan_file(plan, folder.plan_file, checkpoint)
+            plan = check_changes(plan, recipe, settings)
+            choose_device(plan.device)
+            data_set = reload_data(plan, data, val, data_format, console)
+            folder.remove_partial_files()
+            if checkpoint is None:
+                print_line(console, f"no epoch of {folder.path} was finished: starting at step 0")
+        plan = plan.model_copy(update={"data": data_set.record})
+        fit(folder, plan, data_set, checkpoint, console, started, write_explanation(decisions) if decisions else None)
     return folder.path
 
 
@@ -151,6 +157,7 @@ def _choose_folder(data: Path) -> Path:
     return Path("runs") / (data.parent.name if data.is_file() else data.name)
 
 
+@explain_reading()
 def find_resume(path: Path) -> tuple[RunFolder, Path | None]:
     """The run folder and the checkpoint to go on from; None where no epoch was finished.
 

@@ -3,11 +3,13 @@
 import csv
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from manymask.core.files import replace_file
+from manymask.core.files import explain_writing, hold_lock, replace_file
+from manymask.core.outputs import LOCK_NAME, is_unused
 from manymask.drawing import draw_curves
 from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -60,13 +62,33 @@ class RunFolder:
             raise PlanError(
                 f"expected a new or empty folder for the run, but {self.path} is a file; choose another --output"
             )
-        if self.path.exists() and any(self.path.iterdir()):
+        if not is_unused(self.path):
             raise PlanError(f"{self.path} is not empty; choose another --output, or go on: {format_resume(self.path)}")
 
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Keep the folder, which is made where it is not there, to this process; it goes if nothing is written to it.
+
+        Raises:
+            ManymaskError: Another process trains in the folder, or it cannot be written to.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        with explain_writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        conflict = f"another process trains in {self.path}; wait until it ends, or choose another --output"
+        try:
+            with hold_lock(self.path / LOCK_NAME, conflict):
+                yield
+        finally:
+            with suppress(OSError):  # until the first folder that holds anything
+                for path in made:
+                    path.rmdir()
+
     def remove_partial_files(self) -> None:
-        """Remove what a kill in the middle of writing has left."""
-        for file in self.path.rglob(".*.partial"):
-            file.unlink()
+        """Remove what a kill in the middle of writing has left; in other folders than training's, others may write."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "curves"):
+            for file in folder.glob(".*.partial"):
+                file.unlink()
 
     def rewind(self, checkpoint: Path) -> list[MetricsRow]:
         """Make the folder what it was when a checkpoint was written, and return the rows of the epochs until then.
@@ -146,7 +168,11 @@ class RunFolder:
 
 def find_run(path: Path) -> Path | None:
     """The run folder that a path is, or that the checkpoint there lies in; None where it is neither."""
-    places = (path, path.parent, path.parent.parent if path.parent.name == "checkpoints" else path)
+    if path.is_dir():
+        places = [path]
+    else:  # a name that is no path, such as a shipped model's, lies in no run folder
+        parent = path.parent
+        places = [parent, *([parent.parent] if parent.name == "checkpoints" else [])] if path.exists() else []
     return next((place for place in places if (place / "plan.json").is_file()), None)
 
 

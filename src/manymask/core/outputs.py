@@ -1,0 +1,206 @@
+"""What manymask wrote where, so that no command writes over what is not its own, and readers pass over its outputs.
+
+Each folder that a command writes to holds ``.manymask.json``: for each command the files that it wrote, by their place
+in the folder, with a digest of their content. A file that is not in it, or that was changed since, is the user's. So
+predictions that somebody has corrected to serve as labels are never lost, and are read as labels.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from manymask.core.files import check_writable, explain_writing, replace_file
+from manymask.errors import PlanError
+
+RECORD_NAME = ".manymask.json"
+LOCK_NAME = ".lock"
+"""What a run folder holds while its run trains."""
+
+# Digests of files by their place in a folder, parted with "/"; None while the file is being written.
+_Digests = dict[str, str | None]
+
+# Versions before the record: a file of each command, and a word in it by which it is known.
+_OLD_SIGNS = {
+    "evaluate": ("evaluation.json", '"per_image"'),
+    "compare": ("comparison.json", '"comparisons"'),
+    "inspect": ("fingerprint.json", '"neighbor_box_iou"'),
+    "report": ("report.html", '<p class="overline">manymask'),
+}
+# What these versions wrote beside labels and pictures.
+_OLD_NAMES = frozenset({
+    "comparison.csv", "comparison.json", "comparison.md", "evaluation.json", "findings.json", "fingerprint.json",
+    "images.json", "predictions.json", "report.html", "test-results.json", "test-results.zip",
+})  # fmt: skip
+
+
+def check_outputs(folder: Path, command: str, names: Iterable[str]) -> None:
+    """Refuse, before any work, to write where that is not possible or would do harm.
+
+    Args:
+        folder: The folder of the outputs; it need not exist.
+        command: Who writes.
+        names: All files that may be written, by their place in the folder.
+
+    Raises:
+        PlanError: A file is there and is not as the command wrote it, or a folder that files are put into below
+            ``folder`` holds others, as one of labels does.
+        ManymaskError: There is no permission, the disk is read-only, or a name is too long.
+    """
+    records, parts = _read_records(folder), _group_by_folder(names)
+    own, is_old = records.get(command, {}), command not in records and _is_old_output(folder, command)
+    for part, inside in parts.items():
+        with explain_writing(folder / part):
+            there = [] if part == "." else [f"{part}/{path.name}" for path in _list_visible(folder / part)]
+        for name in sorted({*inside, *there}):
+            is_known = _is_unchanged(folder / name, name, own) or (is_old and (name in _OLD_NAMES or part == "curves"))
+            if os.path.lexists(folder / name) and not is_known:
+                raise PlanError(
+                    f"{folder / name} is not as manymask {command} wrote it, so it may be yours and is not "
+                    "written over or added to; choose another --output, or move it away"
+                )
+        check_writable(folder / max(inside, key=lambda name: len(os.fsencode(name))))
+
+
+@contextmanager
+def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Iterator[None]:
+    """Keep the record of the files that are written inside the block, after ``check_outputs``.
+
+    Args:
+        folder: The folder of the outputs.
+        command: Who writes.
+        names: All files that may be written, by their place in the folder.
+        is_whole: Whether they take the place of all that the command wrote there before, which is then removed first.
+    """
+    records, names = _read_records(folder), list(names)
+    before = records.get(command, {})
+    if is_whole:
+        for name in before.keys() - set(names):
+            if _is_unchanged(folder / name, name, before):
+                _remove(folder, name)
+        before = {}
+    # A kill leaves the record of files that are half of the old and half of the new: all of them are the command's.
+    _write_records(folder, records | {command: before | dict.fromkeys(names)})
+    try:
+        yield
+    finally:
+        written = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+        _write_records(folder, records | {command: before | written})
+
+
+def drop_outputs(folders: Sequence[Path]) -> list[Path]:
+    """Those of the folders in a data set that are not, with all that is in them, outputs of manymask's."""
+    recorded = {parent: _merge(_read_records(parent)) for parent in {folder.parent for folder in folders}}
+    return [folder for folder in folders if not _is_output(folder, _list_below(recorded[folder.parent], folder.name))]
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a place is free for a new folder: nothing is there, or a folder without anything of the user's."""
+    if not os.path.lexists(folder):
+        return True
+    return folder.is_dir() and all(path.name in (RECORD_NAME, LOCK_NAME) for path in folder.iterdir())
+
+
+def list_writers(folder: Path) -> dict[str, str]:
+    """The command that wrote each file, by its place in a folder; of others it is not known."""
+    return {name: command for command, digests in _read_records(folder).items() for name in digests}
+
+
+def _is_output(folder: Path, recorded: _Digests) -> bool:
+    """Whether nothing in a folder is the user's; ``recorded`` is what records above it say of its files."""
+    if _is_run(folder) or (folder / "experiment.json").is_file():
+        return True
+    recorded = recorded | _merge(_read_records(folder))
+    children = _list_visible(folder)
+    for path in children:
+        if path.is_dir():
+            if not _is_output(path, _list_below(recorded, path.name)):
+                return False
+        elif path.name not in _OLD_NAMES and not _is_unchanged(path, path.name, recorded):
+            return False
+    return bool(children) or any((folder / name).exists() for name in (RECORD_NAME, LOCK_NAME))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether training wrote a folder: its plan names the data, unlike one that ``manymask plan`` wrote."""
+    with suppress(OSError, ValueError):
+        plan = json.loads((folder / "plan.json").read_bytes())
+        return isinstance(plan, dict) and plan.get("data") is not None
+    return False
+
+
+def _is_old_output(folder: Path, command: str) -> bool:
+    """Whether a version without records wrote a folder with this command."""
+    name, sign = _OLD_SIGNS.get(command, ("", ""))
+    with suppress(OSError, UnicodeDecodeError):
+        return bool(name) and sign in (folder / name).read_text(encoding="utf-8")
+    return False
+
+
+def _is_unchanged(path: Path, name: str, digests: _Digests) -> bool:
+    """Whether a file is as it was recorded under a name; one whose writing was cut short has no digest yet."""
+    return name in digests and path.is_file() and digests[name] in (None, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _list_visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def _group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(Path(name).parent.as_posix(), []).append(name)
+    return parts
+
+
+def _list_below(digests: _Digests, part: str) -> _Digests:
+    """The files of a folder in the recorded one, by their place in it."""
+    return {name.removeprefix(f"{part}/"): d for name, d in digests.items() if name.startswith(f"{part}/")}
+
+
+def _merge(records: dict[str, _Digests]) -> _Digests:
+    return {name: digest for digests in records.values() for name, digest in digests.items()}
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Remove a file, and the folder in ``folder`` that it was the last in."""
+    (folder / name).unlink()
+    if (parent := (folder / name).parent) != folder:
+        with suppress(OSError):  # others are in it
+            parent.rmdir()
+
+
+def _read_records(folder: Path) -> dict[str, _Digests]:
+    """For each command the files that it wrote to a folder.
+
+    Raises:
+        PlanError: The record is damaged, or names files outside of the folder.
+    """
+    path = folder / RECORD_NAME
+    try:
+        records: Any = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError:
+        records = None
+    root = os.path.abspath(folder)
+    try:
+        places = [os.path.abspath(folder / name) for digests in records.values() for name in digests]
+    except (AttributeError, TypeError):
+        places = [""]
+    if not all(place.startswith(os.path.join(root, "")) for place in places):
+        raise PlanError(f"{path} is not as manymask wrote it; remove it, and the files beside it are taken for yours")
+    return records
+
+
+def _write_records(folder: Path, records: dict[str, _Digests]) -> None:
+    with replace_file(folder / RECORD_NAME, "w") as file:
+        json.dump(records, file)
