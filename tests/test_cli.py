@@ -414,7 +414,7 @@ def test_scores_of_a_shipped_model_need_data(run, tiny, command):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["train", "DATA", "--weights", "tinny"], "weights is 'tinny', expected coco, imagenet, none, tiny or a file"),
+        (["train", "DATA", "--weights", "tinny"], "weights is 'tinny', expected coco, imagenet, none, tiny, a run folder or a file"),
         (
             ["predict", "tinny", "DATA"],
             "the name of a shipped model (tiny), a run folder or a checkpoint at tinny, found nothing",

@@ -275,7 +275,7 @@ def test_only_the_wanted_formats_are_written(model, tmp_path, formats):
     folder = write_images(tmp_path / "in", "a.png")
     written = predict_files(model, folder / "a.png", tmp_path / "out", formats=formats)
     expected = {"coco": {"predictions.json", "images.json"}, "labels": {"labels"}, "overlay": {"overlays"}}
-    there = {path.name for path in (tmp_path / "out").glob("*")}
+    there = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert there == {path.name for path in written} == set().union(*(expected[name] for name in formats))
 
 

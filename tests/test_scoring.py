@@ -205,7 +205,7 @@ class TestFiles:
 
     def test_only_the_scores_are_written(self, cells, tmp_path):
         scores = score(write_results(tmp_path / "a.json", cells), cells, output=tmp_path / "out")
-        assert [path.name for path in (tmp_path / "out").iterdir()] == ["evaluation.json"]
+        assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["evaluation.json"]
         assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == scores
 
     def test_other_images_classes_and_sizes_are_refused(self, cells, tmp_path):

@@ -161,7 +161,7 @@ class TestFiles:
     def test_json(self, written):
         result = json.loads((written / "comparison.json").read_text())
         assert result["num_images"] == 5
-        assert {path.name for path in written.iterdir()} == {f"comparison.{kind}" for kind in ("json", "csv", "md")}
+        assert {path.name for path in written.glob("[!.]*")} == {f"comparison.{kind}" for kind in ("json", "csv", "md")}
 
     def test_csv(self, written):
         result = json.loads((written / "comparison.json").read_text())

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from manymask.core import files
-from manymask.core.files import replace_file
-from manymask.errors import ManymaskError
+from manymask.core.files import check_writable, explain_reading, hold_lock, replace_file
+from manymask.errors import DatasetError, ManymaskError
 
 # The module is run by its path, so that the process need not import torch.
 WRITE = """
@@ -127,3 +127,81 @@ def test_file_where_a_folder_is_needed(tmp_path):
     with pytest.raises(ManymaskError, match="a file is where a folder is needed"), replace_file(tmp_path / "out" / "x"):
         pass
     assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path):
+    path = tmp_path / ("x" * 251 + ".tif")
+    with replace_file(path) as f:
+        f.write(b"x")
+    assert names(tmp_path) == [path.name]
+    with pytest.raises(ManymaskError, match="longer than the file system allows"), replace_file(tmp_path / ("x" * 256)):
+        pass
+
+
+def test_writers_of_one_process_do_not_mix(tmp_path):
+    with replace_file(tmp_path / "file", "w") as f:
+        f.write("first")
+        with replace_file(tmp_path / "file", "w") as g:
+            g.write("second")
+        assert (tmp_path / "file").read_text() == "second"
+    assert (tmp_path / "file").read_text() == "first"
+    assert names(tmp_path) == ["file"]
+
+
+def without_permission(folder):
+    """Take the permissions of a folder away; root, who needs none, becomes somebody else."""
+    folder.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+@pytest.fixture
+def _privileges():
+    user = os.geteuid()
+    yield
+    os.seteuid(user)
+
+
+@pytest.mark.usefixtures("_privileges")
+def test_no_permission(tmp_path):
+    without_permission(tmp_path)
+    with pytest.raises(DatasetError, match=f"{tmp_path} cannot be read: no permission; "), explain_reading():
+        list(tmp_path.iterdir())
+    with pytest.raises(ManymaskError, match=f"cannot write {tmp_path}.*: no permission"):
+        check_writable(tmp_path / "file")
+
+
+HOLD = """
+import pathlib, runpy, sys
+with runpy.run_path(sys.argv[1])["hold_lock"](pathlib.Path(sys.argv[2]), "taken"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+class TestLock:
+    @pytest.fixture
+    def holder(self, tmp_path):
+        """Another process that holds the lock."""
+        command = [sys.executable, "-c", HOLD, files.__file__, str(tmp_path / "lock")]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+        process.communicate()
+
+    def test_one_process_at_a_time(self, tmp_path, holder):
+        with pytest.raises(ManymaskError, match="^taken$"), hold_lock(tmp_path / "lock", "taken"):
+            pass
+        holder.communicate()
+        assert names(tmp_path) == []
+        with hold_lock(tmp_path / "lock", "taken"):
+            assert names(tmp_path) == ["lock"]
+
+    def test_a_killed_process_holds_nothing(self, tmp_path, holder):
+        holder.kill()
+        holder.wait()
+        assert names(tmp_path) == ["lock"]
+        with hold_lock(tmp_path / "lock", "taken"):
+            pass
+        assert names(tmp_path) == []

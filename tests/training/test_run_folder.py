@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from manymask.errors import CheckpointError, FormatError, PlanError
+from manymask.errors import CheckpointError, FormatError, ManymaskError, PlanError
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
 from manymask.training.run_folder import (
     RunFolder,
@@ -114,10 +116,12 @@ class TestCheckpoints:
         assert folder.find_resume_checkpoint() is None
 
     def test_partial_files(self, folder):
-        for name in (".last.ckpt.77.partial", "checkpoints/.epoch_001.ckpt.77.partial", "kept.partial"):
+        (folder.path / "evaluation").mkdir()
+        others = {"kept.partial", "evaluation/.of_a_running_evaluation.partial"}
+        for name in (".last.ckpt.77.partial", "checkpoints/.epoch_001.ckpt.77.partial", *others):
             (folder.path / name).write_bytes(b"")
         folder.remove_partial_files()
-        assert [path.name for path in folder.path.rglob("*.partial")] == ["kept.partial"]
+        assert {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*.partial")} == others
 
 
 class TestCheckUnused:
@@ -133,6 +137,23 @@ class TestCheckUnused:
         (tmp_path / "file").write_text("")
         with pytest.raises(PlanError, match=r"is a file; choose another --output$"):
             RunFolder(tmp_path / "file").check_unused()
+
+
+class TestClaim:
+    def test_nothing_is_left_of_a_run_that_does_not_begin(self, tmp_path):
+        with pytest.raises(PlanError), RunFolder(tmp_path / "runs" / "a").claim():
+            raise PlanError("no such setting")
+        assert not any(tmp_path.iterdir())
+
+    def test_what_was_written_stays(self, tmp_path):
+        with RunFolder(tmp_path / "runs" / "a").claim():
+            (tmp_path / "runs" / "a" / "plan.json").touch()
+        assert [path.name for path in (tmp_path / "runs" / "a").iterdir()] == ["plan.json"]
+
+    def test_place_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ManymaskError, match="a file is where a folder"), RunFolder(tmp_path / "file" / "a").claim():
+            pass
 
 
 def test_flatten_scores():
@@ -154,6 +175,8 @@ class TestReadMetrics:
     def test_of_a_run_or_a_checkpoint_in_it(self, folder):
         folder.write_metrics(make_rows(0.1, None))
         folder.plan_file.write_text("{}")
+        folder.last.touch()
+        folder.epoch_file(1).touch()
         for path in (folder.path, folder.last, folder.epoch_file(1)):
             assert read_metrics(path) == make_rows(0.1, None)
             assert find_run(path) == folder.path
@@ -161,6 +184,13 @@ class TestReadMetrics:
     def test_of_no_run(self, tmp_path):
         assert read_metrics(tmp_path / "predictions.json") == []
         assert find_run(tmp_path / "predictions.json") is None
+
+    def test_names_that_are_no_paths_lie_in_no_run(self, folder, monkeypatch):
+        folder.plan_file.write_text("{}")
+        monkeypatch.chdir(folder.path)
+        assert find_run(Path("nuclei")) is None
+        assert find_run(Path("checkpoints") / "epoch_001.ckpt") is None
+        assert find_run(Path()) == Path()
 
     @pytest.mark.parametrize(
         "content",

@@ -73,7 +73,7 @@ def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
     if plan.weights not in ("coco", "imagenet", "none") and not resolve_weights(plan.weights).is_file():
         names = ", ".join(("coco", "imagenet", "none", *list_shipped()))
         raise CheckpointError(
-            f"weights is {plan.weights!r}, expected {names}, a run folder or a file; it is none of these"
+            f"weights is {plan.weights!r}, expected {names}, a run folder or a file; no such file is there"
         )
     if (start := read_start(plan.weights)) is not None:
         for name in ("architecture", "backbone", "aspect_ratios"):
