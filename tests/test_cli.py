@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from manymask.modeling.checkpoint import read_checkpoint, write_model
 from manymask.planning import SETTINGS, make_plan, parse_settings, read_plan
 from manymask.planning.rules import RULES
 from tests.cells import lose, write_cells, write_results
+from tests.formats.format_files import make_coco
 from tests.tiny_model import write_tiny_model
 
 PROGRAM = "import sys; from manymask.cli import main; main()"
@@ -69,6 +71,23 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_tiny_model(folder / "last.ckpt")
     return folder
+
+
+def test_plan_leaves_files_of_others_alone(run, data, tmp_path):
+    (tmp_path / "plan.json").write_text("edited")
+    assert_one_line(run("plan", data, "--output", tmp_path / "plan.json"), "plan.json is not as manymask plan wrote it")
+    assert_one_line(run("plan", data, "--output", tmp_path / "plan.json" / "x"), "a file is where a folder is needed")
+    assert (tmp_path / "plan.json").read_text() == "edited"
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path):
+    make_coco(tmp_path, [{"segmentation": [[1, 1, 5, 1, 3, 4]]}], categories=[{"id": 7, "name": "Zellk\u00f6rper"}])
+    for encoding, shown in (("ascii", b"Zellk\\xf6rper"), ("utf-8", "Zellk\u00f6rper".encode())):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-c", PROGRAM, "inspect", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        assert shown in done.stdout
+        assert b"Traceback" not in done.stderr
 
 
 def test_help_is_quick():
@@ -407,6 +426,13 @@ def test_a_shipped_model_predicts_and_is_scored_by_name(run, tiny, data):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_shipped_model_leaves_the_run_alone_whose_folder_is_worked_in(run, tiny, data, command):
+    Path("plan.json").write_text("{}")
+    assert_one_line(run(command, tiny, data), "is a run, which tiny is no part of; give an --output elsewhere")
+    assert [path.name for path in Path().iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
 def test_scores_of_a_shipped_model_need_data(run, tiny, command):
     assert_one_line(run(command, tiny), "tiny is a shipped model, which holds no images to score on; give the data")
 
@@ -414,7 +440,10 @@ def test_scores_of_a_shipped_model_need_data(run, tiny, command):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["train", "DATA", "--weights", "tinny"], "weights is 'tinny', expected coco, imagenet, none, tiny, a run folder or a file"),
+        (
+            ["train", "DATA", "--weights", "tinny"],
+            "weights is 'tinny', expected coco, imagenet, none, tiny, a run folder or a file",
+        ),
         (
             ["predict", "tinny", "DATA"],
             "the name of a shipped model (tiny), a run folder or a checkpoint at tinny, found nothing",

@@ -279,6 +279,56 @@ def test_only_the_wanted_formats_are_written(model, tmp_path, formats):
     assert there == {path.name for path in written} == set().union(*(expected[name] for name in formats))
 
 
+def list_files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
+
+
+def test_ground_truth_is_not_written_over(model, tmp_path, monkeypatch):
+    write_images(tmp_path / "images", "a.png", "b.png")
+    write_images(tmp_path / "labels", "a.png")  # b has none yet, and none is put among those of the user
+    before = list_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for output in (tmp_path, "."):
+        with pytest.raises(PlanError, match=r"labels/a\.png is not as manymask predict wrote it.*another --output"):
+            predict_files(model, tmp_path, output)
+    assert list_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("folder", ["images", "."])
+def test_images_may_lie_where_the_predictions_go(model, tmp_path, folder):
+    write_images(tmp_path / "in" / folder, "a.png", "b.png")
+    predict_files(model, tmp_path / "in", tmp_path / "in")
+    before = list_files(tmp_path / "in")
+    predict_files(model, tmp_path / "in", tmp_path / "in")
+    assert list_files(tmp_path / "in") == before
+    assert {"labels/a.tif", "labels/b.tif", "predictions.json"} <= before
+
+
+def test_what_was_predicted_before_goes(model, tmp_path):
+    first, second = write_images(tmp_path / "1", "a.png", "b.png"), write_images(tmp_path / "2", "c.png")
+    predict_files(model, first, tmp_path / "out")
+    predict_files(model, second, tmp_path / "out", formats=["labels"])
+    assert list_files(tmp_path / "out") == {"labels/c.tif", "labels/c.csv"}
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_first_image(model, tmp_path):
+    (tmp_path / "file").touch()
+    folder = write_images(tmp_path / "in", "a.png")
+    (folder / "a.png").write_bytes(b"broken")
+    with pytest.raises(ManymaskError, match="a file is where a folder is needed"):
+        predict_files(model, folder, tmp_path / "file" / "out")
+
+
+def test_long_names(model, tmp_path):
+    longest = "x" * 251
+    write_images(tmp_path / "in", f"{longest}.tif")
+    predict_files(model, tmp_path / "in", tmp_path / "out", formats=["labels"])
+    assert list_files(tmp_path / "out") == {f"labels/{longest}.tif", f"labels/{longest}.csv"}
+    write_images(tmp_path / "cells" / f"{longest}xyz", "image.tif", "class1.tif")
+    with pytest.raises(ManymaskError, match="the name is longer than the file system allows; rename the image"):
+        predict_files(model, tmp_path / "cells", tmp_path / "more", formats=["labels"])
+
+
 def test_class_folders_are_named_by_their_folders(model, tmp_path):
     for name in ("x", "y"):
         write_images(tmp_path / "in" / name, "image.tif", "class1.tif")

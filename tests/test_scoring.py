@@ -208,6 +208,27 @@ class TestFiles:
         assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["evaluation.json"]
         assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == scores
 
+    def test_files_of_predict_stay(self, model, cells, tmp_path):
+        predict_files(model, cells.root, tmp_path / "out", formats=["coco"])
+        before = (tmp_path / "out" / "predictions.json").read_bytes()
+        with pytest.raises(PlanError, match=r"predictions\.json is not as manymask evaluate wrote it"):
+            score(model, cells, output=tmp_path / "out")
+        score(tmp_path / "out", cells, output=tmp_path / "out")  # writes evaluation.json only
+        assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+    def test_newer_label_images_are_scored_not_older_results(self, model, cells, tmp_path):
+        predict_files(model, cells.root, tmp_path / "out")
+        none = load_model(model.source, score_threshold=1)
+        predict_files(none, cells.root, tmp_path / "out", formats=["labels"])
+        assert score(tmp_path / "out", cells)["predictions"] == str(tmp_path / "out")
+        assert score(tmp_path / "out", cells)["counts"] == score(tmp_path / "out" / "labels", cells)["counts"]
+
+    @pytest.mark.parametrize("output", ["file/out", "file"])
+    def test_a_place_that_cannot_be_written_is_found_first(self, model, cells, tmp_path, output):
+        (tmp_path / "file").touch()
+        with pytest.raises(ManymaskError, match="a file is where a folder is needed"):
+            score(model, cells, output=tmp_path / output, progress=lambda *_: pytest.fail("an image was scored"))
+
     def test_other_images_classes_and_sizes_are_refused(self, cells, tmp_path):
         more, fewer = write_cells(tmp_path / "more", 4), write_cells(tmp_path / "one", 3, num_classes=1)
         cases = [

@@ -5,7 +5,7 @@ from format_files import cut_short, make_ids, make_instances, make_many, make_pi
 
 from manymask.core import Category, Instances, RunLengths
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_class_folders, write_class_folder
+from manymask.formats import find_images, read_class_folders, write_class_folder
 
 CATEGORIES = (Category(1, "class1"), Category(4, "class4"))
 
@@ -64,6 +64,22 @@ def test_hidden_folders_are_ignored(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / "__MACOSX").mkdir()
     assert len(read_class_folders(write_folder(tmp_path / "a", class1=make_ids()))) == 1
+
+
+def test_links_have_one_name_for_all_commands(tmp_path):
+    write_folder(tmp_path / "elsewhere" / "a", class1=make_ids((0, 0, 2, 2)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere" / "a", target_is_directory=True)
+    for path in (tmp_path / "data", tmp_path / "data" / "b"):
+        assert [record.name for record in read_class_folders(path).records] == ["b"]
+        assert [name for name, _ in find_images(path)] == ["b"]
+
+
+def test_the_working_folder_has_a_name(tmp_path, monkeypatch):
+    write_folder(tmp_path / "a", class1=make_ids())
+    monkeypatch.chdir(tmp_path / "a")
+    assert [record.name for record in read_class_folders(".").records] == ["a"]
+    assert [name for name, _ in find_images(".")] == ["a"]
 
 
 def test_missing_image_missing_labels_and_empty_root_are_refused(tmp_path):

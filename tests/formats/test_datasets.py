@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from format_files import cut_short, make_coco, make_ids, make_pixels, write_array
 
+from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import READERS, check_dataset, detect_format, read_dataset
+from manymask.formats import READERS, check_dataset, detect_format, find_images, read_dataset
 
 TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}
 
@@ -78,6 +79,48 @@ def test_empty_or_missing_data_set_is_refused(tmp_path, data_format):
         read_dataset(tmp_path, data_format)
     with pytest.raises(DatasetError):
         read_dataset(tmp_path / "x", data_format)
+
+
+def write_outputs(root):
+    """A run and predictions of an image a, as manymask leaves them in a folder of data."""
+    (root / "runs" / "data" / "curves").mkdir(parents=True)
+    write_array(root / "runs" / "data" / "curves" / "loss.png", make_pixels())
+    (root / "runs" / "data" / "plan.json").write_text('{"data": {"path": "."}}')
+    names = ["labels/a.tif", "overlays/a.png", "predictions.json"]
+    with record_outputs(root, "predict", names):
+        write_array(root / "labels" / "a.tif", make_ids((1, 1, 5, 5)))
+        write_array(root / "overlays" / "a.png", make_pixels())
+        (root / "predictions.json").write_text("[]")
+
+
+@pytest.mark.parametrize("data_format", ["class_folders", "mask_files", "coco"])
+def test_outputs_of_manymask_are_no_data(tmp_path, data_format):
+    MAKERS[data_format](tmp_path)
+    before = check_dataset(read_dataset(tmp_path))
+    write_outputs(tmp_path)
+    assert check_dataset(read_dataset(tmp_path)) == before
+    if data_format != "mask_files":  # predict does not take these
+        assert [name for name, _ in find_images(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("folder", ["images", "."])
+def test_predictions_are_no_ground_truth_until_somebody_changes_them(tmp_path, folder):
+    write_array(tmp_path / folder / "a.png", make_pixels())
+    write_outputs(tmp_path)
+    assert [name for name, _ in find_images(tmp_path)] == ["a"]
+    with pytest.raises(DatasetError, match="fits no layout"):
+        read_dataset(tmp_path)
+    if folder == "images":
+        assert check_dataset(read_dataset(tmp_path, "label_images")).max_instances == 1
+        write_array(tmp_path / "labels" / "a.tif", make_ids((1, 1, 5, 5), (5, 6, 6, 8)))
+        assert check_dataset(read_dataset(tmp_path)).max_instances == 2
+
+
+def test_masks_beside_predictions_are_the_labels(tmp_path):
+    make_label_images(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "masks")
+    write_outputs(tmp_path)
+    assert check_dataset(read_dataset(tmp_path)).max_instances == 2
 
 
 def test_unknown_format_is_refused(tmp_path):

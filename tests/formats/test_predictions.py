@@ -8,6 +8,7 @@ from dense import assert_same_runs, count_pixels
 from format_files import make_ids, make_instances, make_many, make_pixels, write_array
 
 from manymask.core import Category, Dataset, Instances, Record, RunLengths
+from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import (
     StoredPredictions,
@@ -58,6 +59,18 @@ def write_entries(path: Path, *entries: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, list(entries))
     return path
+
+
+def test_results_of_another_time_than_the_label_images_are_refused(tmp_path):
+    dataset = make_dataset("a")
+    with record_outputs(tmp_path, "predict", ["labels/a.tif"]):
+        write_label_image(tmp_path / "labels" / "a.tif", make_overlapping(), CATEGORIES)
+    assert read_predictions(tmp_path, dataset).path == tmp_path / "labels"
+    write_entries(tmp_path / "predictions.json")
+    with pytest.raises(DatasetError, match=r"predictions\.json and the label images in .*labels were not written by"):
+        read_predictions(tmp_path, dataset)
+    assert read_predictions(tmp_path / "predictions.json", dataset).missing == ("a",)
+    assert read_predictions(tmp_path / "labels", dataset).missing == ()
 
 
 # COCO results

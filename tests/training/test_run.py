@@ -1,4 +1,8 @@
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +10,11 @@ import tifffile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manymask.errors import DatasetError, ManymaskError, PlanError
+from manymask.formats import read_dataset
 from manymask.planning import make_plan, read_plan
+from manymask.prediction import predict_files
+from manymask.reporting import report
+from manymask.scoring import evaluate
 from manymask.training import train
 from tests.training.runs import SETTINGS, add_image, load_checkpoint, make_data, read_rows
 
@@ -177,3 +185,55 @@ class TestRefused:
 
 def test_baseline_does_not_clip_gradients():
     assert make_plan().gradient_clip == 0
+
+
+class TestClaim:
+    """Two processes in one run folder."""
+
+    @pytest.fixture
+    def other(self, output):
+        """Another process that trains in the folder."""
+        output.mkdir()
+        code = "import sys; from manymask.training.run_folder import *\n"
+        code += "with RunFolder(Path(sys.argv[1])).claim(): print('held', flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", code, str(output)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "held\n"
+            yield process
+            process.kill()
+
+    def test_a_folder_is_one_process_s(self, data, output, other):
+        with pytest.raises(ManymaskError, match=r"another process trains in .*run; wait until it ends, or choose"):
+            train(data, output=output, **SETTINGS)
+        assert [path.name for path in output.iterdir()] == [".lock"]
+
+    def test_a_run_that_runs_is_not_resumed(self, run, output, other):
+        for name in ("plan.json", "last.ckpt", "best.ckpt", "metrics.csv"):
+            shutil.copy(run / name, output / name)
+        with pytest.raises(ManymaskError, match="another process trains in"):
+            train(resume=output)
+
+    def test_nothing_is_left_of_what_cannot_begin(self, tmp_path, output):
+        (tmp_path / "data").mkdir()
+        with pytest.raises(DatasetError):
+            train(tmp_path / "data", output=output, **SETTINGS)
+        assert not output.exists()
+
+
+def test_a_run_is_weights_and_may_lie_in_its_data(tmp_path, monkeypatch):
+    make_data(tmp_path / "cells", 3)
+    monkeypatch.chdir(tmp_path / "cells")
+    first = train(".", **SETTINGS | {"epochs": 1})
+    assert first == Path("runs/cells")
+    second = train(".", output="runs/second", **SETTINGS | {"epochs": 1, "weights": "runs/cells", "max_steps": 1})
+    assert read_plan(second / "plan.json").weights == "runs/cells"
+    losses = [float(read_rows(path)[0]["loss"]) for path in (first, second)]
+    assert losses[1] < losses[0] / 2  # random weights lose more than trained ones
+    (first / "last.ckpt").unlink()
+    (first / "checkpoints" / "epoch_001.ckpt").unlink()
+    (first / "best.ckpt").unlink()
+    train(resume=first)
+    assert evaluate(first)["num_images"] == 1
+    assert report(first, output=None) == first / "report.html"
+    predict_files(first, ".", ".")
+    assert len(read_dataset(".")) == 3
