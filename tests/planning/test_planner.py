@@ -44,7 +44,7 @@ def test_every_plan_is_valid_and_keeps_what_the_user_set(data, machine, cost, na
     assert sorted(decision.setting for decision in decisions) == sorted(SETTINGS)
     assert {decision.setting for decision in decisions if decision.is_yours} == set(settings)
     assert all(decision.value == getattr(plan, decision.setting) for decision in decisions)
-    assert change_plan(plan, {d.setting: format_value(d.value) for d in decisions if d.setting != "min_contrast"})
+    assert change_plan(plan, {d.setting: format_value(d.value) for d in decisions})
 
 
 class TestUsersOwn:

@@ -32,7 +32,6 @@ INHERITED = (
     "anchor_sizes",
     "mask_alignment",
     "normalization",
-    "min_contrast",
 )
 # Steps of a run without a time budget, at least and at most, and its passes over the data between them.
 MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
@@ -257,13 +256,6 @@ def choose_normalization(facts: Facts) -> tuple[str, str]:
     because = f"the brightest 0.2 % of an image lie at {low:.2f} to {high:.2f} of the type's range"
     is_float = any("float" in name for name in facts.data.pixel_types)
     return ("image" if is_float or high > 1.25 * low or high < 0.7 else "type"), because
-
-
-@_rule("min_contrast", "assumption: an image of a fifth of the usual contrast is noise, not cells")
-def choose_min_contrast(facts: Facts) -> tuple[float, str]:
-    """A fifth of the usual contrast, so that noise of empty images stays small."""
-    contrast = facts.data.contrast.median
-    return round(0.2 * contrast, 4), f"the contrast of half of the images is below {contrast:.2f} of the type's range"
 
 
 @_rule("augmentation", "flips and quarter turns give no new objects where there is no up; measured")
