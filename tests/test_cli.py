@@ -317,6 +317,19 @@ def test_a_device_can_be_given_as_a_setting_too(run, model, data, tmp_path):
     assert run("report", *arguments, tmp_path / "report.html")[0] == 0
 
 
+@pytest.mark.parametrize("command", ["evaluate", "report", "compare"])
+def test_groups_can_be_given_as_a_setting_too(run, data, results, tmp_path, command):
+    """All images are one group, of which no interval can be drawn."""
+    sources = (*results, "--data", data) if command == "compare" else (results[0], data)
+    notes = []
+    for number, option in enumerate([("--group-by", "0"), ("--set", "group_by=0"), ("--set", "group_by=none")]):
+        code, _, err = run(command, *sources, "--output", tmp_path / str(number), *option)
+        assert code == 0
+        notes.append(err)
+    assert notes[0] == notes[1] != notes[2]
+    assert_one_line(run(command, *sources, "--set", "group_by=["), "group_by", "not a regular expression")
+
+
 def test_compare_prints_who_is_better_and_writes(run, data, results, tmp_path):
     code, out, err = run("compare", *reversed(results), "--data", data, "--output", tmp_path / "out")
     assert code == 0
@@ -374,7 +387,7 @@ def test_experiment_needs_settings_to_vary_and_a_folder(run, data):
 
 
 def test_experiment_prints_the_comparison(run, data, results, tmp_path, monkeypatch):
-    """The command hands on what it was given; ``tests/comparison/test_experiment.py`` trains."""
+    """The command hands on what it was given; the next test trains."""
     calls = []
 
     def record(data, **options):
@@ -389,6 +402,14 @@ def test_experiment_prints_the_comparison(run, data, results, tmp_path, monkeypa
     ((_, given),) = calls
     assert given["vary"] == ["scheduler=none,cosine", "epochs=1,2"]
     assert (given["seeds"], given["batch_size"], given["group_by"]) == ([4, 5], "3", ".")
+
+
+@pytest.mark.parametrize("option", [("--group-by", r"^\d{3}"), ("--set", r"group_by=^\d{3}")])
+def test_groups_of_an_experiment_reach_its_runs(run, data, tmp_path, option):
+    """All three images are of one group, so that none can be held out."""
+    options = ("--vary", "learning_rate=0.1,0.2", "--recipe", "baseline", "--weights", "none", *option)
+    arguments = ("experiment", data, *options, "--output", tmp_path / "e")
+    assert_one_line(run(*arguments), "group_by puts all 3 images of", "into one group, '000'")
 
 
 CARD = {

@@ -134,6 +134,12 @@ def test_types_and_channels_are_stretched_for_display(dtype, channels):
     assert (picture[..., 0] == picture[..., 2]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.uint32, np.int64])
+def test_values_far_from_zero_are_shown(dtype):
+    ramp = (10**8 + np.linspace(0, 100, 800 * 801)).reshape(800, 801, 1).astype(dtype)
+    assert len(np.unique(draw_overlay(ramp, make_instances((800, 801)), CATEGORIES)[:800])) > 90
+
+
 def test_flat_and_undefined_pixels():
     pixels = np.full((20, 20, 1), np.nan)
     assert (draw_overlay(pixels, make_instances((20, 20)), CATEGORIES)[:800] == 0).all()

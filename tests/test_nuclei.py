@@ -46,10 +46,20 @@ def test_masks_have_the_nuclei_s_borders(nuclei):
     assert (mask & truth).sum() / (mask | truth).sum() > 0.8
 
 
-def test_nothing_in_an_empty_image(nuclei):
-    noise = np.random.default_rng(0).normal(12, 1, (128, 128)).clip(0, 255).astype(np.uint8)
-    (found,) = predict(nuclei, noise)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "float32"])
+@pytest.mark.parametrize("deviation", [0, 1, 4, 12])
+def test_nothing_in_an_empty_image(nuclei, deviation, dtype):
+    noise = np.random.default_rng(0).normal(50, deviation, (128, 128)).clip(0, 255).astype(np.uint8)
+    (found,) = predict(nuclei, noise.astype(dtype))
     assert (found.scores >= nuclei.plan.shown_score).sum() == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int64", "float32", "float64"])
+def test_dim_images_in_any_type(nuclei, dtype):
+    """Nuclei of about 60 counts, whatever the largest number of the type is."""
+    pixels, count, _ = draw_nuclei(strength=60)
+    (found,) = predict(nuclei, pixels.astype(dtype))
+    assert abs((found.scores >= nuclei.plan.shown_score).sum() - count) <= 0.05 * count
 
 
 def test_file_is_small_and_tells_where_it_is_from(nuclei):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import warnings
 import zipfile
@@ -448,6 +449,51 @@ def test_full_device_is_one_line(model, monkeypatch):
     monkeypatch.setattr(model.network, "forward", fail)
     with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
         list(predict(model, np.zeros((40, 48), dtype=np.uint8)))
+
+
+def test_full_memory_is_one_line(model):
+    """Fifty terabytes, which torch's allocator refuses as it does a few gigabytes too many."""
+    image = torch.zeros(3, 1, 1).expand(3, 1 << 21, 1 << 21)
+    with pytest.raises(
+        ManymaskError, match=r"^memory is full at a\.png of 2097152 x 2097152; lower max_size .* image$"
+    ):
+        predict_tensor(model, image, "a.png")
+
+
+class TestLostScale:
+    """Images of more than 200 pixels cannot be enlarged twice below 400."""
+
+    @pytest.fixture
+    def enlarging(self, model):
+        return load_model(model.source, scale=2, max_size=400)
+
+    @pytest.fixture
+    def images(self, tmp_path) -> Path:
+        for name, height in (("fits", 200), ("long", 250)):
+            write_class_folder(tmp_path / "data", name, *make_sample(0, size=(height, 48)), make_categories(2))
+        return tmp_path / "data"
+
+    MATCH = r"{}.*\(250 x 48\): images longer than 200 pixels .* less than scale=2, .* set max_size to 500, which"
+
+    @pytest.mark.parametrize("find", [predict, lambda *a: predict_files(*a, Path("out")), evaluate])
+    def test_is_said_for_each_image(self, enlarging, images, find, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            list(find(enlarging, images))
+        assert sum("scale=2" in str(warning.message) for warning in caught) == 1
+        assert any(re.search(self.MATCH.format("long.image"), str(warning.message)) for warning in caught)
+
+    def test_of_an_array(self, enlarging):
+        with pytest.warns(UserWarning, match=self.MATCH.format("an array")):
+            predict_one(enlarging, make_pixels(250, 48))
+
+    def test_nothing_is_lost(self, model, enlarging):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*cap of 12")
+            for scale, max_size in [(2, 500), (1, 100), (0.5, 100)]:
+                predict_one(load_model(model.source, scale=scale, max_size=max_size), make_pixels(250, 48))
 
 
 def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):

@@ -99,9 +99,7 @@ def train(
     """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    values = parse_options(settings)
-    if minutes is not None:
-        values["minutes"] = minutes
+    values = parse_options(settings, minutes=minutes)
     places: dict[str, Any] = {"output": output, "val": val, "data_format": data_format, "resume": resume}
     folder = run(data, recipe=recipe, started=STARTED, **{**places, **values})
     typer.echo(f"written to {folder}")
@@ -147,7 +145,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Where to write. [evaluation/ in SOURCE]")] = None,
     data_format: FormatOption = None,
     group_by: GroupOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     tta: TtaOption = False,
     settings: SetOption = None,
 ) -> None:
@@ -162,9 +160,8 @@ def evaluate(
             data,
             output=folder,
             data_format=data_format,
-            group_by=group_by,
             progress=progress,
-            **{"device": device, **({"tta": True} if tta else {}), **parse_options(settings)},
+            **parse_options(settings, group_by=group_by, device=device, tta=tta or None),
         )
     title, names, rows = format_scores(scores)
     _print_table(title, names, rows)
@@ -178,7 +175,7 @@ def compare(
     output: Annotated[Path, typer.Option(help="Where to write.")] = Path("comparison"),
     data_format: FormatOption = None,
     group_by: GroupOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     settings: SetOption = None,
 ) -> None:
     """Compare runs, or predictions of any tool, on the same images, and say with an interval which is better."""
@@ -190,9 +187,8 @@ def compare(
             data,
             output=output,
             data_format=data_format,
-            group_by=group_by,
             progress=progress,
-            **{"device": device, **parse_options(settings)},
+            **parse_options(settings, group_by=group_by, device=device),
         )
     _print_comparison(result, output)
 
@@ -215,10 +211,8 @@ def experiment(
     parts = [part.strip() for part in seeds.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
-    values = {"recipe": recipe, "val": val, "data_format": data_format, "group_by": group_by}
-    result = comparison.experiment(
-        data, vary=vary, seeds=[int(part) for part in parts], output=output, **values, **parse_options(settings)
-    )
+    values = {"recipe": recipe, "val": val, "data_format": data_format, **parse_options(settings, group_by=group_by)}
+    result = comparison.experiment(data, vary=vary, seeds=[int(part) for part in parts], output=output, **values)
     _print_comparison(result, output)
 
 
@@ -229,7 +223,7 @@ def report(
     output: Annotated[Path | None, typer.Option(help="The file to write. [report.html in SOURCE]")] = None,
     data_format: FormatOption = None,
     group_by: GroupOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     settings: SetOption = None,
 ) -> None:
     """Write report.html: scores with intervals, errors, curves, settings, and the images to look through."""
@@ -241,9 +235,8 @@ def report(
             data,
             output=output,
             data_format=data_format,
-            group_by=group_by,
             progress=progress,
-            **{"device": device, **parse_options(settings)},
+            **parse_options(settings, group_by=group_by, device=device),
         )
     typer.echo(f"written to {path}")
 
@@ -286,16 +279,14 @@ def predict(
     format: Annotated[
         list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
     ] = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     tta: TtaOption = False,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write COCO results, label images and overlays."""
     from manymask import prediction
 
-    loaded = prediction.load_model(
-        model, **{"device": device, **({"tta": True} if tta else {}), **parse_options(settings)}
-    )
+    loaded = prediction.load_model(model, **parse_options(settings, device=device, tta=tta or None))
     with _show_progress("predicting") as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress

@@ -24,7 +24,7 @@ RecipeOption = Annotated[
     str | None,
     typer.Option(help="auto (settings that the data ask for), baseline (the course report's), or a plan.json. [auto]"),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")]
 GroupOption = Annotated[
     str | None,
     typer.Option(
@@ -76,14 +76,21 @@ def _expand_settings(arguments: list[str], own: set[str]) -> list[str]:
     return expanded + rest
 
 
-def parse_options(assignments: list[str] | None) -> dict[str, Any]:
-    """The settings of ``--set``, whose values are still text.
+def parse_options(assignments: list[str] | None, **own: Any) -> dict[str, Any]:
+    """The settings of ``--set``, whose values are still text, and those that are options of the command.
+
+    Args:
+        assignments: What ``--set`` was given.
+        **own: Options of the command that are settings by name; None where they were not given. ``--set`` goes first.
 
     Raises:
         PlanError: A text is not of the form name=value, there is no such setting, or one is given twice.
     """
     from manymask.planning import SETTINGS, Plan, change_plan, parse_settings
+    from manymask.planning.plan import parse_values
 
     values = parse_settings(assignments or [])
     change_plan(Plan(), {name: values[name] for name in values if name not in SETTINGS})  # refuses what does not exist
-    return values
+    # Functions take settings that are parameters of theirs as they are: no plan makes "none" of their text None.
+    parsed = parse_values({name: values[name] for name in own if name in values})
+    return {**{name: value for name, value in own.items() if value is not None}, **values, **parsed}

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from manymask.core import Category, Instances
 from manymask.core.files import replace_file
+from manymask.core.intensities import keep_differences
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, in the order that shows best on stained tissue.
 PALETTE = (
@@ -93,11 +94,11 @@ def write_overlay(
 
 def to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:
     """Stretch the brightness for display, all channels alike, so that colours stay."""
-    shown = np.nan_to_num(pixels[..., : 3 if pixels.shape[2] >= 3 else 1].astype(np.float32))
+    shown = np.nan_to_num(keep_differences(pixels[..., : 3 if pixels.shape[2] >= 3 else 1]))
     low, high = np.percentile(shown, [0.1, 99.9])
     if pixels.dtype == np.uint8:
         low = 0.0
-    grey = np.clip((shown - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    grey = np.clip((shown - low) / max(high - low, np.finfo(shown.dtype).tiny), 0, 1)
     return np.broadcast_to((grey * 255 + 0.5).astype(np.uint8), (*pixels.shape[:2], 3))
 
 

@@ -16,7 +16,9 @@ from jaxtyping import Shaped
 
 from manymask.core import Category, Instances, merge_views
 from manymask.core.files import explain_reading
+from manymask.core.memory import find_full_memory
 from manymask.core.outputs import check_outputs, record_outputs
+from manymask.data.scale import describe_lost_scale
 from manymask.data.transforms import normalize_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
@@ -166,27 +168,50 @@ def predict(
     elif isinstance(images, str | Path):
         images = [path for _, path in find_images(Path(images))]
     load = partial(_load_image, plan=model.plan)
-    return (predict_tensor(model, image) for image in read_ahead(load, images))
+    return (predict_tensor(model, image, source) for source, image in read_ahead(load, images))
 
 
 def _get_model(model: Model | str | Path) -> Model:
     return model if isinstance(model, Model) else load_model(model)
 
 
-def _load_image(image: str | Path | np.ndarray, plan: Plan) -> torch.Tensor:
+def _load_image(image: str | Path | np.ndarray, plan: Plan) -> tuple[str, torch.Tensor]:
+    """What the image is called in messages, and what the network takes."""
     if not isinstance(image, np.ndarray):
-        return normalize_pixels(read_pixels(Path(image)), str(image), plan)
+        return str(image), normalize_pixels(read_pixels(Path(image)), str(image), plan)
     if image.ndim not in (2, 3) or image.size == 0:
         raise DatasetError(f"expected pixels of shape (height, width, channels), found an array of shape {image.shape}")
-    return normalize_pixels(image if image.ndim == 3 else image[..., None], "an array", plan)
+    return "an array", normalize_pixels(image if image.ndim == 3 else image[..., None], "an array", plan)
 
 
-def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
+def predict_tensor(model: Model, image: torch.Tensor, source: str = "an image") -> Instances:
     """Find the instances of one image, (3, height, width) in [0, 1]; with ``tta`` in several views of it.
 
+    Warns where the image is too long for the scale that the model was trained with.
+
+    Args:
+        model: The model.
+        image: The image.
+        source: The file, for messages.
+
     Raises:
-        ManymaskError: The device's memory is full.
+        ManymaskError: Memory is full.
     """
+    size = (image.shape[-2], image.shape[-1])
+    if (lost := describe_lost_scale({source: size}, model.plan)) is not None:
+        warnings.warn(lost, stacklevel=3)
+    try:
+        return _predict_views(model, image)
+    except (MemoryError, RuntimeError) as error:
+        if (memory := find_full_memory(error)) is None:
+            raise
+        raise ManymaskError(
+            f"{memory} is full at {source} of {size[0]} x {size[1]}; lower max_size or detections_per_image, or "
+            f"predict parts of the image{'' if model.device.type == 'cpu' else ', or set device=cpu'}"
+        ) from error
+
+
+def _predict_views(model: Model, image: torch.Tensor) -> Instances:
     if not model.plan.tta:
         return _predict_view(model, image)
     views = [
@@ -196,7 +221,7 @@ def predict_tensor(model: Model, image: torch.Tensor) -> Instances:
         warnings.warn(
             f"a view of an image reached the cap of {model.plan.max_detections} detections, so that objects may be "
             "lost that other views see; set detections_per_image higher",
-            stacklevel=3,
+            stacklevel=4,
         )
     merged = merge_views(views)
     merged = merged[merged.scores >= model.plan.min_score]
@@ -229,14 +254,8 @@ def _predict_view(
     view = image.flip(axes)
     if factor != 1:
         view = F.interpolate(view[None], [round(side * factor) for side in size], mode="bilinear")[0]
-    try:
-        with torch.inference_mode(), cast:
-            output = model.network([view.to(model.device)])[0]
-    except torch.OutOfMemoryError as error:
-        raise ManymaskError(
-            f"the device's memory is full at an image of {view.shape[-2]} x {view.shape[-1]}; lower max_size or "
-            "detections_per_image, or set device=cpu"
-        ) from error
+    with torch.inference_mode(), cast:
+        output = model.network([view.to(model.device)])[0]
     output["mask_probabilities"] = output["mask_probabilities"].flip(axes)
     output["boxes"] = _map_back(output["boxes"].float(), (view.shape[-2], view.shape[-1]), size, axes)
     return make_instances(output, size, model.plan)
@@ -341,7 +360,7 @@ def _write_predictions(
     num_found, num_shown = 0, 0
     for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
         stem, path = files[index]
-        instances = predict_tensor(model, normalize_pixels(pixels, str(path), model.plan))
+        instances = predict_tensor(model, normalize_pixels(pixels, str(path), model.plan), str(path))
         _warn_of_cap(instances, model.plan, path)
         if "coco" in formats:
             results += encode_coco_results(instances, entries[index]["id"], model.categories)
@@ -402,5 +421,5 @@ def _check_images(files: list[tuple[str, Path]], images: Path, ids: Path | None,
 
 def _check_image(path: Path, plan: Plan) -> tuple[int, int]:
     """(height, width) of an image that the model can take."""
-    _, height, width = _load_image(path, plan).shape
+    _, height, width = _load_image(path, plan)[1].shape
     return height, width

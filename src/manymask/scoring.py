@@ -144,7 +144,7 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
         plan=model.plan,
         categories=categories,
         predict=lambda sample: predict_tensor(
-            model, normalize_pixels(sample.pixels, str(sample.path), model.plan)
+            model, normalize_pixels(sample.pixels, str(sample.path), model.plan), str(sample.path)
         ).relabel(labels),
         truth_labels=np.arange(len(categories) + 1),
         max_detections=model.plan.max_detections,

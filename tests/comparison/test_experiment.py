@@ -101,6 +101,24 @@ def test_more_seeds_later(finished, images, tmp_path):
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
+def test_groups_are_held_out_whole(tmp_path):
+    """Six images of three groups, whose names begin alike."""
+    images = make_data(tmp_path / "cells", 6)
+    for index, folder in enumerate(sorted(images.iterdir())):
+        folder.rename(images / f"slide{index // 2}_{index % 2}")
+    result = begin(images, tmp_path / "e", group_by=r"slide\d", epochs=1, val_fraction=0.2)
+    for name in NAMES:
+        plan = read_plan(tmp_path / "e" / name / "seed_0" / "plan.json")
+        assert plan.group_by == r"slide\d"
+        (held_out,) = {name[:6] for name in plan.data.val_names}
+        assert not any(name.startswith(held_out) for name in plan.data.train_names)
+    assert result["unit"] == "1 group"
+    with pytest.raises(PlanError, match="began with group_by .*not by default"):
+        begin(images, tmp_path / "e", epochs=1, val_fraction=0.2)
+    shutil.rmtree(tmp_path / "e")
+
+
 class TestVariants:
     def test_product(self):
         variants = list_variants(["scheduler=multistep, none", "batch-size=1,2"])
@@ -155,6 +173,8 @@ class TestRefused:
             ({"device": "cuda:77"}, PlanError, "device is cuda:77"),
             ({"recipe": "none"}, PlanError, "there is no recipe 'none'"),
             ({"weights": "nowhere.pt"}, CheckpointError, "weights is 'nowhere.pt'"),
+            ({"group_by": "["}, PlanError, "group_by is '\\['"),
+            ({"vary": ["group_by=0,1"]}, PlanError, "group_by changes which images are held out"),
             ({"vary": ["split_seed=0,1"]}, PlanError, "split_seed changes which images are held out"),
             ({"val": Path("nowhere")}, DatasetError, "nowhere does not exist"),
         ],

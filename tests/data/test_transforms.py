@@ -69,6 +69,13 @@ def make_ramp(low, high, dtype):
     return np.linspace(low, high, 1001).astype(dtype).reshape(7, 143, 1)
 
 
+def draw_disc(contrast):
+    """A disc on a noisy ground of about 30 counts, brighter by ``contrast`` counts."""
+    rows, columns = np.mgrid[:100, :100]
+    noise = np.random.default_rng(0).normal(30, 2, (100, 100))
+    return (noise + contrast * (np.hypot(rows - 50, columns - 50) < 20)).astype(np.uint8)[..., None]
+
+
 class TestNormalizePixels:
     def test_by_type_is_scaling(self):
         pixels = make_ramp(3, 90, "uint8")
@@ -115,13 +122,29 @@ class TestNormalizePixels:
         assert torch.allclose(values[0], 2 * values[1], atol=1.1)
         assert torch.allclose(values[0], 4 * values[2], atol=4.1)
 
-    def test_min_contrast(self):
-        """Values 100 to 110 of 255 are stretched to a fifth of the type's range only."""
-        pixels = np.linspace(100, 110.99, 5000).astype(np.uint8).reshape(50, 100, 1)
-        assert normalize(pixels)[0, -1, -1] == 1
-        image = normalize(pixels, min_contrast=0.2)
-        assert image.max().item() == pytest.approx(10 / (0.2 * 255))
-        assert normalize(pixels.astype(np.float32), min_contrast=0.2).max() == 1  # the unit of floats is 1
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "int64", "float32", "float64"])
+    @pytest.mark.parametrize("contrast", [0, 5, 100])
+    def test_equal_pictures_are_equal_in_any_type_and_unit(self, dtype, contrast):
+        expected = normalize(draw_disc(contrast))
+        assert torch.allclose(normalize(draw_disc(contrast).astype(dtype)), expected, atol=1e-6)
+        factor = 1 / 255 if dtype.startswith("float") else np.iinfo(dtype).max // 255
+        assert torch.allclose(
+            normalize(draw_disc(contrast).astype(dtype) * np.dtype(dtype).type(factor)), expected, atol=1e-5
+        )
+
+    @pytest.mark.parametrize("deviation", [2, 20, 2000])
+    def test_noise_alone_does_not_fill_the_range(self, deviation):
+        """Its percentiles lie 5.2 deviations apart, and 10 are needed."""
+        pixels = np.random.default_rng(0).normal(10_000, deviation, (200, 200, 1)).astype(np.uint16)
+        assert normalize(pixels).quantile(0.998).item() == pytest.approx(0.52, abs=0.03)
+
+    @pytest.mark.parametrize("start", [1e8, 2**31, -(2**31), 2**60, 1e300])
+    def test_far_from_zero(self, start):
+        pixels = make_ramp(0, 1000, "int64")
+        dtype = np.float64 if isinstance(start, float) else np.int64
+        unit = 2.0**960 if start == 1e300 else 1
+        moved = dtype(start) + pixels.astype(dtype) * dtype(unit)
+        assert torch.allclose(normalize(moved), normalize(pixels), atol=1e-4)
 
     @pytest.mark.parametrize("dtype", ["uint8", "float32"])
     def test_flat_image(self, dtype):

@@ -189,6 +189,13 @@ class TestPixels:
         assert down == pytest.approx(3**0.5, rel=1e-3)  # of a ramp: half its length over its length / sqrt(12)
         assert right == pytest.approx(0, abs=1e-6)
 
+    @pytest.mark.parametrize(("start", "dtype"), [(2**32 - 300, "uint32"), (1e8, "float64"), (1e8, "int64")])
+    def test_trends_and_hash_far_from_zero(self, start, dtype):
+        pixels = draw_pixels()
+        near, far = measure(pixels=pixels), measure(pixels=pixels.astype(dtype) + np.array(start, dtype=dtype))
+        assert far.hash == near.hash
+        assert far.trends == pytest.approx(near.trends, rel=1e-3)
+
     def test_large_images_are_looked_at_in_part(self):
         found = measure(np.zeros((0, 2000, 1500), dtype=bool), draw_pixels((2000, 1500)))
         assert found.size == (2000, 1500)

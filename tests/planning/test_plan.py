@@ -61,7 +61,6 @@ VALUES = {
     "scale": ("2.5", 2.5),
     "crop_size": ("256", 256),
     "normalization": ("image", "image"),
-    "min_contrast": ("0.1", 0.1),
     "augmentation": ("dihedral", "dihedral"),
     "scale_jitter": ("0.3", 0.3),
     "intensity_jitter": ("0.2", 0.2),
@@ -234,7 +233,6 @@ class TestParseValues:
         ("scale", "9"),
         ("crop_size", "-1"),
         ("normalization", "percentile"),
-        ("min_contrast", "-0.1"),
         ("augmentation", "colour"),
         ("sampling", "rare"),
         ("rpn_nms", "0"),
@@ -437,3 +435,10 @@ def test_plans_cannot_be_changed_in_place():
 def test_a_run_from_when_the_split_went_by_the_seed_keeps_its_split():
     assert load_plan({"seed": 3}, "plan.json").split_seed == 3
     assert load_plan({"seed": 3, "split_seed": 1}, "plan.json").split_seed == 1
+
+
+def test_a_setting_that_is_no_more_is_left_out_of_old_plans():
+    """Plans of before hold a floor on contrast as a share of the type's range."""
+    assert load_plan({**Plan().model_dump(), "min_contrast": 0.2}, "plan.json") == Plan()
+    with pytest.raises(PlanError, match="no setting 'min_contrast' any more; leave it out: the noise of each image"):
+        make_plan(settings={"min_contrast": "0.2"})

@@ -44,7 +44,7 @@ def test_every_plan_is_valid_and_keeps_what_the_user_set(data, machine, cost, na
     assert sorted(decision.setting for decision in decisions) == sorted(SETTINGS)
     assert {decision.setting for decision in decisions if decision.is_yours} == set(settings)
     assert all(decision.value == getattr(plan, decision.setting) for decision in decisions)
-    assert change_plan(plan, {d.setting: format_value(d.value) for d in decisions if d.setting != "min_contrast"})
+    assert change_plan(plan, {d.setting: format_value(d.value) for d in decisions})
 
 
 class TestUsersOwn:
@@ -63,6 +63,9 @@ class TestUsersOwn:
             ({"weights": "coco"}, {"mask_alignment": "torchvision", "learning_rate": 0.005}),
             ({"architecture": "maskrcnn_resnet50_fpn_v2"}, {"backbone": None, "weights": "none", "optimizer": "adamw"}),
             ({"min_size": "512"}, {"scale": 1, "anchor_sizes": (40, 80, 160, 320, 640)}),
+            ({"max_steps": "40", "epoch_steps": "2"}, {"epochs": 20, "epoch_steps": 2, "warmup_steps": 2}),
+            ({"max_steps": "41", "epoch_steps": "20"}, {"epochs": 3, "warmup_steps": 2}),
+            ({"max_steps": "40", "epoch_steps": "none"}, {"epochs": 40, "epoch_steps": None, "warmup_steps": 2}),
             ({"max_steps": "120"}, {"epochs": 2, "epoch_steps": 60, "warmup_steps": 6}),
             ({"epochs": "10"}, {"epoch_steps": None}),
             ({"optimizer": "sgd"}, {"learning_rate": 0.005, "weights": "nuclei"}),

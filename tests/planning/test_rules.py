@@ -206,11 +206,6 @@ def test_normalization(changes, normalization):
     assert choose("normalization", make_data(**changes)) == normalization
 
 
-def test_min_contrast():
-    assert choose("min_contrast", make_data(contrast=0.5)) == 0.1
-    assert choose("min_contrast", make_data(contrast=0.0)) == 0
-
-
 @pytest.mark.parametrize(
     ("trend", "num_images", "augmentation"),
     [

@@ -74,6 +74,12 @@ def find_differences(first: Path, second: Path) -> list[str]:
     return names + [name for name in ("epoch", "global_step", "lr_schedulers") if a[name] != b[name]]
 
 
+def list_contents(run: Path) -> dict[Path, int | bytes]:
+    """Checkpoints by the time they were written, small files by their bytes."""
+    files = [path for path in run.rglob("*") if path.is_file()]
+    return {f: f.stat().st_mtime_ns if f.suffix == ".ckpt" else f.read_bytes() for f in files}
+
+
 def list_arguments(**settings: Any) -> list[str]:
     values = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in settings.items()}
     return [f"--{name}={value}" for name, value in values.items()]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from manymask.comparison.compare import _describe_unfinished
 from manymask.errors import CheckpointError, PlanError
 from manymask.modeling import shipped
-from manymask.modeling.checkpoint import read_checkpoint, read_state_dict, write_checkpoint, write_model
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint, write_model
 from manymask.modeling.shipped import resolve_weights
 from manymask.planning import SETTINGS, change_plan, read_plan, write_plan
 from manymask.planning.rules import INHERITED
@@ -21,6 +22,7 @@ from tests.training.runs import (
     PLAN_SETTINGS,
     find_differences,
     list_arguments,
+    list_contents,
     load_checkpoint,
     read_rows,
     run_in_process,
@@ -191,6 +193,27 @@ class TestMinutes:
         assert [row["step"] for row in rows] == ["1", "2"]
         # The time of the first of three epochs is over after its step.
         assert float(rows[1]["learning_rate"]) / highest == pytest.approx(0.75)
+
+    def test_a_run_that_ended_on_time_is_complete(self, data, output, capsys):
+        """After two of three epochs; a resume leaves it alone, and compare does not call it unfinished."""
+        train(data, output=output, **SMALL | {"minutes": 0.001, "epochs": 3})
+        before = list_contents(output)
+        train(resume=output)
+        assert "the run is complete: 2 of 2 epochs are done" in capsys.readouterr().err
+        assert list_contents(output) == before
+        assert _describe_unfinished(output / "best.ckpt") is None
+
+    def test_a_run_of_before_that_ended_on_time_is_complete(self, data, output, capsys):
+        """Its checkpoint holds no number of epochs, but its time has no room for another one."""
+        train(data, output=output, **SMALL | {"minutes": 0.001, "epochs": 3})
+        checkpoint = read_checkpoint(output / "last.ckpt")
+        del checkpoint[CHECKPOINT_KEY]["num_epochs"]
+        write_checkpoint(checkpoint, output / "last.ckpt")
+        before = list_contents(output)
+        assert _describe_unfinished(output) is None
+        train(resume=output)
+        assert "the run is complete: 2 of 2 epochs are done" in capsys.readouterr().err
+        assert list_contents(output) == before
 
     def test_steps_cannot_be_set_too(self, data, tmp_path):
         with pytest.raises(PlanError, match="minutes decide how many steps an epoch has; leave epoch_steps out"):

@@ -15,6 +15,7 @@ from manymask.modeling.mask_rcnn import MaskRCNN
 from manymask.training import train
 from manymask.training.failures import explain_failures
 from tests.training.runs import (
+    PLAN_SETTINGS,
     SETTINGS,
     list_arguments,
     load_checkpoint,
@@ -152,3 +153,12 @@ class TestCommandLine:
         assert str(path) in text
         assert len(text.splitlines()) == 1
         assert not (tmp_path / "run").exists()
+
+
+def test_full_memory_while_a_step_is_measured(data, output):
+    """Terabytes, which torch's allocator refuses as it does a few gigabytes too many."""
+    with pytest.raises(
+        TrainingError, match="^memory is full with the 2 images of a training step .*set a lower crop_size"
+    ):
+        train(data, output=output, **{**PLAN_SETTINGS, "min_size": 1_000_000, "max_size": 2_000_000})
+    assert not output.exists()

@@ -88,7 +88,7 @@ class TestPace:
             times = iter([0.0, 0.0, 0.0])
             module = make_module(minutes=10, epochs=4, epoch_steps=10, **settings)
             deadline = (4 - num_done) * 25 + SECONDS_AT_END
-            module.pace = Pace(module.plan, deadline, num_done, lambda: next(times, seconds))
+            module.pace = Pace(module.plan.epochs, deadline, num_done, lambda: next(times, seconds))
             module.pace.begin_epoch(num_done)
             return module
 

@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 
-from manymask.planning import make_plan
 from manymask.training.pace import SECONDS_AT_END, VALIDATION_SHARE, Pace
 
 MINUTES = 10.0
@@ -20,8 +19,7 @@ class Clock:
 
 
 def make_pace(clock, epochs=10, num_done=0, deadline=None):
-    plan = make_plan(settings={"minutes": MINUTES, "epochs": epochs, "epoch_steps": 100})
-    return Pace(plan, clock.now + SECONDS if deadline is None else deadline, num_done, clock)
+    return Pace(epochs, clock.now + SECONDS if deadline is None else deadline, num_done, clock)
 
 
 def run(pace, clock, seconds_per_step, seconds_per_validation, first_epoch=0):

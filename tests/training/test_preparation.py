@@ -111,3 +111,15 @@ class TestSplitData:
             add_image(tmp_path / "cells", name, np.ones((1, 20, 20), dtype=bool))
         split(tmp_path / "cells")
         assert f"in {tmp_path / 'cells'}; see: manymask inspect {tmp_path / 'cells'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("settings", "names"), [({}, ["0000", "0001", "0002"]), ({"crop_size": 8}, ["0002"])])
+def test_says_which_images_lose_the_scale(tmp_path, capsys, settings, names):
+    """Crops are enlarged as they should be; whole images, as those of the validation, only to ``max_size``."""
+    plan = make_plan(settings={"min_size": 0, "scale": 2, "max_size": 90, "num_workers": 0, **settings})
+    split_data(
+        read_data(make_data(tmp_path / "cells", 3), None, None, plan, console := Console(stderr=True)), plan, console
+    )
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "scale=2" in line]
+    assert line.startswith(f"warning: {', '.join(f'{name} (40 x 48)' for name in names)}: images longer than 45 pixels")
+    assert "set max_size to 96" in line

@@ -9,7 +9,15 @@ import tifffile
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.planning import read_plan
 from manymask.training import train
-from tests.training.runs import SETTINGS, find_differences, list_arguments, make_data, read_rows, run_in_process
+from tests.training.runs import (
+    SETTINGS,
+    find_differences,
+    list_arguments,
+    list_contents,
+    make_data,
+    read_rows,
+    run_in_process,
+)
 
 
 @pytest.fixture
@@ -153,9 +161,3 @@ def test_lost_metrics_of_a_finished_run(run):
     (run / "metrics.csv").unlink()
     train(resume=run)
     assert (run / "metrics.csv").read_bytes() == before
-
-
-def list_contents(run):
-    """Checkpoints by the time they were written, small files by their bytes."""
-    files = [path for path in run.rglob("*") if path.is_file()]
-    return {f: f.stat().st_mtime_ns if f.suffix == ".ckpt" else f.read_bytes() for f in files}

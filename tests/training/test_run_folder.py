@@ -4,8 +4,10 @@ import pytest
 
 from manymask.errors import CheckpointError, FormatError, ManymaskError, PlanError
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, write_checkpoint
+from manymask.planning import make_plan
 from manymask.training.run_folder import (
     RunFolder,
+    count_epochs,
     find_best_epoch,
     find_run,
     flatten_scores,
@@ -207,3 +209,19 @@ class TestReadMetrics:
         (folder.path / "metrics.csv").write_bytes(content)
         with pytest.raises(FormatError, match=r"metrics\.csv is not as training wrote it"):
             read_metrics(folder.path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds", "num_epochs"),
+    [
+        ({"minutes": 10}, [190] * 3, 3),  # 30 s are left
+        ({"minutes": 10}, [100] * 3, 20),  # it was killed: 300 s are left
+        ({"minutes": 10}, [30] * 18 + [45], 19),
+        ({}, [190] * 3, 20),
+        ({"max_steps": 30}, [1] * 3, 3),
+        ({"max_steps": 31}, [1] * 3, 20),
+    ],
+)
+def test_epochs_of_a_run_whose_checkpoint_does_not_say(tmp_path, settings, seconds, num_epochs):
+    rows = [{"epoch": n, "step": 10 * n, "seconds": float(value)} for n, value in enumerate(seconds, start=1)]
+    assert count_epochs(tmp_path / "gone.ckpt", make_plan(settings={"epochs": 20, **settings}), rows) == num_epochs

@@ -35,7 +35,7 @@ from manymask.scoring import (
     read_validation,
     view_images,
 )
-from manymask.training import find_run, read_metrics
+from manymask.training import count_epochs, find_run, read_metrics
 
 _TIE = 1e-9
 
@@ -350,7 +350,7 @@ def _describe_unfinished(path: Path) -> str | None:
     run = find_run(path)
     if run is None or not (rows := read_metrics(run)):
         return None
-    plan = read_plan(run / "plan.json")
-    if len(rows) >= plan.epochs or (plan.max_steps and (rows[-1]["step"] or 0) >= plan.max_steps):
+    num_epochs = count_epochs(run / "last.ckpt", read_plan(run / "plan.json"), rows)
+    if len(rows) >= num_epochs:
         return None
-    return f"{run} is not trained to its end: {len(rows)} of {plan.epochs} epochs are done."
+    return f"{run} is not trained to its end: {len(rows)} of {num_epochs} epochs are done."

@@ -16,7 +16,7 @@ from manymask.comparison.tables import COMPARISON_NAMES
 from manymask.core.outputs import check_outputs, is_unused
 from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_json, write_json
-from manymask.planning import AUTO, CHANGEABLE, Plan, change_plan, make_plan
+from manymask.planning import AUTO, CHANGEABLE, Plan, change_plan, make_plan, read_plan
 from manymask.training import train
 from manymask.training.callbacks import print_line
 from manymask.training.preparation import check_start
@@ -48,7 +48,8 @@ def experiment(
         recipe: Where the settings start from.
         val: A separate validation set; by default a part of ``data`` is held out.
         data_format: Name of the reader.
-        group_by: Regular expression that finds an image's group in its name, for the intervals.
+        group_by: Regular expression that finds an image's group in its name; groups are held out whole, and intervals
+            draw groups.
         **settings: Settings of all runs.
 
     Returns:
@@ -62,8 +63,12 @@ def experiment(
     for path in (data, val):
         if path is not None and not Path(path).exists():
             raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
+    if group_by is not None:
+        settings["group_by"] = group_by
     check_settings(recipe or AUTO, settings, variants, seeds)
-    if val is None and (moving := sorted({"split_seed", "val_fraction"} & next(iter(variants.values())).keys())):
+    if val is None and (
+        moving := sorted({"group_by", "split_seed", "val_fraction"} & next(iter(variants.values())).keys())
+    ):
         raise PlanError(f"{moving[0]} changes which images are held out, so it can be varied only with --val")
     manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
     manifest |= {"data_format": data_format, "recipe": recipe or AUTO, "variants": list(variants)}
@@ -80,7 +85,8 @@ def experiment(
     _train_all(data, runs, device)
     # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
-    return compare(sources, output=folder, group_by=group_by, device=device)
+    # A recipe's file may say how images are grouped, too.
+    return compare(sources, output=folder, group_by=read_plan(next(iter(runs)) / "plan.json").group_by, device=device)
 
 
 def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:

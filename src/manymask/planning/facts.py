@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
 from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
     KDTree,  # pyright: ignore[reportUnknownVariableType]
 )
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
+from manymask.core.intensities import keep_differences
 from manymask.planning.pieces import find_pieces, split_columns
 
 DUPLICATE_IOU = 0.9
@@ -113,7 +114,7 @@ def measure_sample(sample: Sample) -> ImageFacts:
     scale = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
     step = max(1, int(np.ceil(np.sqrt(pixels.shape[0] * pixels.shape[1] / _MAX_LOOKED_AT))))
     looked_at = (pixels if is_finite else np.zeros_like(pixels))[::step, ::step]
-    grey = looked_at.astype(np.float32) @ np.full(pixels.shape[2], 1 / pixels.shape[2], dtype=np.float32)
+    grey = keep_differences(looked_at) @ np.full(pixels.shape[2], 1 / pixels.shape[2], dtype=np.float32)
     dark, bright = np.percentile(looked_at, [1, 99.8]) / scale
     return ImageFacts(
         name=sample.name,
@@ -138,7 +139,7 @@ def _measure_channels(pixels: Shaped[np.ndarray, "_ _ channels"], scale: float) 
     return tuple((float(low), float(high)) for low, high in ranges)
 
 
-def _measure_trend(grey: Float32[np.ndarray, "_ _"]) -> float:
+def _measure_trend(grey: Float[np.ndarray, "_ _"]) -> float:
     """Mean of the second half of the rows less that of the first, in units of the deviation."""
     deviation = float(grey.std())
     half = len(grey) // 2
@@ -147,14 +148,14 @@ def _measure_trend(grey: Float32[np.ndarray, "_ _"]) -> float:
     return float(grey[len(grey) - half :].mean() - grey[:half].mean()) / deviation
 
 
-def hash_grey(grey: Float32[np.ndarray, "_ _"]) -> int:
+def hash_grey(grey: Float[np.ndarray, "_ _"]) -> int:
     """Perceptual hash: signs of the 64 lowest frequencies of a small copy against their median (Zauner 2010, pHash).
 
     Copies that are a little brighter, stored with other bits or resized have hashes that differ in few bits; turned and
     mirrored ones have others.
     """
     small = cv2.resize(np.ascontiguousarray(grey), (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
-    frequencies = np.asarray(cv2.dct(small - small.mean()), dtype=np.float32)[:8, :8].ravel()
+    frequencies = np.asarray(cv2.dct(small - small.mean()))[:8, :8].ravel()
     return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
 
 

@@ -146,10 +146,8 @@ class Plan(BaseModel):
     crop_size: int = Field(default=0, ge=0)
     """Side of the random crop of an image that a training step takes, in pixels of the file; 0 for the whole image."""
     normalization: Literal["type", "image"] = "type"
-    """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values."""
-    min_contrast: float = Field(default=0.0, ge=0)
-    """Least difference of the two values with ``normalization=image``, as a share of the type's range: a flatter image
-    is not stretched further."""
+    """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values. A
+    difference of these of less than ten times the image's noise is not stretched that far."""
     augmentation: Literal["none", "flip", "dihedral"] = "none"
     """What training images are put through at random: nothing, left-right flips, or all flips and quarter turns."""
     scale_jitter: float = Field(default=0.0, ge=0, le=1)
@@ -267,6 +265,11 @@ AUTO = "auto"
 SETTINGS: tuple[str, ...] = tuple(name for name in Plan.model_fields if name not in {"version", "recipe", "data"})
 """Names that ``--set`` takes."""
 
+_RETIRED = {
+    "min_contrast": "the noise of each image now says how far it is stretched, whatever the type of its values",
+}
+"""Settings of earlier versions, and what does their work; plans that hold them are read without them."""
+
 CHANGEABLE: frozenset[str] = frozenset({"num_workers", "device"})
 """Settings that a resumed run may change: they do not change its result."""
 
@@ -314,9 +317,11 @@ def check_names(settings: Iterable[str]) -> None:
     """Refuse names of settings that do not exist.
 
     Raises:
-        PlanError: There is one; the message gives the nearest that does.
+        PlanError: There is one; the message gives the nearest that does, or what does the work of one of old.
     """
     for name in settings:
+        if name in _RETIRED:
+            raise PlanError(f"there is no setting {name!r} any more; leave it out: {_RETIRED[name]}")
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SETTINGS)}"
@@ -389,9 +394,10 @@ def load_plan(values: Any, source: str) -> Plan:
     """
     if not isinstance(values, dict):
         raise PlanError(f"expected settings by name in {source}, found {type(values).__name__}")
-    plan = _validate(cast(dict[str, Any], values), source)
+    settings = {name: value for name, value in cast(dict[str, Any], values).items() if name not in _RETIRED}
+    plan = _validate(settings, source)
     # Runs from when the split went by the seed know no other.
-    return plan if "split_seed" in values else plan.model_copy(update={"split_seed": plan.seed})
+    return plan if "split_seed" in settings else plan.model_copy(update={"split_seed": plan.seed})
 
 
 def _validate(values: dict[str, Any], source: str) -> Plan:

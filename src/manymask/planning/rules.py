@@ -32,7 +32,6 @@ INHERITED = (
     "anchor_sizes",
     "mask_alignment",
     "normalization",
-    "min_contrast",
 )
 # Steps of a run without a time budget, at least and at most, and its passes over the data between them.
 MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
@@ -259,13 +258,6 @@ def choose_normalization(facts: Facts) -> tuple[str, str]:
     return ("image" if is_float or high > 1.25 * low or high < 0.7 else "type"), because
 
 
-@_rule("min_contrast", "assumption: an image of a fifth of the usual contrast is noise, not cells")
-def choose_min_contrast(facts: Facts) -> tuple[float, str]:
-    """A fifth of the usual contrast, so that noise of empty images stays small."""
-    contrast = facts.data.contrast.median
-    return round(0.2 * contrast, 4), f"the contrast of half of the images is below {contrast:.2f} of the type's range"
-
-
 @_rule("augmentation", "flips and quarter turns give no new objects where there is no up; measured")
 def choose_augmentation(facts: Facts) -> tuple[str, str]:
     """All flips and quarter turns, unless brightness shows that images have an up."""
@@ -408,6 +400,9 @@ def choose_learning_rate(facts: Facts) -> tuple[float, str]:
 @_rule("epochs", "a validation after each; they take at most 15 % of a time budget", needs_cost=True)
 def choose_epochs(facts: Facts) -> tuple[int, str]:
     """20, with a time budget down to 3 where validations seem to take long, and fewer where they do."""
+    if facts["max_steps"] and "epoch_steps" in facts.own:
+        # How many steps a pass has is known when images are held out: 1 at least, and max_steps end the run anyway.
+        return math.ceil(facts["max_steps"] / (facts["epoch_steps"] or 1)), f"max_steps is {facts['max_steps']}"
     if facts["max_steps"]:
         return min(max(facts["max_steps"] // 50, 1), NUM_EPOCHS), f"max_steps is {facts['max_steps']}"
     if facts["minutes"] is None:
@@ -441,4 +436,5 @@ def choose_warmup_steps(facts: Facts) -> tuple[int, str]:
     """5 % of the steps, at most 200."""
     steps_a_pass = math.ceil(facts.data.num_images / (facts["batch_size"] * facts["accumulate"]))
     steps = facts["epochs"] * (facts["epoch_steps"] or steps_a_pass)
+    steps = min(steps, facts["max_steps"] or steps)
     return min(max(round(0.05 * steps), 1), 200), f"{steps} steps in all"

@@ -131,8 +131,9 @@ class RunWriter(L.Callback):
         print_line(self.console, format_epoch(row, self.folder))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the rows, so that a resume needs nothing but the checkpoint."""
-        checkpoint.setdefault(CHECKPOINT_KEY, {})["metrics"] = self.rows
+        """Add the rows and how many epochs there are to be, so that a resume needs nothing but the checkpoint."""
+        own = checkpoint.setdefault(CHECKPOINT_KEY, {})
+        own["metrics"], own["num_epochs"] = self.rows, trainer.max_epochs
 
     def _log_to_tensorboard(self, trainer: L.Trainer, row: MetricsRow) -> None:
         logger = trainer.logger

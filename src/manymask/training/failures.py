@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from manymask.core.memory import DEVICE_SIGNS, HOST_SIGNS
 from manymask.errors import ManymaskError, TrainingError
 
 _DEVICE_FULL = (
@@ -19,8 +20,8 @@ _CAUSES = (
         ("shared memory", "</torch_", "Bus error"),
         "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm",
     ),
-    (("can't allocate memory",), _MEMORY_FULL),
-    (("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"), _DEVICE_FULL),
+    (HOST_SIGNS, _MEMORY_FULL),
+    (DEVICE_SIGNS, _DEVICE_FULL),
     (
         ("exited unexpectedly", "is killed by signal"),
         "a loader process was ended from outside, most likely because memory is full; lower num_workers and resume",

@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable
 
-from manymask.planning import Plan
-
 # Seconds kept back for what comes after the last epoch: curves, the end of the loaders and of the process.
 SECONDS_AT_END = 5.0
 # Share of an epoch that its validation is given before one was measured; the rule of ``epochs`` allows as much.
@@ -19,19 +17,19 @@ class Pace:
     machine is, or becomes.
 
     Args:
-        plan: The settings, with ``minutes`` and ``epochs``.
+        num_epochs: Epochs of the run, those done before included; there are fewer where validations turn out slow.
         deadline: When the run must be over, on ``clock``.
         num_done: Epochs that are done already, in a run that is resumed.
         clock: Seconds.
 
     Attributes:
-        num_epochs: Epochs of the run, those done before included.
+        num_epochs: Their number as far as is known now.
     """
 
     def __init__(
-        self, plan: Plan, deadline: float, num_done: int = 0, clock: Callable[[], float] = time.monotonic
+        self, num_epochs: int, deadline: float, num_done: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.num_epochs = plan.epochs
+        self.num_epochs = num_epochs
         self._epoch = num_done
         self._deadline = deadline - SECONDS_AT_END
         self._clock = clock

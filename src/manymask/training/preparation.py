@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from manymask.core import Category, Dataset, Record, Sample
+from manymask.data.scale import describe_lost_scale
 from manymask.data.transforms import normalize_pixels
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import DatasetCheck, check_dataset, read_dataset
@@ -217,6 +218,10 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     )
     cap = plan.resolve_detections(record.max_instances).max_detections
     _warn_of_cap(val_set.records, val_counts, cap, console)
+    sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
+    sizes |= {image.name: image.size for image in val_check.images if image.name in {r.name for r in val_set.records}}
+    if (lost := describe_lost_scale(sizes, plan)) is not None:
+        print_line(console, f"warning: {lost}")
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record)
 
 

@@ -1,20 +1,21 @@
 """What the machine is like, and what a training step costs on it."""
 
-import os
-import resource
-import sys
 import threading
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
+import psutil
 import torch
 
 from manymask.core import Dataset
+from manymask.core.memory import find_full_memory
 from manymask.data.datamodule import TrainingImages
+from manymask.errors import TrainingError
 from manymask.modeling.architectures import assemble_model
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.planning import Fingerprint, Machine, Plan, StepCost
+from manymask.training.global_state import keep_global_state
+from manymask.training.limits import count_cores, measure_memory
 
 # Images of a measured step, and steps: the first one, which sets up memory and kernels, is not counted.
 BATCH_SIZE, NUM_STEPS = 2, 3
@@ -24,15 +25,13 @@ VALIDATION_SHARE = 0.5
 
 
 def find_machine(device: torch.device) -> Machine:
-    """The device, cores and memory of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.type == "cuda":
-        num_bytes = torch.cuda.get_device_properties(device).total_memory
-    else:
-        num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(device.type, cores, num_bytes / 2**20)
+    """The device, and the cores and the memory that this process may use."""
+    on_cuda = device.type == "cuda"
+    num_bytes = torch.cuda.get_device_properties(device).total_memory if on_cuda else measure_memory()
+    return Machine(device.type, count_cores(), num_bytes / 2**20)
 
 
+@keep_global_state()
 def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels: float) -> StepCost:
     """Train some steps of a throw-away network on the densest image.
 
@@ -41,7 +40,22 @@ def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels
         dataset: The data set.
         data: Its fingerprint.
         val_megapixels: Size of all validation images together.
+
+    Raises:
+        TrainingError: Memory is full.
     """
+    try:
+        return _measure_step(plan, dataset, data, val_megapixels)
+    except (MemoryError, RuntimeError) as error:
+        if (memory := find_full_memory(error)) is None:
+            raise
+        raise TrainingError(
+            f"{memory} is full with the {BATCH_SIZE} images of a training step by which batch_size is chosen; set a "
+            "lower crop_size, scale, max_size or roi_samples, or a smaller backbone"
+        ) from error
+
+
+def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels: float) -> StepCost:
     device = choose_device(plan.device)
     precision = choose_precision(plan.precision, device)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -99,10 +113,7 @@ class _PeakMemory:
 
 
 def _measure_memory(device: torch.device) -> float:
-    """The use of memory in MiB: of the device, or of this process (its highest so far where /proc is not there)."""
+    """The use of memory in MiB, of the device or of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**20
-    if (pages := Path("/proc/self/statm")).is_file():
-        return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**20
-    unit = 1 if sys.platform == "darwin" else 2**10  # macOS gives bytes, others KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return psutil.Process().memory_info().rss / 2**20

@@ -36,12 +36,14 @@ from manymask.planning import (
 )
 from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
 from manymask.training.failures import explain_failures
+from manymask.training.global_state import keep_global_state
 from manymask.training.module import TrainingModule
 from manymask.training.pace import Pace
 from manymask.training.preparation import TrainingData, check_start, decide_settings, read_data, split_data
-from manymask.training.run_folder import MetricsRow, RunFolder
+from manymask.training.run_folder import MetricsRow, RunFolder, count_epochs
 
 
+@keep_global_state()
 def train(
     data: str | Path | None = None,
     *,
@@ -104,6 +106,7 @@ def train(
     return folder.path
 
 
+@keep_global_state()
 def plan_run(
     data: str | Path,
     *,
@@ -257,6 +260,7 @@ def fit(
     if checkpoint is not None:
         rows = folder.rewind(checkpoint)
         num_done = len(rows)
+        num_epochs = min(num_epochs, count_epochs(folder.last, plan, rows))
         if num_done >= num_epochs:
             print_line(
                 console, f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do"
@@ -266,7 +270,7 @@ def fit(
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
     if plan.minutes is not None:
         deadline = started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
-        datamodule.pace = module.pace = Pace(plan, deadline, len(rows))
+        datamodule.pace = module.pace = Pace(num_epochs, deadline, len(rows))
     write_plan(plan, folder.plan_file)  # only now, so that a plan that cannot be built leaves no folder behind
     if explanation is not None:
         with replace_file(folder.explanation_file, "w") as file:

@@ -13,6 +13,7 @@ from manymask.core.outputs import LOCK_NAME, is_unused
 from manymask.drawing import draw_curves
 from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from manymask.planning import Plan
 
 MetricsRow = dict[str, int | float | None]
 
@@ -205,6 +206,27 @@ def read_rows(checkpoint: Path) -> list[MetricsRow]:
     if not rows:
         raise CheckpointError(f"{checkpoint} holds no metrics, so no run can go on from it; start a new run")
     return rows
+
+
+def count_epochs(checkpoint: Path, plan: Plan, rows: list[MetricsRow]) -> int:
+    """How many epochs a run has in all, as far as was known at a checkpoint; the clock may make them fewer.
+
+    Args:
+        checkpoint: The checkpoint, which may be gone.
+        plan: The run's.
+        rows: The metrics of the epochs until then, at least one.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    own = read_checkpoint(checkpoint)[CHECKPOINT_KEY] if checkpoint.is_file() else {}
+    if "num_epochs" in own:
+        return own["num_epochs"]
+    # Runs from before hold no number. The clock ended one whose time has no room for another of its epochs.
+    seconds = sum(row.get("seconds") or 0 for row in rows)
+    is_over = plan.minutes is not None and plan.minutes * 60 - seconds < seconds / len(rows)
+    is_over |= plan.max_steps is not None and (rows[-1]["step"] or 0) >= plan.max_steps
+    return len(rows) if is_over else plan.epochs
 
 
 def format_resume(path: Path) -> str:

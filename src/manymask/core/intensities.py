@@ -1,0 +1,22 @@
+"""Values of images as floats, whatever the files' type: counting begins where float32 can still follow."""
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+# Floats are divided by this power of two, which is exact: sums of 16 values and differences of two are finite then.
+_HEADROOM = 64
+
+
+def keep_differences(pixels: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """The values, shifted or scaled, as floats that keep the difference of any two.
+
+    A plain cast to float32 loses differences: it knows no numbers between 100,000,000 and 100,000,008. Types of up to
+    16 bits are exact in float32. Wider integers are counted from the smallest value, in float64. Wider floats become
+    float64 and are divided by 64, so that the difference of no two of them is infinite.
+    """
+    if pixels.dtype.itemsize <= 2:
+        return pixels.astype(np.float32)
+    if pixels.dtype.kind in "iu":
+        # Modulo 2^64 the difference from the smallest value is right also where it is negative, or fits no int64.
+        return (pixels.astype(np.uint64) - np.uint64(int(pixels.min()) % 2**64)).astype(np.float64)
+    return pixels.astype(np.float64) / _HEADROOM
