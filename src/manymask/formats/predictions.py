@@ -16,8 +16,8 @@ from numpy.typing import DTypeLike
 from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco import check_polygons, decode_segmentations, is_integer, read_json
-from manymask.formats.images import list_images
-from manymask.formats.label_images import read_label_image
+from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.images import list_images, make_key
 from manymask.formats.submission import RESULTS_NAME
 
 PREDICTIONS_NAME = "predictions.json"
@@ -70,7 +70,10 @@ class _LabelImage:
     table: dict[str, np.ndarray]
 
     def read(self, record: Record, size: tuple[int, int]) -> Instances:
-        ids, old_ids = read_label_image(self.path, record.path, size)
+        # A table beside it says that the ids are ids, even those of a poor model in many pieces.
+        label = read_label_image(self.path, is_checked=not self.table)
+        ids, old_ids = label.ids, label.old_ids
+        check_size(self.path, ids.shape, record.path, size)
         if self.table and not np.array_equal(self.table["id"], old_ids):
             raise FormatError(
                 f"{self.path} holds {len(old_ids)} ids, but not just the {len(self.table['id'])} of the CSV file "

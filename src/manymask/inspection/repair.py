@@ -29,7 +29,7 @@ from manymask.inspection.reading import Inspection, Repair, drop_masks
 from manymask.planning.doctor import MAX_TINY_AREA, count_of, find_rows, list_some
 from manymask.planning.facts import ImageFacts, measure_instances
 from manymask.planning.findings import KINDS
-from manymask.planning.pieces import find_pieces
+from manymask.core.pieces import find_pieces
 
 LEFT_OUT = (
     "unreadable-image",

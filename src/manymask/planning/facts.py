@@ -13,7 +13,7 @@ from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
 )
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
-from manymask.planning.pieces import find_pieces, split_columns
+from manymask.core.pieces import find_pieces, split_columns
 
 DUPLICATE_IOU = 0.9
 """Masks of one class that share so much are one object labelled twice; AP's strictest threshold is 0.95."""
