@@ -16,8 +16,8 @@ from manymask.formats.raster import Raster, check_declared_size
 from manymask.formats.tiff import read_tiff
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Readers of Pillow by the first bytes of a file. They are called directly, since Image.open compares with a limit that is
-# global to the process and so the caller's to set.
+# Readers of Pillow by the first bytes of a file. They are called directly, since Image.open compares with a limit that
+# is global to the process and so the caller's to set.
 _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\x89PNG": PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,

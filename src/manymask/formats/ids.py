@@ -22,9 +22,12 @@ _MAX_SHARED_VALUES = 255
 # Values that are mostly on rims, above which (and above the number of other values) a label image counts as resampled:
 # of those in dsb2018, emps, axons and homework_sample none has more than a few.
 _MIN_RIM_VALUES = 10
+# Rims are around objects, so where they are nearly all there is they are objects of a pixel.
+_MIN_OBJECT_SHARE = 0.2
 
 _OWN_NUMBER = "every object needs its own number"
-_SPLIT = "number the objects anew, or let manymask inspect --fix give each separate piece a number"
+_NUMBER = "number the objects anew"
+_SPLIT = f"{_NUMBER}, or let manymask inspect --fix give each separate piece a number"
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,12 @@ class LabelImage:
 def read_ids(path: str | Path) -> Int64[np.ndarray, "height width"]:
     """Read the ids of a label image, as stored: 0 for background, gaps and large ids kept.
 
-    Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B. What is transparent where
-    other pixels are not is background. Ids stay as they are stored where the smallest value means white.
+    Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B. What is transparent
+    where other pixels are not is background. Ids stay as they are stored where the smallest value means white.
 
     Raises:
-        FormatError: The file cannot be read, was saved by a lossy codec, or holds something else than whole numbers from
-            0 to 2^53 (to the last that its type of float holds with all before it).
+        FormatError: The file cannot be read, was saved by a lossy codec, or holds something else than whole numbers
+            from 0 to 2^53 (to the last that its type of float holds with all before it).
     """
     path = Path(path)
     raster = read_raster(path)
@@ -93,8 +96,8 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
     largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else _MAX_ID
     if ids.max(initial=0) > largest:
         raise FormatError(
-            f"{path} holds the id {ids.max()} as {values.dtype}, which cannot tell ids above {largest} from each other; "
-            "save it as uint32"
+            f"{path} holds the id {ids.max()} as {values.dtype}, which cannot tell ids above {largest} from each "
+            "other; save it as uint32"
         )
     return ids
 
@@ -150,7 +153,10 @@ def _check_not_binary(path: Path, ids: Int64[np.ndarray, " instances"]) -> None:
 
 
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
-    """Refuse values that mostly lie on rims, between a smaller and a larger one, as interpolation and codecs make them."""
+    """Refuse values that mostly lie between a smaller and a larger one.
+
+    Interpolation and lossy codecs make such rims around objects; one object between two others is no rim by itself.
+    """
     if num_ids <= _MIN_RIM_VALUES:
         return
     is_rim = np.zeros(ids.shape, dtype=bool)
@@ -159,12 +165,14 @@ def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num
         falls = values[:, 1:] < values[:, :-1]
         rim[:, 1:-1] |= (rises[:, 1:] & rises[:, :-1]) | (falls[:, 1:] & falls[:, :-1])
     areas = np.bincount(ids.ravel(), minlength=num_ids + 1)[1:]
-    num_rim_values = int((2 * np.bincount(ids[is_rim], minlength=num_ids + 1)[1:] > areas).sum())
-    if max(_MIN_RIM_VALUES, num_ids - num_rim_values) < num_rim_values < num_ids:
+    is_rim_value = 2 * np.bincount(ids[is_rim], minlength=num_ids + 1)[1:] > areas
+    num_rim_values = int(is_rim_value.sum())
+    is_mostly_objects = areas[~is_rim_value].sum() > _MIN_OBJECT_SHARE * areas.sum()
+    if is_mostly_objects and num_rim_values > max(_MIN_RIM_VALUES, num_ids - num_rim_values):
         raise FormatError(
-            f"{path} holds {num_ids} values, {num_rim_values} of which lie mostly between a smaller and a larger one: it "
-            "was resized with interpolation, smoothed or saved by a lossy codec, which makes ids that no object has; "
-            "resize labels with nearest neighbours, and save them as PNG or lossless TIFF"
+            f"{path} holds {num_ids} values, {num_rim_values} of which lie mostly between a smaller and a larger one: "
+            "it was resized with interpolation, smoothed or saved by a lossy codec, which makes ids that no object "
+            "has; resize labels with nearest neighbours, and save them as PNG or lossless TIFF"
         )
 
 
@@ -175,13 +183,20 @@ def _check_not_shared(
     if len(old_ids) > _MAX_SHARED_VALUES:
         return
     counts = count_pieces(_encode(ids, len(old_ids)))
-    if are_scattered(counts, 3):
+    if are_scattered(counts, 3.0):
         values = ", ".join(map(str, old_ids[:5].tolist())) + (", .." if len(old_ids) > 5 else "")
         what = "the value" if len(old_ids) == 1 else f"{len(old_ids)} values"
+        remedy = _NUMBER if _touch(ids, len(old_ids)) else _SPLIT
         raise FormatError(
-            f"{path} holds {what} {values} in about {counts.sum():.0f} pieces far from each other: a mask or classes, not "
-            f"instances, and {_OWN_NUMBER}; {_SPLIT}"
+            f"{path} holds {what} {values} in about {counts.sum():.0f} pieces far from each other: a mask or classes, "
+            f"not instances, and {_OWN_NUMBER}; {remedy}"
         )
+
+
+def _touch(ids: Int32[np.ndarray, "height width"], num_ids: int) -> bool:
+    """Whether instances touch others, so that pieces of a value need not be whole objects."""
+    islands, _ = find_pieces(_encode((ids > 0).astype(np.int32), 1), 0)
+    return len(islands) != len(find_pieces(_encode(ids, num_ids), 0)[0])
 
 
 def _encode(ids: Int32[np.ndarray, "height width"], num_ids: int) -> RunLengths:
@@ -192,10 +207,9 @@ def _split(
     path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int
 ) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " pieces"]]:
     """Every piece of a value as an instance, and the place of the value that it is of."""
+    if _touch(ids, num_ids):
+        raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
     pieces, source = find_pieces(_encode(ids, num_ids), 0)
-    islands, _ = find_pieces(_encode((ids > 0).astype(np.int32), 1), 0)
-    if len(islands) != len(pieces):
-        raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_OWN_NUMBER}")
     height, width = ids.shape
     flat = np.zeros(height * width, dtype=np.int32)
     place = np.repeat(pieces.start - np.cumsum(pieces.length) + pieces.length, pieces.length)

@@ -31,8 +31,8 @@ def is_mask_files(root: Path) -> bool:
 def read_mask_files(root: str | Path) -> Dataset:
     """Read folders of an image and the masks of its objects, all of one class, ``object``.
 
-    Every pixel of a mask that is not 0 belongs to its object; of a grey mask, as JPEG and smoothing make it, those above
-    half of its largest value. An empty folder ``masks`` means that there is no object.
+    Every pixel of a mask that is not 0 belongs to its object; of a grey mask, as JPEG and smoothing make it, those
+    above half of its largest value. An empty folder ``masks`` means that there is no object.
 
     Raises:
         DatasetError: A folder lacks its masks or has not exactly one image, or there are none.
@@ -85,10 +85,9 @@ def _read_mask(path: Path) -> tuple[Bool[np.ndarray, "height width"], int]:
     """The pixels of one object, and the orientation tag that was obeyed."""
     raster = read_raster(path)
     mask = _find_object(raster, path)
-    is_ambiguous = raster.is_inverted or raster.palette is not None
-    if is_ambiguous and _is_background(mask) and (stored := raster.values.any(axis=2)).any():
-        # ImageJ's inverted look-up table shows an object that is stored as 255 as black on white.
-        mask = mask if _is_background(stored) else stored
+    if (raster.is_inverted or raster.palette is not None) and _is_background(mask) and not mask.all():
+        # ImageJ's inverted look-up table and tifffile's files of bool show an object as black on white.
+        mask = ~mask
     orientation = raster.orientation if is_obeyed() else 1
     return turn(mask, orientation), orientation
 
@@ -118,8 +117,8 @@ def _check_one_object(grey: Shaped[np.ndarray, "height width"], path: Path) -> N
     np.maximum.at(highest, np.repeat(large.owner, large.length), columns[place + np.arange(len(place))])
     if len(found := np.unique(highest)) > 1:
         raise FormatError(
-            f"{path} holds {len(large)} separate objects with {len(found)} values: a label image, where one file for each "
-            "object was expected; put label images into 'labels' beside 'images', named like the images"
+            f"{path} holds {len(large)} separate objects with {len(found)} values: a label image, where one file for "
+            "each object was expected; put label images into 'labels' beside 'images', named like the images"
         )
 
 

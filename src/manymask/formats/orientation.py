@@ -36,8 +36,8 @@ def read_labelled_pixels(
 ) -> tuple[Shaped[np.ndarray, "height width channels"], tuple[Doubt, ...]]:
     """Read a labelled image turned as the labels were drawn on it.
 
-    Where the size of the labels fits only the stored or only the turned image, that one is taken; else the tag is obeyed
-    unless the user chose otherwise.
+    Where the size of the labels fits only the stored or only the turned image, that one is taken; else the tag is
+    obeyed unless the user chose otherwise.
 
     Args:
         path: The image.
@@ -62,13 +62,13 @@ def read_labelled_pixels(
     if fits_stored != fits_turned and tag != 1:
         is_turned = fits_turned
         how = "as the tag says" if is_turned else "as it is stored"
-        doubts = (Doubt("orientation-by-size", f"has orientation tag {tag}; its labels fit only the image {how}"),)
+        doubts = (Doubt("orientation-by-size", f"has orientation tag {tag}, and its labels fit only the image {how}"),)
     elif tag in range(2, 9) and fits_stored and choice is None:
         doubts = (
             Doubt(
                 "orientation-in-doubt",
-                f"has orientation tag {tag}, which turns or mirrors the image; nothing says whether its labels were drawn "
-                "on the turned or on the stored pixels",
+                f"has orientation tag {tag}, which turns or mirrors the image, and nothing says whether its labels "
+                "were drawn on the turned or on the stored pixels",
             ),
         )
     return np.ascontiguousarray(turned if is_turned else stored), doubts

@@ -322,15 +322,16 @@ def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
 
 def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
     """The label images in a folder by the names of their images."""
-    names = {record.name for record in dataset.records}
+    names = {make_key(record.name): record.name for record in dataset.records}
     own_images = {record.path.resolve() for record in dataset.records}
     paths = list_images(folder)
-    matches = [None if path.stem in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
+    matches = [None if make_key(path.stem) in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
     named = [(match["name"], path) for match, path in zip(matches, paths, strict=True) if match]
     if not named and (arrays := sorted(folder.glob("*_seg.npy"))):
         raise DatasetError(f"{arrays[0]} is a pickle, which may run code; save Cellpose's masks as TIFF or PNG")
     files: dict[str, Path] = {}
-    for name, path in named or [(path.stem, path) for path in paths]:
+    for found, path in named or [(path.stem, path) for path in paths]:
+        name = names.get(make_key(found), found)
         if path.resolve() in own_images:
             raise DatasetError(f"{path} is an image of the data, expected label images; give the predictions' folder")
         if name in files:

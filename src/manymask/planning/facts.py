@@ -57,6 +57,15 @@ class InstanceFacts:
     is_occluded: Bool[np.ndarray, " instances"]
 
     @property
+    def piece_counts(self) -> Float64[np.ndarray, " instances"]:
+        """In how many pieces each row is, as ``core.pieces.count_pieces`` counts; 1 where others lie in front of it."""
+        counts = np.ones(len(self.areas))
+        for row, areas in self.pieces.items():
+            if not self.is_occluded[row]:
+                counts[row] = sum(areas) ** 2 / sum(area**2 for area in areas)
+        return counts
+
+    @property
     def is_object(self) -> Bool[np.ndarray, " instances"]:
         """Whether a row is to be found: it has pixels and is no crowd region."""
         return (self.areas > 0) & ~self.iscrowd
@@ -219,9 +228,13 @@ def measure_instances(
 def find_background(
     areas: Int64[np.ndarray, " instances"], boxes: Float32[np.ndarray, "instances 4"], size: tuple[int, int]
 ) -> Bool[np.ndarray, " instances"]:
-    """Instances that cover more than half of the image and touch all four of its borders."""
+    """Instances that touch all four borders of an image and cover more than half of it, or leave no pixel without id.
+
+    In a crowded image the background is less than half, but then there is no other.
+    """
     height, width = size
-    return (boxes == [0, 0, width, height]).all(axis=1) & (areas > height * width / 2)
+    is_large = (areas > height * width / 2) | (areas.sum() >= height * width)
+    return (boxes == [0, 0, width, height]).all(axis=1) & is_large
 
 
 def _measure_pieces(runs: RunLengths) -> tuple[dict[int, tuple[int, ...]], Int64[np.ndarray, " occluded"]]:
