@@ -75,7 +75,7 @@ READING = {
     "cut": ("unreadable-image", "cut.tif"),
     "empty": ("unreadable-image", "empty.tif is empty"),
     "size": ("size-mismatch", "size.tif is 50 x 80"),
-    "binary": ("unreadable-labels", "binary.tif holds only 0 and 255"),
+    "binary": ("shared-ids", "binary.tif holds only 0 and 255"),
     "half": ("unreadable-labels", "half.tif holds 0.5"),
     "negative": ("unreadable-labels", "negative.tif holds -1"),
     "jpeg": ("unreadable-labels", "jpeg.jpg is a JPEG"),
@@ -196,7 +196,7 @@ def test_fixed_copy_has_no_fault(planted):
     assert not again.has_faults
     assert not any(finding.is_fixable for finding in again.findings)
     counts = {"pieces": 3, "background": 1, "none": 0}
-    names = {"good", "dot", "copy2", "copy3", "float", "tiny", *counts}
+    names = {"good", "binary", "dot", "copy2", "copy3", "float", "tiny", *counts}
     assert count_instances(again) == {name: counts.get(name, 16) for name in names}
 
 

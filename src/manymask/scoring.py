@@ -26,6 +26,7 @@ from manymask.formats.predictions import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.inspection import group_images
 from manymask.modeling.shipped import list_shipped
 from manymask.planning import Plan, change_plan, read_plan
+from manymask.planning.doubts import LabelDoubts
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.training import find_run
 
@@ -231,14 +232,17 @@ def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int],
     """
     if len(dataset) == 0:
         raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
+    doubts = LabelDoubts()
     for index, sample in enumerate(read_ahead(dataset.__getitem__, range(len(dataset)))):
         found = source.predict(sample)
         truth = sample.to_instances().relabel(source.truth_labels)
+        doubts.add(sample, truth)
         limits = {"max_detections": source.max_detections, "score_threshold": source.score_threshold}
         scored = score_image(sample.image_id, truth, found, name=sample.name, **limits)
         yield View(sample, truth, rank_predictions(found, source.max_detections), scored)
         if progress is not None:
             progress(index + 1, len(dataset))
+    source.notes.extend(note for note in doubts.describe() if note not in source.notes)
 
 
 def read_validation(plan: Plan, run: Path) -> Dataset:

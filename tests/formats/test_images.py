@@ -27,7 +27,6 @@ def test_tiff_keeps_type_and_values(tmp_path, dtype, compression, channels):
     "options",
     [
         {"photometric": "rgb", "planarconfig": "separate"},
-        {"photometric": "minisblack"},
         {"imagej": True, "metadata": {"axes": "CYX"}},
         {"ome": True, "metadata": {"axes": "CYX"}},
     ],
@@ -115,7 +114,9 @@ def test_sixteen_bit_png_stays_sixteen_bit(tmp_path, channels):
 def test_one_bit_png(tmp_path):
     mask = make_pixels()[..., 0] > 99
     np.testing.assert_array_equal(read_pixels(write_array(tmp_path / "a.png", mask))[..., 0], mask * 255)
-    np.testing.assert_array_equal(read_pixels(write_array(tmp_path / "a.tif", mask))[..., 0], mask * 255)
+    for photometric in ("minisblack", "miniswhite"):
+        path = write_array(tmp_path / "a.tif", mask, photometric=photometric)
+        np.testing.assert_array_equal(read_pixels(path)[..., 0], (mask ^ (photometric == "miniswhite")) * 255)
 
 
 def test_image_above_the_limit_of_pillow(tmp_path):

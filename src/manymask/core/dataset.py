@@ -25,6 +25,19 @@ class Category:
     name: str
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """Something about a labelled image that its reader had to guess.
+
+    Attributes:
+        kind: The kind of finding that it is for the doctor.
+        detail: What was found, as the rest of a sentence that begins with the file.
+    """
+
+    kind: str
+    detail: str
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One image with its labels.
@@ -37,6 +50,7 @@ class Sample:
         layers: Ids 1..N of the instances.
         labels: Class index of each instance: 1 + the place of its category in the data set's categories.
         iscrowd: Whether the instance is a COCO crowd region.
+        doubts: What its reader had to guess.
     """
 
     image_id: int
@@ -46,6 +60,7 @@ class Sample:
     layers: InstanceLayers
     labels: Int64[np.ndarray, " instances"]
     iscrowd: Bool[np.ndarray, " instances"]
+    doubts: tuple[Doubt, ...] = ()
 
     def to_instances(self) -> Instances:
         """The labels that have pixels, as runs with their table; nobody can find the others."""
@@ -62,12 +77,14 @@ class Record:
         name: Stem of the image, unique in its data set.
         path: The image file.
         annotation: What the data set's ``read_record`` needs to find the labels.
+        is_split: Take every piece of a value of its label images for an instance of its own.
     """
 
     image_id: int
     name: str
     path: Path
     annotation: Any
+    is_split: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from manymask.formats.datasets import detect_format as detect_format
 from manymask.formats.datasets import name_instances as name_instances
 from manymask.formats.datasets import read_dataset as read_dataset
 from manymask.formats.datasets import sum_up_checks as sum_up_checks
-from manymask.formats.images import check_size as check_size
+from manymask.formats.ids import check_size as check_size
+from manymask.formats.ids import read_ids as read_ids
+from manymask.formats.ids import renumber_ids as renumber_ids
 from manymask.formats.images import find_images as find_images
-from manymask.formats.images import read_ids as read_ids
 from manymask.formats.images import read_pixels as read_pixels
-from manymask.formats.images import renumber_ids as renumber_ids
 from manymask.formats.label_images import read_label_images as read_label_images
 from manymask.formats.label_images import write_ids as write_ids
 from manymask.formats.label_images import write_label_image as write_label_image

@@ -22,17 +22,9 @@ from manymask.core import (
 )
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.images import (
-    CLASS_FILE,
-    check_not_binary,
-    check_size,
-    list_folders,
-    list_images,
-    name_folder,
-    read_ids,
-    read_pixels,
-    renumber_ids,
-)
+from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.images import CLASS_FILE, list_folders, list_images, name_folder
+from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.painting import paint_ids
 from manymask.formats.records import make_records, make_sample
 
@@ -89,17 +81,19 @@ def _find_class_files(folder: Path) -> dict[int, Path]:
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
-    pixels = read_pixels(record.path)
-    size = (pixels.shape[0], pixels.shape[1])
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
-    label_images, labels = [], []
-    for category_id, path in record.annotation.items():
-        ids, old_ids = renumber_ids(read_ids(path))
-        check_size(path, ids.shape, record.path, size)
-        check_not_binary(path, old_ids)
-        label_images.append(ids)
-        labels.append(np.full(len(old_ids), class_index[category_id]))
-    return make_sample(record, pixels, _merge_label_images(label_images, labels), np.concatenate(labels))
+    files = {path: read_label_image(path, is_split=record.is_split) for path in record.annotation.values()}
+    first = next(iter(files.values()))
+    pixels, doubts = read_labelled_pixels(record.path, first.ids.shape, first.orientation)
+    for path, label in files.items():
+        check_size(path, label.ids.shape, record.path, pixels.shape[:2])
+    label_images = [label.ids for label in files.values()]
+    labels = [
+        np.full(len(label.old_ids), class_index[category_id])
+        for category_id, label in zip(record.annotation, files.values(), strict=True)
+    ]
+    layers = _merge_label_images(label_images, labels)
+    return make_sample(record, pixels, layers, np.concatenate(labels), doubts=doubts)
 
 
 def _merge_label_images(
@@ -119,7 +113,11 @@ def _merge_label_images(
 
 def name_class_ids(record: Record) -> list[str]:
     """What the files call each instance of an image, in their order."""
-    return [f"id {i} of {path.name}" for path in record.annotation.values() for i in renumber_ids(read_ids(path))[1]]
+    return [
+        f"id {i} of {path.name}"
+        for path in record.annotation.values()
+        for i in read_label_image(path, is_split=record.is_split).old_ids
+    ]
 
 
 def write_class_folder(

@@ -6,22 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32
 
 from manymask.core import Category, Dataset, Instances, Record, Sample
 from manymask.core.files import replace_file
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
-from manymask.formats.images import (
-    LABEL_STEM,
-    check_not_binary,
-    check_size,
-    check_unique_names,
-    list_images,
-    read_ids,
-    read_pixels,
-    renumber_ids,
-)
+from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.images import LABEL_STEM, check_unique_names, list_images, make_key
+from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.painting import paint_ids
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
 
@@ -54,14 +47,15 @@ def read_label_images(root: str | Path) -> Dataset:
         images, label_images = _find_side_by_side(root)
     check_unique_names(images)
     check_unique_names(label_images)
-    labels_by_name, images_by_name = dict(label_images), dict(images)
+    labels_by_key = {make_key(name): path for name, path in label_images}
+    image_keys = {make_key(name) for name, _ in images}
     for name, path in images:
-        if name not in labels_by_name:
+        if make_key(name) not in labels_by_key:
             raise DatasetError(f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)")
     for name, path in label_images:
-        if name not in images_by_name:
+        if make_key(name) not in image_keys:
             raise DatasetError(f"{path} labels an image '{name}' that is not there; add the image or remove the label")
-    entries = [(name, path, labels_by_name[name]) for name, path in images]
+    entries = [(name, path, labels_by_key[make_key(name)]) for name, path in images]
     return Dataset(root, "label_images", OBJECT_CATEGORIES, make_records(entries, root), _read_record)
 
 
@@ -99,37 +93,15 @@ def _label_kind(path: Path) -> str | None:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     path: Path = record.annotation
-    pixels = read_pixels(record.path)
-    ids, old_ids = read_label_image(path, record.path, (pixels.shape[0], pixels.shape[1]))
-    return make_sample(record, pixels, ids, np.ones(len(old_ids), dtype=np.int64))
-
-
-def read_label_image(
-    path: Path, image_path: Path, image_size: tuple[int, int]
-) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " instances"]]:
-    """Read the label image of an image and number its instances 1..N in the order of their ids.
-
-    Args:
-        path: The label image.
-        image_path: The image, for messages.
-        image_size: (height, width) of the image.
-
-    Returns:
-        The new ids, 0 for background, and the file's id of each instance.
-
-    Raises:
-        FormatError: The file cannot be read, or does not hold ids.
-        DatasetError: It is of another size than the image.
-    """
-    ids, old_ids = renumber_ids(read_ids(path))
-    check_size(path, ids.shape, image_path, image_size)
-    check_not_binary(path, old_ids)
-    return ids, old_ids
+    label = read_label_image(path, is_split=record.is_split)
+    pixels, doubts = read_labelled_pixels(record.path, label.ids.shape, label.orientation)
+    check_size(path, label.ids.shape, record.path, pixels.shape[:2])
+    return make_sample(record, pixels, label.ids, np.ones(len(label.old_ids), dtype=np.int64), doubts=doubts)
 
 
 def name_ids(record: Record) -> list[str]:
     """What the file calls each instance of an image, in their order."""
-    return [f"id {i}" for i in renumber_ids(read_ids(record.annotation))[1]]
+    return [f"id {i}" for i in read_label_image(record.annotation, is_split=record.is_split).old_ids]
 
 
 def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:

@@ -4,12 +4,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Shaped
 
-from manymask.core import Category, Dataset, Record, Sample, encode_crops, paint_layers
+from manymask.core import Category, Dataset, Record, Sample, encode_crops, encode_layers, paint_layers
+from manymask.core.pieces import find_pieces
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.images import check_size, list_folders, list_images, read_pixels
+from manymask.formats.decoding import read_raster
+from manymask.formats.ids import check_size
+from manymask.formats.images import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
+from manymask.formats.orientation import is_obeyed, read_labelled_pixels
+from manymask.formats.raster import Raster, turn
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
+
+# Other kinds of image are listed as well, so that a mask that cannot be read is named and not missing.
+_MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".webp", ".jp2", ".jxl", ".avif", ".heic", ".pgm", ".ppm", ".tga", ".npy")
+_MAX_FLAT_VALUES = 10  # masks with more values than this are smoothed or were saved by a lossy codec
+_MIN_SHARE = 10  # objects down to a tenth of the largest one are compared; what is smaller may be noise
 
 
 def is_mask_files(root: Path) -> bool:
@@ -20,7 +31,8 @@ def is_mask_files(root: Path) -> bool:
 def read_mask_files(root: str | Path) -> Dataset:
     """Read folders of an image and the masks of its objects, all of one class, ``object``.
 
-    Every pixel of a mask that is not 0 belongs to its object. An empty folder ``masks`` means that there is no object.
+    Every pixel of a mask that is not 0 belongs to its object; of a grey mask, as JPEG and smoothing make it, those
+    above half of its largest value. An empty folder ``masks`` means that there is no object.
 
     Raises:
         DatasetError: A folder lacks its masks or has not exactly one image, or there are none.
@@ -40,14 +52,19 @@ def _find_image(folder: Path) -> Path:
 def _find_masks(folder: Path) -> tuple[Path, ...]:
     if not (folder / "masks").is_dir():
         raise DatasetError(f"{folder} holds no folder 'masks'; add one (empty if the image shows no object)")
-    return tuple(list_images(folder / "masks"))
+    files = (path for path in (folder / "masks").iterdir() if path.suffix.lower() in _MASK_SUFFIXES)
+    return tuple(sorted((path for path in files if not is_hidden(path) and path.is_file()), key=lambda path: path.name))
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
-    pixels = read_pixels(record.path)
+    size, orientation = None, 1
+    if record.annotation:
+        mask, orientation = _read_mask(record.annotation[0])
+        size = mask.shape
+    pixels, doubts = read_labelled_pixels(record.path, size, orientation)
     size = (pixels.shape[0], pixels.shape[1])
     runs = encode_crops(_read_crops(record, size), size)
-    return make_sample(record, pixels, paint_layers(runs), np.ones(len(runs), dtype=np.int64))
+    return make_sample(record, pixels, paint_layers(runs), np.ones(len(runs), dtype=np.int64), doubts=doubts)
 
 
 def _read_crops(
@@ -55,13 +72,59 @@ def _read_crops(
 ) -> Iterator[tuple[int, int, Bool[np.ndarray, "crop_height crop_width"]]]:
     """Each mask inside its own box; only the box stays in memory."""
     for path in record.annotation:
-        mask = np.any(read_pixels(path), axis=2)
+        mask, _ = _read_mask(path)
         check_size(path, mask.shape, record.path, size)
         rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
         if len(rows) == 0:
             raise FormatError(f"{path} is a mask without any pixel, expected one object in each file; remove the file")
         top, left = int(rows[0]), int(columns[0])
         yield left, top, mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+
+
+def _read_mask(path: Path) -> tuple[Bool[np.ndarray, "height width"], int]:
+    """The pixels of one object, and the orientation tag that was obeyed."""
+    raster = read_raster(path)
+    mask = _find_object(raster, path)
+    if (raster.is_inverted or raster.palette is not None) and _is_background(mask) and not mask.all():
+        # ImageJ's inverted look-up table and tifffile's files of bool show an object as black on white.
+        mask = ~mask
+    orientation = raster.orientation if is_obeyed() else 1
+    return turn(mask, orientation), orientation
+
+
+def _find_object(raster: Raster, path: Path) -> Bool[np.ndarray, "height width"]:
+    shown = raster.show()
+    if raster.alpha is not None and (shown == shown[0, 0]).all():
+        shown = raster.alpha[..., None]  # one colour everywhere, cut out by its opacity
+    mask = shown.any(axis=2)
+    values = shown[mask]
+    if (values == values[:1]).all():
+        return mask
+    grey = shown.max(axis=2)
+    if raster.lossy is None:
+        _check_one_object(grey, path)
+    is_smooth = raster.lossy is not None or len(np.unique(grey)) > _MAX_FLAT_VALUES
+    return grey > grey.max() / 2 if is_smooth else mask
+
+
+def _check_one_object(grey: Shaped[np.ndarray, "height width"], path: Path) -> None:
+    """Refuse a label image: separate objects of like size with values of their own."""
+    islands, _ = find_pieces(encode_layers(torch.from_numpy((grey != 0).astype(np.int32)[None]), 1), 0)
+    large = islands.select(np.flatnonzero(islands.areas * _MIN_SHARE >= islands.areas.max()))
+    columns = grey.T.ravel()  # runs are in column order
+    place = np.repeat(large.start - np.cumsum(large.length) + large.length, large.length)
+    highest = np.zeros(len(large), dtype=grey.dtype)
+    np.maximum.at(highest, np.repeat(large.owner, large.length), columns[place + np.arange(len(place))])
+    if len(found := np.unique(highest)) > 1:
+        raise FormatError(
+            f"{path} holds {len(large)} separate objects with {len(found)} values: a label image, where one file for "
+            "each object was expected; put label images into 'labels' beside 'images', named like the images"
+        )
+
+
+def _is_background(mask: Bool[np.ndarray, "height width"]) -> bool:
+    """Whether a mask covers most of the image, up to all of its borders."""
+    return bool(mask.mean() > 0.5 and mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any())
 
 
 def name_masks(record: Record) -> list[str]:
@@ -75,4 +138,4 @@ def find_empty_masks(record: Record) -> list[Path]:
     Raises:
         FormatError: One of the masks cannot be read.
     """
-    return [path for path in record.annotation if not read_pixels(path).any()]
+    return [path for path in record.annotation if not _read_mask(path)[0].any()]

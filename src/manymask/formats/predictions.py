@@ -18,8 +18,8 @@ from manymask.core.files import explain_reading
 from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco import check_polygons, decode_segmentations, is_integer, read_json
-from manymask.formats.images import list_images
-from manymask.formats.label_images import read_label_image
+from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.images import list_images, make_key
 from manymask.formats.submission import RESULTS_NAME
 
 PREDICTIONS_NAME = "predictions.json"
@@ -72,7 +72,10 @@ class _LabelImage:
     table: dict[str, np.ndarray]
 
     def read(self, record: Record, size: tuple[int, int]) -> Instances:
-        ids, old_ids = read_label_image(self.path, record.path, size)
+        # A table beside it says that the ids are ids, even those of a poor model in many pieces.
+        label = read_label_image(self.path, is_checked=not self.table)
+        ids, old_ids = label.ids, label.old_ids
+        check_size(self.path, ids.shape, record.path, size)
         if self.table and not np.array_equal(self.table["id"], old_ids):
             raise FormatError(
                 f"{self.path} holds {len(old_ids)} ids, but not just the {len(self.table['id'])} of the CSV file "
@@ -334,15 +337,16 @@ def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
 
 def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
     """The label images in a folder by the names of their images."""
-    names = {record.name for record in dataset.records}
+    names = {make_key(record.name): record.name for record in dataset.records}
     own_images = {record.path.resolve() for record in dataset.records}
     paths = list_images(folder)
-    matches = [None if path.stem in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
+    matches = [None if make_key(path.stem) in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
     named = [(match["name"], path) for match, path in zip(matches, paths, strict=True) if match]
     if not named and (arrays := sorted(folder.glob("*_seg.npy"))):
         raise DatasetError(f"{arrays[0]} is a pickle, which may run code; save Cellpose's masks as TIFF or PNG")
     files: dict[str, Path] = {}
-    for name, path in named or [(path.stem, path) for path in paths]:
+    for found, path in named or [(path.stem, path) for path in paths]:
+        name = names.get(make_key(found), found)
         if path.resolve() in own_images:
             raise DatasetError(f"{path} is an image of the data, expected label images; give the predictions' folder")
         if name in files:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int32, Int64, Shaped
 
-from manymask.core import Category, InstanceLayers, Record, Sample
+from manymask.core import Category, Doubt, InstanceLayers, Record, Sample
 from manymask.errors import DatasetError
 from manymask.formats.images import check_unique_names
 
@@ -38,9 +38,10 @@ def make_sample(
     layers: InstanceLayers | Int32[np.ndarray, "height width"],
     labels: Int64[np.ndarray, " instances"],
     iscrowd: Bool[np.ndarray, " instances"] | None = None,
+    doubts: tuple[Doubt, ...] = (),
 ) -> Sample:
     """Put a sample together; one label image stands for a stack of one layer."""
     if isinstance(layers, np.ndarray):
         layers = InstanceLayers(torch.from_numpy(layers[None]))
     iscrowd = np.zeros(len(labels), dtype=bool) if iscrowd is None else iscrowd
-    return Sample(record.image_id, record.name, record.path, pixels, layers, labels, iscrowd)
+    return Sample(record.image_id, record.name, record.path, pixels, layers, labels, iscrowd, doubts)

@@ -110,7 +110,9 @@ def inspect_dataset(
     facts = tuple(look.facts for look in looks if look.facts is not None)
     findings = [finding for look in looks for finding in look.findings]
     if not facts:
-        raise DatasetError(f"no image of {dataset.root} can be read; the first: {findings[0].detail}")
+        raise DatasetError(
+            f"no image of {dataset.root} can be read; the first: {findings[0].detail}; {findings[0].remedy}"
+        )
     return Inspection(
         sum_up_checks([look.check for look in looks if look.check is not None], dataset.categories),
         facts,
@@ -157,7 +159,8 @@ def _look(dataset: Dataset, row: int, is_strict: bool, cap: int | None) -> _Look
             raise
         return _explain(dataset, record, error, cap)
     facts = measure_sample(sample)
-    findings = examine_image(facts, lambda: name_instances(record, dataset.data_format), cap)
+    findings = [make_finding(doubt.kind, doubt.detail, record.name, record.path) for doubt in sample.doubts]
+    findings += examine_image(facts, lambda: name_instances(record, dataset.data_format), cap)
     if dataset.data_format == "coco":
         findings += _examine_polygons(record)
     return _Look(findings, check_sample(sample), facts)
@@ -185,15 +188,30 @@ def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | 
         rest = replace(dataset, records=(drop_masks(record, empty),))
         look = _look(rest, 0, False, cap)
         return replace(look, findings=[finding, *look.findings])
+    split = replace(dataset, records=(replace(record, is_split=True),))
+    is_shared = not record.is_split and _can_read(split)
     message = str(error)
     path = next((file for file in _list_files(record) if message.startswith(f"{file} ")), record.path)
-    if path == record.path:
+    if is_shared:
+        kind = "shared-ids"
+    elif path == record.path:
         kind = "unreadable-image"
     else:
         kind = "unreadable-labels" if isinstance(error, FormatError) else "size-mismatch"
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
-    return _Look([make_finding(kind, detail, record.name, path, remedy)])
+    finding = make_finding(kind, detail, record.name, path, None if is_shared else remedy)
+    look = _look(split, 0, False, cap) if is_shared else _Look([])
+    return replace(look, findings=[finding, *look.findings])
+
+
+def _can_read(dataset: Dataset) -> bool:
+    """Whether the one image of a data set can be read."""
+    try:
+        dataset[0]
+    except ManymaskError:
+        return False
+    return True
 
 
 def _try_empty_masks(record: Record) -> list[Path]:

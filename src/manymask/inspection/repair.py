@@ -3,7 +3,7 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from manymask.core import Dataset, InstanceLayers, Instances, Record, Sample, concatenate_instances
 from manymask.core.files import check_writable, replace_file
 from manymask.core.outputs import is_unused
+from manymask.core.pieces import find_pieces
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import (
     encode_coco_results,
@@ -30,7 +31,6 @@ from manymask.inspection.reading import Inspection, Repair, drop_masks
 from manymask.planning.doctor import MAX_TINY_AREA, count_of, find_rows, list_some
 from manymask.planning.facts import ImageFacts, measure_instances
 from manymask.planning.findings import KINDS
-from manymask.planning.pieces import find_pieces
 
 LEFT_OUT = (
     "unreadable-image",
@@ -59,8 +59,9 @@ CHANGES = {
 }
 """What a copy of a format changes in every image, as words to print."""
 
-# What comes of writing masks in place of polygons.
+# What comes of writing masks in place of polygons, and of reading each piece of a value as an instance.
 _CONVERTED = {
+    "shared-ids": "gave each separate piece of a value an id of its own; objects that touch are still one",
     "out-of-frame": "cut off what lay outside the image",
     "self-crossing": "wrote masks in place of outlines that cross themselves",
 }
@@ -155,6 +156,7 @@ def _copy_image(dataset: Dataset, record: Record, writer: "_Writer", kinds: set[
         empty = find_empty_masks(record)
         record = drop_masks(record, empty)
         actions.append(f"removed masks without any pixel: {list_some(path.name for path in empty)}")
+    record = replace(record, is_split="shared-ids" in kinds)
     sample = dataset.read_record(record, dataset.categories)
     instances = Instances.from_layers(sample.layers, sample.labels, sample.iscrowd)
     table = _repair(_Table(instances, np.arange(len(instances)), defaultdict(list)))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from manymask.core import Category
+from manymask.core.pieces import are_scattered
 from manymask.planning.facts import ImageFacts, InstanceFacts, find_background
 from manymask.planning.findings import MIN_SIDE, Finding, make_finding
 from manymask.planning.fingerprint import find_cut
@@ -21,6 +22,9 @@ _MAX_BORDER_FRACTION = 0.25
 # slices of one embryo differ in 4 and every other pair in 12 or more.
 _MAX_HASH_DISTANCE = 6
 _HASH_BLOCK = 1024
+MIN_MEDIAN_PIECES = 1.5
+"""More than half of all instances in two pieces of like size is no matter of some objects behind others; of the images
+of emps, whose particles cover each other, none has a median above 1."""
 NUM_NAMED = 5
 """Things that a message names before it says how many more there are."""
 
@@ -230,6 +234,17 @@ def _find_rare_classes(facts: Sequence[ImageFacts], categories: Sequence[Categor
 def _examine_instances(facts: Sequence[ImageFacts]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     num_instances = sum(int(image.instances.is_object.sum()) for image in facts)
+    counts = np.concatenate(
+        [image.instances.piece_counts[image.instances.is_object] for image in facts] or [np.zeros(0)]
+    )
+    if are_scattered(counts, MIN_MEDIAN_PIECES):
+        found.append(
+            (
+                "scattered-instances",
+                f"most of the {num_instances} instances are in several pieces far from each other, about "
+                f"{counts.sum():.0f} in all: values seem to be shared by several objects",
+            )
+        )
     num_cut = sum(int(find_cut(image).sum()) for image in facts)
     num_overlapping = sum(int((image.instances.mask_iou > 0).sum()) for image in facts)
     if num_cut > _MAX_BORDER_FRACTION * num_instances:

@@ -14,7 +14,7 @@ from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
 from manymask.core.intensities import keep_differences
-from manymask.planning.pieces import find_pieces, split_columns
+from manymask.core.pieces import find_pieces, split_columns
 
 DUPLICATE_IOU = 0.9
 """Masks of one class that share so much are one object labelled twice; AP's strictest threshold is 0.95."""
@@ -56,6 +56,15 @@ class InstanceFacts:
     duplicate_of: Int64[np.ndarray, " instances"]
     pieces: dict[int, tuple[int, ...]]
     is_occluded: Bool[np.ndarray, " instances"]
+
+    @property
+    def piece_counts(self) -> Float64[np.ndarray, " instances"]:
+        """In how many pieces each row is, as ``core.pieces.count_pieces`` counts; 1 where others lie in front of it."""
+        counts = np.ones(len(self.areas))
+        for row, areas in self.pieces.items():
+            if not self.is_occluded[row]:
+                counts[row] = sum(areas) ** 2 / sum(area**2 for area in areas)
+        return counts
 
     @property
     def is_object(self) -> Bool[np.ndarray, " instances"]:
@@ -220,9 +229,13 @@ def measure_instances(
 def find_background(
     areas: Int64[np.ndarray, " instances"], boxes: Float32[np.ndarray, "instances 4"], size: tuple[int, int]
 ) -> Bool[np.ndarray, " instances"]:
-    """Instances that cover more than half of the image and touch all four of its borders."""
+    """Instances that touch all four borders of an image and cover more than half of it, or leave no pixel without id.
+
+    In a crowded image the background is less than half, but then there is no other.
+    """
     height, width = size
-    return (boxes == [0, 0, width, height]).all(axis=1) & (areas > height * width / 2)
+    is_large = (areas > height * width / 2) | (areas.sum() >= height * width)
+    return (boxes == [0, 0, width, height]).all(axis=1) & is_large
 
 
 def _measure_pieces(runs: RunLengths) -> tuple[dict[int, tuple[int, ...]], Int64[np.ndarray, " occluded"]]:

@@ -51,6 +51,26 @@ _TRAINS = "it is trained on and scored like the others"
 KINDS: dict[str, Kind] = {
     "unreadable-image": Kind("fault", _STOPS, "copy or export the file again", True),
     "unreadable-labels": Kind("fault", _STOPS, "export the labels again", True),
+    "shared-ids": Kind(
+        "fault",
+        _STOPS,
+        "number the objects anew; --fix gives each separate piece a number, so that objects that touch become one",
+        True,
+    ),
+    "scattered-instances": Kind(
+        "fault",
+        "all pieces of a value are one object, with one box around them",
+        "give every object its own number; --fix does it for pieces far from each other",
+    ),
+    "orientation-in-doubt": Kind(
+        "warning",
+        "the tag is obeyed, which is wrong for labels that were drawn on the stored pixels",
+        "look at the labels on the image; then save it turned and without the tag, or set the environment variable "
+        "MANYMASK_ORIENTATION to obey or ignore",
+    ),
+    "orientation-by-size": Kind(
+        "note", "the image is read so that its labels fit", "nothing, or save the image turned and without the tag"
+    ),
     "size-mismatch": Kind("fault", _STOPS, "find the labels that belong to the image", True),
     "empty-mask-file": Kind("fault", _STOPS, "remove these files", True),
     "not-finite": Kind("fault", _STOPS, "replace what is not a number, or leave the image out", True),

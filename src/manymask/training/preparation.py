@@ -33,6 +33,7 @@ from manymask.planning import (
     plan_training,
     weigh_images,
 )
+from manymask.planning.doubts import LabelDoubts
 from manymask.training.callbacks import print_line
 from manymask.training.probe import find_machine, measure_step
 
@@ -95,22 +96,24 @@ def read_data(
         DatasetError: A file cannot be used.
     """
     dataset = read_dataset(path, data_format)
+    doubts, val_doubts = LabelDoubts(), LabelDoubts()
     with _show_check(dataset, console) as update:
         inspection = inspect_dataset(
-            _read_as_training(dataset, plan),
+            _read_as_training(dataset, plan, doubts),
             progress=lambda num_done, _: update(num_done),
             num_workers=plan.num_workers,
             is_strict=True,
             group_by=plan.group_by,
         )
     _tell_findings(dataset, inspection, console)
+    _tell_doubts(dataset, doubts, console)
     if val_path is None:
         return InspectedData(dataset, inspection, None, None)
     val = read_dataset(val_path, dataset.data_format)
     with _show_check(val, console) as update:
-        return InspectedData(
-            dataset, inspection, val, check_dataset(_read_as_training(val, plan), update, plan.num_workers)
-        )
+        val_check = check_dataset(_read_as_training(val, plan, val_doubts), update, plan.num_workers)
+    _tell_doubts(val, val_doubts, console)
+    return InspectedData(dataset, inspection, val, val_check)
 
 
 @contextmanager
@@ -120,8 +123,13 @@ def _show_check(dataset: Dataset, console: Console) -> Iterator[Callable[[int], 
         yield lambda num_done: bar.update(task, completed=num_done)
 
 
-def _read_as_training(dataset: Dataset, plan: Plan) -> Dataset:
-    return replace(dataset, read_record=partial(_read_usable, dataset.read_record, plan))
+def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts) -> Dataset:
+    return replace(dataset, read_record=partial(_read_usable, dataset.read_record, plan, doubts))
+
+
+def _tell_doubts(dataset: Dataset, doubts: LabelDoubts, console: Console) -> None:
+    for sentence in doubts.describe():
+        print_line(console, f"warning: {dataset.root}: {sentence}")
 
 
 def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -> None:
@@ -134,11 +142,13 @@ def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -
 def _read_usable(
     read_record: Callable[[Record, tuple[Category, ...]], Sample],
     plan: Plan,
+    doubts: LabelDoubts,
     record: Record,
     categories: tuple[Category, ...],
 ) -> Sample:
     sample = read_record(record, categories)
     normalize_pixels(sample.pixels, str(sample.path), plan)
+    doubts.add(sample, sample.to_instances())
     return sample
 
 

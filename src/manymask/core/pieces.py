@@ -1,18 +1,21 @@
-"""Pieces of instances that lie far apart."""
+"""Pieces of instances."""
 
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
 from scipy.sparse.csgraph import (  # pyright: ignore[reportMissingTypeStubs]
     connected_components,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from manymask.core import RunLengths
+from manymask.core.runs import RunLengths
 
 FAR_GAP = 2
 """Pieces with more background pixels than this between them, across and down, are far from each other."""
+
+MIN_SCATTERED = 10
+"""Fewer pieces than this in all may be one object behind others."""
 
 
 def split_columns(
@@ -33,14 +36,14 @@ def split_columns(
     return runs.owner[source], column, top, bottom
 
 
-def find_pieces(runs: RunLengths) -> tuple[RunLengths, Int64[np.ndarray, " pieces"]]:
-    """Cut every instance into pieces that are more than ``FAR_GAP`` pixels apart.
+def find_pieces(runs: RunLengths, gap: int = FAR_GAP) -> tuple[RunLengths, Int64[np.ndarray, " pieces"]]:
+    """Cut every instance into pieces that are more than ``gap`` pixels apart; with 0 those that do not touch.
 
     Returns:
         The pieces as runs, and the row of the instance that each is of, ascending. Empty masks have no piece.
     """
     owner, column, top, bottom = split_columns(runs)
-    first, second = _link(runs.size, owner, column, top, bottom)
+    first, second = _link(runs.size, owner, column, top, bottom, gap)
     graph: Any = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(len(owner), len(owner)))
     num_pieces, piece = cast(tuple[int, np.ndarray], connected_components(graph, directed=False))
     piece_owner = np.zeros(num_pieces, dtype=np.int64)
@@ -53,18 +56,40 @@ def find_pieces(runs: RunLengths) -> tuple[RunLengths, Int64[np.ndarray, " piece
     return pieces, piece_owner[order]
 
 
+def count_pieces(runs: RunLengths) -> Float64[np.ndarray, " instances"]:
+    """In how many pieces far from each other each instance is, small ones counted less; 0 for empty masks.
+
+    The number of equal pieces that would give the same sum of squared areas (the inverse of Simpson's index), so that
+    crumbs beside one large piece leave it near 1.
+    """
+    pieces, owner = find_pieces(runs)
+    areas = pieces.areas.astype(np.float64)
+    totals = np.bincount(owner, areas, len(runs))
+    return totals**2 / np.maximum(np.bincount(owner, areas**2, len(runs)), 1)
+
+
+def are_scattered(counts: Float64[np.ndarray, " instances"], least: float) -> bool:
+    """Whether the values behind instances are shared by several objects each, by the pieces that they are in.
+
+    Args:
+        counts: What ``count_pieces`` gives.
+        least: Pieces of the median instance.
+    """
+    return bool(counts.sum() >= MIN_SCATTERED and np.median(counts) >= least)
+
+
 def _link(
-    size: tuple[int, int], owner: np.ndarray, column: np.ndarray, top: np.ndarray, bottom: np.ndarray
+    size: tuple[int, int], owner: np.ndarray, column: np.ndarray, top: np.ndarray, bottom: np.ndarray, gap: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of runs within columns that are of one owner and near each other."""
-    stride = size[0] + 2 * FAR_GAP + 1  # so that rows of two columns never meet
-    column_key = (owner * (size[1] + FAR_GAP + 1) + column) * stride
-    tops, bottoms = column_key + top + FAR_GAP, column_key + bottom + FAR_GAP
+    stride = size[0] + 2 * gap + 1  # so that rows of two columns never meet
+    column_key = (owner * (size[1] + gap + 1) + column) * stride
+    tops, bottoms = column_key + top + gap, column_key + bottom + gap
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    for distance in range(FAR_GAP + 2):
+    for distance in range(gap + 2):
         shift = distance * stride
         begin = np.searchsorted(bottoms, column_key + shift + top, "left")
-        end = np.searchsorted(tops, column_key + shift + bottom + 2 * FAR_GAP, "right")
+        end = np.searchsorted(tops, column_key + shift + bottom + 2 * gap, "right")
         count = np.maximum(end - begin, 0)
         first = np.repeat(np.arange(len(count)), count)
         pairs.append((first, begin[first] + np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)))

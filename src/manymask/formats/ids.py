@@ -1,0 +1,230 @@
+"""Label images: the ids that they hold, and signs that their values are none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int32, Int64, Shaped
+
+from manymask.core import RunLengths, encode_layers
+from manymask.core.pieces import are_scattered, count_pieces, find_pieces
+from manymask.errors import DatasetError, FormatError
+from manymask.formats.decoding import read_raster
+from manymask.formats.orientation import is_obeyed
+from manymask.formats.raster import Raster, turn
+
+_MAX_ID = 2**53  # the largest range in which float64 holds every whole number
+# "White" of 8-bit, 16-bit and RGB-coded files.
+_WHITE = (255, 65535, 0xFFFFFF)
+# Label images with more values than a byte holds are not looked at for shared ones: what recycles colours has fewer.
+_MAX_SHARED_VALUES = 255
+# Values that are mostly on rims, above which (and above the number of other values) a label image counts as resampled:
+# of those in dsb2018, emps, axons and homework_sample none has more than a few.
+_MIN_RIM_VALUES = 10
+# Rims are around objects, so where they are nearly all there is they are objects of a pixel.
+_MIN_OBJECT_SHARE = 0.2
+
+_OWN_NUMBER = "every object needs its own number"
+_NUMBER = "number the objects anew"
+_SPLIT = f"{_NUMBER}, or let manymask inspect --fix give each separate piece a number"
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """The instances of one label image.
+
+    Attributes:
+        ids: 1..N in the order of the file's ids, 0 for background.
+        old_ids: The file's id of each instance.
+        orientation: The orientation tag of the file, which has been obeyed.
+    """
+
+    ids: Int32[np.ndarray, "height width"]
+    old_ids: Int64[np.ndarray, " instances"]
+    orientation: int = 1
+
+
+def read_ids(path: str | Path) -> Int64[np.ndarray, "height width"]:
+    """Read the ids of a label image, as stored: 0 for background, gaps and large ids kept.
+
+    Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B. What is transparent
+    where other pixels are not is background. Ids stay as they are stored where the smallest value means white.
+
+    Raises:
+        FormatError: The file cannot be read, was saved by a lossy codec, or holds something else than whole numbers
+            from 0 to 2^53 (to the last that its type of float holds with all before it).
+    """
+    path = Path(path)
+    raster = read_raster(path)
+    return turn(_to_ids(raster, path), raster.orientation if is_obeyed() else 1)
+
+
+def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
+    if raster.lossy:
+        kind = "is a JPEG" if raster.lossy == "JPEG" else f"was saved as {raster.lossy}"
+        raise FormatError(f"{path} {kind}, which changes ids when it is saved; save labels as PNG or lossless TIFF")
+    values = raster.values
+    if values.shape[2] == 3 and values.dtype == np.uint8:
+        ids = values.astype(np.int64) @ np.array([1, 256, 65536])
+    elif values.shape[2] == 1:
+        ids = _check_whole_numbers(values[..., 0], path)
+    else:
+        raise FormatError(
+            f"{path} has {values.shape[2]} channels of {values.dtype}, expected one channel of ids or 8-bit RGB; "
+            "save it as a label image of one channel"
+        )
+    if raster.num_bits == 1:
+        ids = ids * 255  # a mask by its type, whatever its one value is
+    if raster.alpha is not None and raster.alpha.any():
+        ids[raster.alpha == 0] = 0
+    return ids
+
+
+def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path) -> Int64[np.ndarray, "height width"]:
+    """The same values as int64."""
+    with np.errstate(invalid="ignore"):
+        ids = values.astype(np.int64)
+    is_bad = (ids != values) | (ids < 0) | (ids > _MAX_ID)
+    if is_bad.any():
+        row, column = np.argwhere(is_bad)[0]
+        raise FormatError(
+            f"{path} holds {values[row, column]} at row {row}, column {column}, expected whole numbers from 0 "
+            "(background) to 2^53; save ids, not probabilities or a signed code"
+        )
+    # Above this a float cannot hold every whole number, so that neighbouring ids become one.
+    largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else _MAX_ID
+    if ids.max(initial=0) > largest:
+        raise FormatError(
+            f"{path} holds the id {ids.max()} as {values.dtype}, which cannot tell ids above {largest} from each "
+            "other; save it as uint32"
+        )
+    return ids
+
+
+def renumber_ids(
+    ids: Int64[np.ndarray, "height width"],
+) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " instances"]]:
+    """Renumber ids densely, 1..N in ascending order; 0 stays background.
+
+    Returns:
+        The new ids, and the old id of each.
+    """
+    flat = ids.ravel()
+    is_first = np.ones(flat.size, dtype=bool)
+    is_first[1:] = flat[1:] != flat[:-1]
+    begin = np.flatnonzero(is_first)
+    old_ids, place = np.unique(np.append(flat[begin], 0), return_inverse=True)
+    dense = np.repeat(place[:-1].astype(np.int32), np.diff(begin, append=flat.size))
+    return dense.reshape(ids.shape), old_ids[1:]
+
+
+def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = True) -> LabelImage:
+    """Read a label image and number its instances 1..N in the order of their ids.
+
+    Args:
+        path: The file.
+        is_split: Take every piece of a value for an instance of its own, as for masks of 0 and 1.
+        is_checked: Refuse values that are no ids: one that is white, or a few in many pieces far from each other.
+
+    Raises:
+        FormatError: The file cannot be read, or does not hold ids; with ``is_split`` also where two values touch, since
+            their pieces then need not be objects.
+    """
+    raster = read_raster(path)
+    orientation = raster.orientation if is_obeyed() else 1
+    ids, old_ids = renumber_ids(turn(_to_ids(raster, path), orientation))
+    _check_not_resampled(path, ids, len(old_ids))
+    if is_split:
+        ids, source = _split(path, ids, len(old_ids))
+        return LabelImage(ids, old_ids[source], orientation)
+    if is_checked:
+        _check_not_binary(path, old_ids)
+        _check_not_shared(path, ids, old_ids)
+    return LabelImage(ids, old_ids, orientation)
+
+
+def _check_not_binary(path: Path, ids: Int64[np.ndarray, " instances"]) -> None:
+    """Refuse a label image whose only id is white."""
+    if len(ids) == 1 and ids[0] in _WHITE:
+        raise FormatError(
+            f"{path} holds only 0 and {ids[0]}: a binary mask, not instances, and {_OWN_NUMBER}; {_SPLIT}"
+        )
+
+
+def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
+    """Refuse values that mostly lie between a smaller and a larger one.
+
+    Interpolation and lossy codecs make such rims around objects; one object between two others is no rim by itself.
+    """
+    if num_ids <= _MIN_RIM_VALUES:
+        return
+    is_rim = np.zeros(ids.shape, dtype=bool)
+    for values, rim in ((ids, is_rim), (ids.T, is_rim.T)):
+        rises = values[:, 1:] > values[:, :-1]
+        falls = values[:, 1:] < values[:, :-1]
+        rim[:, 1:-1] |= (rises[:, 1:] & rises[:, :-1]) | (falls[:, 1:] & falls[:, :-1])
+    areas = np.bincount(ids.ravel(), minlength=num_ids + 1)[1:]
+    is_rim_value = 2 * np.bincount(ids[is_rim], minlength=num_ids + 1)[1:] > areas
+    num_rim_values = int(is_rim_value.sum())
+    is_mostly_objects = areas[~is_rim_value].sum() > _MIN_OBJECT_SHARE * areas.sum()
+    if is_mostly_objects and num_rim_values > max(_MIN_RIM_VALUES, num_ids - num_rim_values):
+        raise FormatError(
+            f"{path} holds {num_ids} values, {num_rim_values} of which lie mostly between a smaller and a larger one: "
+            "it was resized with interpolation, smoothed or saved by a lossy codec, which makes ids that no object "
+            "has; resize labels with nearest neighbours, and save them as PNG or lossless TIFF"
+        )
+
+
+def _check_not_shared(
+    path: Path, ids: Int32[np.ndarray, "height width"], old_ids: Int64[np.ndarray, " instances"]
+) -> None:
+    """Refuse a few values that each cover several objects: 0 and 1, inside and border, or a few colours in turn."""
+    if len(old_ids) > _MAX_SHARED_VALUES:
+        return
+    counts = count_pieces(_encode(ids, len(old_ids)))
+    if are_scattered(counts, 3.0):
+        values = ", ".join(map(str, old_ids[:5].tolist())) + (", .." if len(old_ids) > 5 else "")
+        what = "the value" if len(old_ids) == 1 else f"{len(old_ids)} values"
+        remedy = _NUMBER if _touch(ids, len(old_ids)) else _SPLIT
+        raise FormatError(
+            f"{path} holds {what} {values} in about {counts.sum():.0f} pieces far from each other: a mask or classes, "
+            f"not instances, and {_OWN_NUMBER}; {remedy}"
+        )
+
+
+def _touch(ids: Int32[np.ndarray, "height width"], num_ids: int) -> bool:
+    """Whether instances touch others, so that pieces of a value need not be whole objects."""
+    islands, _ = find_pieces(_encode((ids > 0).astype(np.int32), 1), 0)
+    return len(islands) != len(find_pieces(_encode(ids, num_ids), 0)[0])
+
+
+def _encode(ids: Int32[np.ndarray, "height width"], num_ids: int) -> RunLengths:
+    return encode_layers(torch.from_numpy(np.ascontiguousarray(ids)[None]), num_ids)
+
+
+def _split(
+    path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int
+) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " pieces"]]:
+    """Every piece of a value as an instance, and the place of the value that it is of."""
+    if _touch(ids, num_ids):
+        raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
+    pieces, source = find_pieces(_encode(ids, num_ids), 0)
+    height, width = ids.shape
+    flat = np.zeros(height * width, dtype=np.int32)
+    place = np.repeat(pieces.start - np.cumsum(pieces.length) + pieces.length, pieces.length)
+    flat[place + np.arange(len(place))] = np.repeat(pieces.owner + 1, pieces.length)
+    return flat.reshape(width, height).T.copy(), source
+
+
+def check_size(path: Path, size: tuple[int, int], image_path: Path, image_size: tuple[int, int]) -> None:
+    """Refuse a label of another size than its image.
+
+    Raises:
+        DatasetError: The two (height, width) differ.
+    """
+    if size != image_size:
+        raise DatasetError(
+            f"{path} is {size[0]} x {size[1]} (height x width), but its image {image_path} is "
+            f"{image_size[0]} x {image_size[1]}; label and image must have the same size"
+        )

@@ -1,0 +1,104 @@
+"""What an image file stores, before anybody decides what it means."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from numpy.typing import DTypeLike
+
+from manymask.errors import FormatError, PlanError
+
+LIMIT_NAME = "MANYMASK_MAX_GIGABYTES"
+"""Environment variable for the largest image that is decoded."""
+
+_LIMIT = 4.0
+"""Gigabytes of one decoded image: RGB of 8 bits with 36,000 pixels a side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """The content of an image file, as it is stored: neither turned nor converted to what a viewer shows.
+
+    Attributes:
+        values: Without alpha; indices where there is a palette.
+        palette: The colour of each index.
+        alpha: Opacity, 0 for transparent.
+        orientation: The EXIF and TIFF orientation tag, 1 to 8; 1 is as it is stored.
+        num_bits: Bits of a value, where the file says so: 4 for values from 0 to 15.
+        is_inverted: Whether the smallest value means white.
+        lossy: The codec that may have changed values when the file was saved.
+    """
+
+    values: Shaped[np.ndarray, "height width channels"]
+    palette: UInt8[np.ndarray, "colors 3"] | None = None
+    alpha: Shaped[np.ndarray, "height width"] | None = None
+    orientation: int = 1
+    num_bits: int | None = None
+    is_inverted: bool = False
+    lossy: str | None = None
+
+    @property
+    def white(self) -> int | None:
+        """The largest value that the file can hold; None for floats."""
+        if self.values.dtype.kind == "f":
+            return None
+        return (1 << self.num_bits) - 1 if self.num_bits else int(np.iinfo(self.values.dtype).max)
+
+    def show(self) -> Shaped[np.ndarray, "height width channels"]:
+        """The values that a viewer shows, not turned: colours of a palette, white as the largest value."""
+        if self.palette is not None:
+            return self.palette[self.values[..., 0]]
+        values = self.values
+        if self.is_inverted:
+            values = _invert(values, self.white)
+        # Grey of 1, 2 and 4 bits fills its byte, so that white is 255 whatever the file's type.
+        return values * np.uint8(255 // self.white) if self.white in (1, 3, 15) else values
+
+
+def _invert(
+    values: Shaped[np.ndarray, "height width channels"], white: int | None
+) -> Shaped[np.ndarray, "height width channels"]:
+    """The negative; floats, which have no white, are mirrored within their own range."""
+    if white is None:
+        return np.nanmin(values) + np.nanmax(values) - values
+    if values.dtype.kind == "i":
+        return ~values
+    return values.dtype.type(white) - values
+
+
+def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shaped[np.ndarray, "_ _ *channels"]:
+    """Turn and mirror as the EXIF and TIFF orientation tag (1 to 8, 1 as it is) says."""
+    if orientation in (2, 7):
+        values = values[:, ::-1]
+    if orientation in (4, 5):
+        values = values[::-1]
+    if orientation == 3:
+        return np.rot90(values, 2)
+    quarter_turns = {5: -1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
+    return np.rot90(values, quarter_turns)
+
+
+def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
+    """Refuse a file that says it is larger than the limit, before anything of it is decoded.
+
+    Raises:
+        FormatError: It is. A few kilobytes may unfold to more than the machine's memory.
+        PlanError: The limit is no number above 0.
+    """
+    text = os.environ.get(LIMIT_NAME, str(_LIMIT))
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise PlanError(f"the environment variable {LIMIT_NAME} is {text!r}, expected gigabytes as a number above 0")
+    size = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
+    if size > limit:
+        raise FormatError(
+            f"{path} declares {' x '.join(map(str, shape))} values, {size:.3g} GB once decoded, more than the limit of "
+            f"{limit:g} GB; cut it into tiles, or set the environment variable {LIMIT_NAME} higher"
+        )

@@ -1,0 +1,53 @@
+"""What makes training and scores on labelled images doubtful, collected image by image."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float64
+
+from manymask.core import Instances, Sample
+from manymask.core.pieces import are_scattered, count_pieces
+from manymask.planning.doctor import MIN_MEDIAN_PIECES, list_some
+from manymask.planning.facts import find_background
+from manymask.planning.findings import KINDS
+
+_WHAT = {
+    "orientation-in-doubt": "have an orientation tag, and nothing says whether their labels were drawn on the turned or on "
+    "the stored pixels",
+    "background-instance": "hold an instance over most of the image, up to all of its borders: the background",
+}
+
+
+@dataclass
+class LabelDoubts:
+    """Collects doubts about labels that can be read; ``add`` may be called from several threads."""
+
+    num_images: int = 0
+    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    piece_counts: list[Float64[np.ndarray, " _"]] = field(default_factory=list)
+
+    def add(self, sample: Sample, truth: Instances) -> None:
+        """Look at one image and its instances."""
+        self.num_images += 1
+        kinds = {doubt.kind for doubt in sample.doubts}
+        objects = truth[~truth.iscrowd]
+        if find_background(objects.runs.areas, objects.runs.boxes, objects.size).any():
+            kinds.add("background-instance")
+        for kind in kinds & _WHAT.keys():
+            self.names[kind].append(sample.name)
+        self.piece_counts.append(count_pieces(objects.runs))
+
+    def describe(self) -> list[str]:
+        """A sentence with its remedy for each kind of doubt."""
+        found = [
+            f"{len(names)} of {self.num_images} images {_WHAT[kind]} ({list_some(sorted(names))}); {KINDS[kind].remedy}."
+            for kind, names in sorted(self.names.items())
+        ]
+        counts = np.concatenate(self.piece_counts or [np.zeros(0)])
+        if are_scattered(counts, MIN_MEDIAN_PIECES):
+            found.append(
+                f"Most of the {len(counts)} labelled instances are in several pieces far from each other, about "
+                f"{counts.sum():.0f} in all, as where objects share values; {KINDS['scattered-instances'].remedy}."
+            )
+        return found
