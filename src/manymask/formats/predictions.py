@@ -15,7 +15,9 @@ from numpy.typing import DTypeLike
 
 from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.coco import check_polygons, decode_segmentations, is_integer, read_json
+from manymask.formats.coco import read_json
+from manymask.formats.coco_entries import check_polygons, is_integer
+from manymask.formats.coco_masks import decode_segmentations
 from manymask.formats.images import list_images
 from manymask.formats.label_images import read_label_image
 from manymask.formats.submission import RESULTS_NAME

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from manymask.formats import read_dataset, write_json
+from manymask.formats import open_dataset, write_json
 from manymask.inspection.reading import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import check_target, write_repaired
 from manymask.planning.doctor import compare_sets
@@ -22,6 +22,7 @@ def inspect(
     output: str | Path = "inspection",
     fix: str | Path | None = None,
     cap: int | None = None,
+    crowd_as_objects: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
@@ -36,6 +37,7 @@ def inspect(
         output: Folder to write to.
         fix: New or empty folder for a repaired copy of ``data``.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
+        crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
         progress: Called with the number of images done so far and the number of images, for each pass.
 
     Returns:
@@ -45,8 +47,8 @@ def inspect(
         DatasetError: The data set cannot be listed, none of its images can be read, or none has an instance.
         PlanError: The pattern is no regular expression, or the folder of ``fix`` is not empty.
     """
-    dataset, folder = read_dataset(data, data_format), Path(output)
-    val_set = None if val is None else read_dataset(val, dataset.data_format)
+    dataset, folder = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects), Path(output)
+    val_set = None if val is None else open_dataset(val, dataset.data_format, crowd_as_objects=crowd_as_objects)
     if fix is not None:
         check_target(Path(fix), dataset.root)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)

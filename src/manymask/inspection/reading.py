@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from manymask.core import Dataset, Record
+from manymask.core import Dataset, Problem, Record
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import (
     DatasetCheck,
@@ -108,7 +108,8 @@ def inspect_dataset(
             if progress is not None:
                 progress(len(looks), len(dataset))
     facts = tuple(look.facts for look in looks if look.facts is not None)
-    findings = [finding for look in looks for finding in look.findings]
+    findings = [_report_problem(problem) for problem in dataset.problems]
+    findings += [finding for look in looks for finding in look.findings]
     if not facts:
         raise DatasetError(f"no image of {dataset.root} can be read; the first: {findings[0].detail}")
     return Inspection(
@@ -191,9 +192,19 @@ def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | 
         kind = "unreadable-image"
     else:
         kind = "unreadable-labels" if isinstance(error, FormatError) else "size-mismatch"
+    return _Look([_make_finding(kind, message, record.name, path)])
+
+
+def _report_problem(problem: Problem) -> Finding:
+    """The finding for what a reader read around."""
+    return _make_finding(problem.kind, problem.message, problem.image, problem.path)
+
+
+def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Finding:
+    """The finding that an error's message tells of: what is wrong, and after the last semicolon the remedy."""
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
-    return _Look([make_finding(kind, detail, record.name, path, remedy)])
+    return make_finding(kind, detail, image, path, remedy)
 
 
 def _try_empty_masks(record: Record) -> list[Path]:
