@@ -33,9 +33,10 @@ def lose(every: int) -> Change:
 
 
 def write_results(path: Path, dataset: Dataset, change: Change = copy_truth, images: slice = slice(None)) -> Path:
-    """COCO results for some of the images."""
+    """COCO results for some of the images, by their names."""
     samples = [dataset[row] for row in range(len(dataset))[images]]
-    write_json(path, [e for s in samples for e in encode_coco_results(change(s), s.image_id, dataset.categories)])
+    results = {s.name: encode_coco_results(change(s), s.image_id, dataset.categories) for s in samples}
+    write_json(path, [entry | {"image_id": name} for name, entries in results.items() for entry in entries])
     return path
 
 

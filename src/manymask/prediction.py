@@ -54,6 +54,7 @@ INFERENCE_SETTINGS = frozenset(
         "precision",
         "num_workers",
         "tta",
+        "crowd_as_objects",
     }
 )
 """Settings that a trained model can be given other values for."""

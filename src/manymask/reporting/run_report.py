@@ -52,7 +52,7 @@ def report(
         ManymaskError: The data or the predictions cannot be used, or the file cannot be written.
     """
     path = Path(source)
-    dataset = read_data(path, data, data_format)
+    dataset = read_data(path, data, data_format, settings)
     opened = open_source(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
     seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}

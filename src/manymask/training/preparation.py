@@ -91,7 +91,7 @@ def read_data(
     Raises:
         DatasetError: A file cannot be used.
     """
-    dataset = read_dataset(path, data_format)
+    dataset = read_dataset(path, data_format, crowd_as_objects=plan.crowd_as_objects)
     with _show_check(dataset, console) as update:
         inspection = inspect_dataset(
             _read_as_training(dataset, plan),
@@ -103,7 +103,7 @@ def read_data(
     _tell_findings(dataset, inspection, console)
     if val_path is None:
         return InspectedData(dataset, inspection, None, None)
-    val = read_dataset(val_path, dataset.data_format)
+    val = read_dataset(val_path, dataset.data_format, crowd_as_objects=plan.crowd_as_objects)
     with _show_check(val, console) as update:
         return InspectedData(
             dataset, inspection, val, check_dataset(_read_as_training(val, plan), update, plan.num_workers)
