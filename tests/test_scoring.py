@@ -194,7 +194,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("settings", "part"),
         [
-            ({"min_score": 0.1}, "already made, so min_score cannot act on them; only score_threshold and detections"),
+            ({"min_score": 0.1}, "already made, so min_score cannot act on them; only score_threshold, detections"),
             ({"mask_threshold": 0.1}, "so mask_threshold cannot act"),
             ({"score_threshold": 2}, "score_threshold is 2"),
         ],

@@ -21,6 +21,7 @@ from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanEr
 from manymask.formats import (
     encode_coco_results,
     find_images,
+    find_skipped,
     match_image_ids,
     read_image_ids,
     read_pixels,
@@ -308,6 +309,8 @@ def predict_files(
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUT_FORMATS)}")
     model, images, output = _get_model(model), Path(images), Path(output)
     files = find_images(images)
+    if images.is_dir() and (skipped := find_skipped({path.parent for _, path in files}, [path for _, path in files])):
+        warnings.warn(skipped.message, stacklevel=2)
     entries = _check_images(files, images, Path(ids) if ids else None, model.plan)
     results: list[dict[str, Any]] = []
     num_found, num_shown = 0, 0

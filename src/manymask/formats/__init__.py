@@ -30,6 +30,8 @@ from manymask.formats.mask_files import read_mask_files as read_mask_files
 from manymask.formats.painting import paint_ids as paint_ids
 from manymask.formats.predictions import StoredPredictions as StoredPredictions
 from manymask.formats.predictions import read_predictions as read_predictions
+from manymask.formats.skipped import find_skipped as find_skipped
+from manymask.formats.skipped import list_files as list_files
 from manymask.formats.submission import ImageId as ImageId
 from manymask.formats.submission import match_image_ids as match_image_ids
 from manymask.formats.submission import read_image_ids as read_image_ids

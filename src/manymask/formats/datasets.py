@@ -6,7 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from manymask.formats.images import list_folders
 from manymask.formats.label_images import is_label_images, name_ids, read_label_images
 from manymask.formats.mask_files import is_mask_files, name_masks, read_mask_files
 from manymask.formats.records import list_some
+from manymask.formats.skipped import find_skipped, list_files
 
 READERS: dict[str, Callable[[str | Path], Dataset]] = {
     "class_folders": read_class_folders,
@@ -159,11 +160,17 @@ def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
         raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(READERS)}")
     path = Path(path)
     name = data_format or detect_format(path)
-    if name == "coco":
+    if name == "coco":  # reads what its file lists, and nothing else
         return read_coco(path, crowd_as_objects)
     if not path.is_dir():
         raise DatasetError(f"{path} is not a folder, which data format '{name}' needs; give the data set's folder")
-    return READERS[name](path)
+    dataset = READERS[name](path)
+    used = [file for record in dataset.records for file in list_files(record)]
+    folders = {file.parent for file in used}
+    if name in ("class_folders", "mask_files"):  # a folder of folders, in which loose images are passed over
+        folders.add(path)
+    skipped = find_skipped(folders, used)
+    return dataset if skipped is None else replace(dataset, problems=(*dataset.problems, skipped))
 
 
 def name_instances(record: Record, data_format: str) -> list[str]:

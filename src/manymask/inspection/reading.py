@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from manymask.core import Dataset, Problem, Record
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
@@ -15,6 +14,7 @@ from manymask.formats import (
     check_sample,
     find_empty_masks,
     find_polygon_faults,
+    list_files,
     name_instances,
     sum_up_checks,
 )
@@ -187,7 +187,7 @@ def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | 
         look = _look(rest, 0, False, cap)
         return replace(look, findings=[finding, *look.findings])
     message = str(error)
-    path = next((file for file in _list_files(record) if message.startswith(f"{file} ")), record.path)
+    path = next((file for file in list_files(record) if message.startswith(f"{file} ")), record.path)
     if path == record.path:
         kind = "unreadable-image"
     else:
@@ -218,13 +218,3 @@ def _try_empty_masks(record: Record) -> list[Path]:
 def drop_masks(record: Record, masks: list[Path]) -> Record:
     """A record of one file for each mask without some of them."""
     return replace(record, annotation=tuple(path for path in record.annotation if path not in masks))
-
-
-def _list_files(record: Record) -> list[Path]:
-    """The image and the files of its labels."""
-    annotation: Any = record.annotation
-    if isinstance(annotation, dict):
-        return [record.path, *annotation.values()]
-    if isinstance(annotation, tuple):
-        return [record.path, *annotation]
-    return [record.path, annotation if isinstance(annotation, Path) else annotation.json_path]
