@@ -279,6 +279,20 @@ def test_only_the_wanted_formats_are_written(model, tmp_path, formats):
     assert there == {path.name for path in written} == set().union(*(expected[name] for name in formats))
 
 
+def test_files_that_are_passed_over_are_named(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b_masks.png", "a_masks.png")
+    write_images(folder / "plate2", "c.png")
+    (folder / "d.webp").write_bytes(b"x")
+    (folder / "e.tif").symlink_to("/nowhere")
+    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.webp, e\.tif \(a .*, plate2.*; images"):
+        predict_files(model, folder, tmp_path / "out", formats=["coco"])
+    (folder / "plate2" / "notes.csv").write_text("x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "(?s).*cap of 12")
+        predict_files(model, folder / "plate2", tmp_path / "out2", formats=["coco"])
+
+
 def test_class_folders_are_named_by_their_folders(model, tmp_path):
     for name in ("x", "y"):
         write_images(tmp_path / "in" / name, "image.tif", "class1.tif")

@@ -37,7 +37,8 @@ def to_number(value: object) -> int | float | None:
             value = float(value)
         except ValueError:
             return None
-    return value if type(value) in (int, float) and math.isfinite(value) else None  # pyright: ignore
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
 
 
 def to_key(value: object) -> int | str | None:
@@ -78,11 +79,12 @@ def read_categories(
         FormatError: Two categories have one id or one name, or one has no id.
     """
     entries = list_entries(json_path, content, "categories") if content.get("categories") else []
-    used = {to_integer(annotation.get("category_id")) for annotation in annotations} - {None}
+    numbers = (to_integer(annotation.get("category_id")) for annotation in annotations)
+    used = {number for number in numbers if number is not None}
     if not entries:
         if not used:
             raise FormatError(f"{json_path} lists no categories; expected at least one")
-        made = tuple(Category(number, f"class{number}") for number in sorted(used, key=int))
+        made = tuple(Category(number, f"class{number}") for number in sorted(used))
         return made, f"lists no categories, so they are named by their ids: {', '.join(c.name for c in made)}"
     indexed: dict[int, dict[str, Any]] = {}
     for place, entry in enumerate(entries):
