@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from manymask.core import Dataset, Instances, Sample
 from manymask.formats import encode_coco_results, read_dataset, write_class_folder, write_json, write_label_image
@@ -33,10 +34,28 @@ def lose(every: int) -> Change:
 
 
 def write_results(path: Path, dataset: Dataset, change: Change = copy_truth, images: slice = slice(None)) -> Path:
-    """COCO results for some of the images."""
+    """COCO results for some of the images, by their names."""
     samples = [dataset[row] for row in range(len(dataset))[images]]
-    write_json(path, [e for s in samples for e in encode_coco_results(change(s), s.image_id, dataset.categories)])
+    results = {s.name: encode_coco_results(change(s), s.image_id, dataset.categories) for s in samples}
+    write_json(path, [entry | {"image_id": name} for name, entries in results.items() for entry in entries])
     return path
+
+
+def write_half_crowd(root: Path) -> Path:
+    """A COCO data set of two images, each of two squares of which one is a crowd region."""
+    images, annotations = [], []
+    (root / "images").mkdir(parents=True)
+    for image_id in (1, 2):
+        pixels = np.random.default_rng(image_id).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "height": 40, "width": 40})
+        for iscrowd, left in enumerate((4, 24)):
+            square = [left, 4, left + 12, 4, left + 12, 16, left, 16]
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 2, "iscrowd": iscrowd}
+            annotations.append({**entry, "segmentation": [square]})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 2, "name": "round"}]}
+    write_json(root / "annotations.json", content)
+    return root
 
 
 def write_labels(folder: Path, dataset: Dataset, change: Change = copy_truth, *, has_table: bool) -> Path:

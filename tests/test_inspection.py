@@ -340,6 +340,65 @@ def test_coco_keeps_all_but_annotations(tmp_path):
     assert len(written["annotations"]) == 1
 
 
+def test_coco_with_entries_that_cannot_be_used(tmp_path):
+    good = [[rectangle(*box)] for box in BOXES]
+    write_coco(tmp_path / "data", a=[*good, [], [[5.0, 5.0, 6.0, 6.0]]], b=good, c=good)
+    path = tmp_path / "data" / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 900, "image_id": 77})
+    path.write_text(json.dumps(content))
+    (tmp_path / "data" / "images" / "c.png").unlink()
+    found = inspect(path, output=tmp_path, fix=tmp_path / "fixed")
+    details = [finding.detail for finding in found.findings if finding.severity == "fault"]
+    for part in (
+        "annotation 116 has no segm",
+        "117 has a polygon of 4",
+        "900 is of image 77",
+        "image c.png, which is not",
+    ):
+        assert sum(part in detail for detail in details) == 1
+    assert len(details) == 4
+    assert all(finding.is_fixable for finding in found.findings if finding.severity == "fault")
+    assert {(repair.image, repair.is_kept) for repair in found.repairs} == {
+        ("a", True),
+        ("(no image)", False),
+        ("c.png", False),
+    }
+    again = inspect_dataset(read_dataset(tmp_path / "fixed"))
+    assert not again.has_faults
+    assert count_instances(again) == {"a": 16, "b": 16}
+
+
+def test_crowd_regions(tmp_path):
+    write_coco(tmp_path / "data", a=[[rectangle(*box)] for box in BOXES])
+    path = tmp_path / "data" / "annotations.json"
+    content = json.loads(path.read_text())
+    for number, entry in enumerate(content["annotations"]):
+        entry["iscrowd"] = number % 2
+    path.write_text(json.dumps(content))
+    finding = next(one for one in inspect(path, output=tmp_path).findings if one.kind == "crowd-regions")
+    assert "8 of 16 annotations are crowd regions" in finding.detail
+    assert (finding.severity, "crowd_as_objects=true" in finding.remedy) == ("warning", True)
+    found = inspect(path, output=tmp_path, fix=tmp_path / "fixed", crowd_as_objects=True)
+    assert count_instances(found) == {"a": 16}
+    assert count_instances(inspect_dataset(read_dataset(tmp_path / "fixed"))) == {"a": 16}
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="all 16 in 1 images .* are crowd regions .*crowd_as_objects=true"):
+        inspect(path, output=tmp_path)
+
+
+def test_files_that_are_passed_over(tmp_path):
+    write_pair(tmp_path / "data", "a")
+    write_pair(tmp_path / "data", "plate2/b")
+    (tmp_path / "data" / "images" / "z.tif").symlink_to("/nowhere")
+    (finding,) = [one for one in inspect(tmp_path / "data", output=tmp_path).findings if one.kind == "skipped-files"]
+    assert finding.detail.startswith("3 files or folders were passed over")
+    for part in ("images/plate2/ (a subfolder)", "images/z.tif (a broken link)", "labels/plate2/"):
+        assert part in finding.detail
+
+
 def test_class_folders(tmp_path):
     for name in "ab":
         write_array(tmp_path / "data" / name / "image.tif", draw_pixels(seed=ord(name))[..., 0])

@@ -330,6 +330,20 @@ def test_long_names(model, tmp_path):
         predict_files(model, tmp_path / "cells", tmp_path / "more", formats=["labels"])
 
 
+def test_files_that_are_passed_over_are_named(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b_masks.png", "a_masks.png")
+    write_images(folder / "plate2", "c.png")
+    (folder / "d.webp").write_bytes(b"x")
+    (folder / "e.tif").symlink_to("/nowhere")
+    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.webp, e\.tif \(a .*, plate2.*; images"):
+        predict_files(model, folder, tmp_path / "out", formats=["coco"])
+    (folder / "plate2" / "notes.csv").write_text("x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "(?s).*cap of 12")
+        predict_files(model, folder / "plate2", tmp_path / "out2", formats=["coco"])
+
+
 def test_class_folders_are_named_by_their_folders(model, tmp_path):
     for name in ("x", "y"):
         write_images(tmp_path / "in" / name, "image.tif", "class1.tif")

@@ -13,8 +13,8 @@ from manymask.formats import read_class_folders, read_dataset
 from manymask.inspection import group_images
 from manymask.planning import DataRecord, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
-from manymask.scoring import evaluate, find_training_images, read_validation
-from tests.cells import copy_truth, lose, write_cells, write_labels, write_results
+from manymask.scoring import choose_crowds, evaluate, find_training_images, read_validation
+from tests.cells import copy_truth, lose, write_cells, write_half_crowd, write_labels, write_results
 from tests.tiny_model import CATEGORIES, make_tiny_plan, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # few images, a model that knows nothing
@@ -41,6 +41,10 @@ def cells(tmp_path_factory) -> Dataset:
 
 def score(source, data, **options):
     return evaluate(source, data, **{"draws": 10, **options})
+
+
+def count_objects(scores) -> int:
+    return sum(row["num_instances"] for row in scores["per_image"])
 
 
 def has_note(scores, *parts: str) -> bool:
@@ -150,6 +154,38 @@ def _read_as(categories, record, _):
     return read_class_folders(record.path.parents[1]).read_record(record, categories)
 
 
+class TestCrowds:
+    """Crowd regions count as objects where the model was trained so, or the user says so."""
+
+    @pytest.mark.parametrize(
+        ("trained", "settings", "num_objects"),
+        [
+            (False, {}, 2),
+            (True, {}, 4),
+            (False, {"crowd_as_objects": "true"}, 4),
+            (True, {"crowd_as_objects": False}, 2),
+        ],
+    )
+    def test_a_model(self, tmp_path, trained, settings, num_objects):
+        data = write_half_crowd(tmp_path / "data")
+        path = write_tiny_model(tmp_path / "best.ckpt", crowd_as_objects=trained)
+        assert count_objects(score(path, data, **settings)) == num_objects
+        assert count_objects(score(load_model(path, **settings), data)) == num_objects
+
+    def test_files(self, tmp_path):
+        data = write_half_crowd(tmp_path / "data")
+        path = write_results(tmp_path / "a.json", read_dataset(data, crowd_as_objects=True))
+        assert count_objects(score(path, data)) == 2
+        assert count_objects(score(path, data, crowd_as_objects=True)) == 4
+
+    def test_models_that_were_trained_differently_are_not_mixed(self, tmp_path):
+        paths = [write_tiny_model(tmp_path / f"{flag}.ckpt", crowd_as_objects=flag) for flag in (True, False)]
+        assert [choose_crowds([path], {}) for path in paths] == [True, False]
+        with pytest.raises(PlanError, match="set it to one"):
+            choose_crowds(paths, {})
+        assert choose_crowds(paths, {"crowd_as_objects": True})
+
+
 class TestFiles:
     def test_truth_scores_one(self, cells, tmp_path):
         for source in (
@@ -194,7 +230,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("settings", "part"),
         [
-            ({"min_score": 0.1}, "already made, so min_score cannot act on them; only score_threshold and detections"),
+            ({"min_score": 0.1}, "already made, so min_score cannot act on them; only score_threshold, detections"),
             ({"mask_threshold": 0.1}, "so mask_threshold cannot act"),
             ({"score_threshold": 2}, "score_threshold is 2"),
         ],

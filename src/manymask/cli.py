@@ -328,6 +328,9 @@ def inspect(
             help="Names images that hold more instances than this; by default training takes its cap from the data.",
         ),
     ] = None,
+    crowd_as_objects: Annotated[
+        bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects, in the copy too.")
+    ] = False,
 ) -> None:
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
@@ -341,6 +344,7 @@ def inspect(
             output=output,
             fix=fix,
             cap=cap,
+            crowd_as_objects=crowd_as_objects,
             progress=progress,
         )
     title, names, rows = inspection.format_findings(found.findings, data)

@@ -25,6 +25,7 @@ from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanEr
 from manymask.formats import (
     encode_coco_results,
     find_images,
+    find_skipped,
     match_image_ids,
     read_image_ids,
     read_pixels,
@@ -60,6 +61,7 @@ INFERENCE_SETTINGS = frozenset(
         "precision",
         "num_workers",
         "tta",
+        "crowd_as_objects",
     }
 )
 """Settings that a trained model can be given other values for."""
@@ -329,6 +331,8 @@ def predict_files(
     files = find_images(images)
     names = _list_outputs([stem for stem, _ in files], formats, has_ids=ids is not None)
     check_outputs(output, "predict", names)
+    if images.is_dir() and (skipped := find_skipped({path.parent for _, path in files}, [path for _, path in files])):
+        warnings.warn(skipped.message, stacklevel=2)
     entries = _check_images(files, images, Path(ids) if ids else None, model.plan)
     with record_outputs(output, "predict", names):
         return _write_predictions(model, files, entries, output, formats, ids is not None, progress)

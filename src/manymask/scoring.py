@@ -1,7 +1,7 @@
 """Score a model, or predictions that are stored in files, on labelled images."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from manymask.evaluation import (
 from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
 from manymask.formats.predictions import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.inspection import group_images
+from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.shipped import list_shipped
-from manymask.planning import Plan, change_plan, read_plan
+from manymask.planning import Plan, change_plan, load_plan, read_plan
 from manymask.planning.doubts import LabelDoubts
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.training import find_run
@@ -173,10 +174,10 @@ def find_training_images(plan: Plan, dataset: Dataset) -> list[str]:
 
 
 def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Source:
-    if wrong := sorted(settings.keys() - {"score_threshold", "detections_per_image"}):
+    if wrong := sorted(settings.keys() - {"score_threshold", "detections_per_image", "crowd_as_objects"}):
         raise PlanError(
-            f"{path} holds predictions that are already made, so {wrong[0]} cannot act on them; only score_threshold "
-            "and detections_per_image can be set"
+            f"{path} holds predictions that are already made, so {wrong[0]} cannot act on them; only score_threshold, "
+            "detections_per_image and crowd_as_objects can be set"
         )
     plan = change_plan(Plan(), settings)
     if plan.score_threshold == "auto":
@@ -245,8 +246,34 @@ def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int],
     source.notes.extend(note for note in doubts.describe() if note not in source.notes)
 
 
-def read_validation(plan: Plan, run: Path) -> Dataset:
-    """The images that a run was validated on.
+def choose_crowds(sources: Iterable[Model | str | Path], settings: Mapping[str, Any]) -> bool:
+    """Whether COCO's crowd regions count as objects: as the user sets it, else as models were trained.
+
+    Raises:
+        PlanError: Models were trained with different values, or the user's is no truth value.
+    """
+    if "crowd_as_objects" in settings:
+        return change_plan(Plan(), {"crowd_as_objects": settings["crowd_as_objects"]}).crowd_as_objects
+    found = {plan.crowd_as_objects for source in sources if (plan := _find_plan(source)) is not None}
+    if len(found) > 1:
+        raise PlanError("some of the models were trained with crowd_as_objects=true, others without; set it to one")
+    return found == {True}
+
+
+def _find_plan(source: Model | str | Path) -> Plan | None:
+    """The plan of a model; None for predictions in files and for what is not there."""
+    if isinstance(source, Model):
+        return source.plan
+    path = Path(source)
+    if (run := find_run(path)) is not None:
+        return read_plan(run / "plan.json")
+    is_checkpoint = path.is_file() and path.suffix.lower() != ".json"
+    values = read_training_plan(path) if is_checkpoint else None
+    return None if values is None else load_plan(values, str(path))
+
+
+def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None) -> Dataset:
+    """The images that a run was validated on; crowd regions are taken as it took them unless one says otherwise.
 
     Raises:
         DatasetError: They are not where they were.
@@ -259,7 +286,9 @@ def read_validation(plan: Plan, run: Path) -> Dataset:
     path = Path(record.val_path or record.path)
     if not path.exists():
         raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data")
-    dataset = read_dataset(path, record.data_format)
+    if crowd_as_objects is None:
+        crowd_as_objects = plan.crowd_as_objects
+    dataset = read_dataset(path, record.data_format, crowd_as_objects=crowd_as_objects)
     places = {r.name: index for index, r in enumerate(dataset.records)}
     if lost := [name for name in record.val_names if name not in places]:
         raise DatasetError(
@@ -270,25 +299,37 @@ def read_validation(plan: Plan, run: Path) -> Dataset:
 
 
 @explain_reading()
-def read_data(source: Model | str | Path, data: Dataset | str | Path | None, data_format: str | None) -> Dataset:
+def read_data(
+    source: Model | str | Path,
+    data: Dataset | str | Path | None,
+    data_format: str | None,
+    settings: Mapping[str, Any] | None = None,
+) -> Dataset:
     """The data to score on; where none is given, the images that the run held out.
+
+    Args:
+        source: What is scored.
+        data: A data set, or its folder.
+        data_format: Name of the reader; found out from the folder by default.
+        settings: The user's settings, of which ``crowd_as_objects`` acts here; by default it is as in training.
 
     Raises:
         DatasetError: No data is given and the source is no run, or its images are no longer there.
     """
     if isinstance(data, Dataset):
         return data
+    crowd_as_objects = choose_crowds([source], settings or {})
     if data is not None:
-        return read_dataset(Path(data), data_format)
+        return read_dataset(Path(data), data_format, crowd_as_objects=crowd_as_objects)
     if isinstance(source, Model):
-        return read_validation(source.plan, source.source)
+        return read_validation(source.plan, source.source, crowd_as_objects)
     if str(source) in list_shipped() and not Path(source).exists():
         raise DatasetError(f"{source} is a shipped model, which holds no images to score on; give the data")
     if not Path(source).exists():
         raise DatasetError(f"{source} does not exist; expected a run folder, a checkpoint or predictions")
     if (run := find_run(Path(source))) is None:
         raise DatasetError(f"{source} is no run folder, so it does not say what to score on; give the data")
-    return read_validation(read_plan(run / "plan.json"), run)
+    return read_validation(read_plan(run / "plan.json"), run, crowd_as_objects)
 
 
 def choose_folder(source: Path) -> Path:
@@ -339,7 +380,7 @@ def evaluate(
     """
     if draws < 0:
         raise PlanError(f"draws is {draws}, expected 0 or more")
-    dataset = read_data(source, data, data_format)
+    dataset = read_data(source, data, data_format, settings)
     groups = group_images(dataset, group_by)
     opened = open_source(source, dataset, device=device, settings=settings)
     names = ("evaluation.json", PREDICTIONS_NAME, IMAGES_NAME) if opened.plan is not None else ("evaluation.json",)

@@ -9,8 +9,8 @@ from pycocotools import mask as pycoco_mask
 
 from manymask.core import Category, Instances, RunLengths, encode_coco_rle
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import encode_coco_results, read_coco, write_json
-from manymask.formats.coco import _to_rle
+from manymask.formats import encode_coco_results, open_dataset, read_coco, read_dataset, write_json
+from manymask.formats.coco_masks import _to_rle
 
 TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}
 IMAGE = {"id": 5, "file_name": "a.png", "height": 6, "width": 8}
@@ -103,7 +103,7 @@ def test_folder_with_two_files_or_none_is_refused(tmp_path):
         ({"image_id": 6}, "image 6, which 'images' does not list"),
         ({"segmentation": [[0, 0, 5, 5]]}, "polygon of 4 numbers"),
         ({"segmentation": [[0, 0, 5, 5, 1, 3, 2]]}, "polygon of 7 numbers"),
-        ({"segmentation": [[0, 0, 5, 5, "1", 3]]}, "finite numbers"),
+        ({"segmentation": [[0, 0, 5, 5, "x", 3]]}, "finite numbers"),
         ({"segmentation": [[0, 0, 5, 5, float("nan"), 3]]}, "finite numbers"),
         ({"segmentation": []}, "has no segmentation"),
         ({"segmentation": None}, "has no segmentation"),
@@ -113,43 +113,233 @@ def test_folder_with_two_files_or_none_is_refused(tmp_path):
         ({"segmentation": {"size": [6, 8], "counts": "~"}}, "not COCO's compressed text"),
         ({"segmentation": {"size": [6, 8]}}, "counts of type NoneType"),
         ({"iscrowd": 2}, "iscrowd 2"),
-        ({"id": 1}, "id 1 occurs twice in 'annotations'"),
     ],
 )
 def test_bad_annotation_is_named_when_the_file_is_read(tmp_path, annotation, message):
     path = make_coco(tmp_path, [TRIANGLE, TRIANGLE | annotation])
-    where = "annotations.json: " + ("" if "id" in annotation else "annotation 2")
-    with pytest.raises(FormatError, match=f"{where}.*{message}"):
-        read_coco(path)
+    with pytest.raises(FormatError, match=f"annotations.json: annotation 2.*{message}.*--fix"):
+        read_dataset(path)
+    dataset = open_dataset(path)
+    assert [(problem.kind, problem.severity) for problem in dataset.problems] == [("bad-annotation", "fault")]
+    assert len(dataset[0].labels) == 1
+    assert dataset[0].to_instances().runs.areas.sum() > 0
+
+
+def test_all_bad_annotations_are_counted_and_five_named(tmp_path):
+    path = make_coco(tmp_path, [TRIANGLE, *[{"segmentation": []}] * 7])
+    with pytest.raises(
+        FormatError, match=r"7 entries cannot be used: annotation 2 .*annotation 6 .*and 2 more; correct"
+    ):
+        read_dataset(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [IMAGE, IMAGE]}, "id 5 occurs twice in 'images'"),
-        ({"images": [{"id": 5, "file_name": "a.png"}]}, "image 5 needs file_name, and height and width"),
-        ({"images": [IMAGE | {"id": "five"}]}, "entry 0 of 'images' has no whole number as id"),
+        ({"images": [IMAGE, IMAGE | {"file_name": "b.png"}]}, "id 5 occurs twice in 'images'"),
+        ({"images": [IMAGE, IMAGE | {"id": 6}]}, "images 5 and 6 are the same file"),
+        ({"images": [IMAGE, {"id": 6}]}, "image 6 has no file_name"),
+        ({"images": [IMAGE, IMAGE | {"id": None}]}, "entry 1 of 'images' has no id"),
         ({"categories": [{"id": 7, "name": "x"}] * 2}, "id 7 occurs twice in 'categories'"),
         ({"categories": [{"id": 7, "name": "x"}, {"id": 3, "name": "x"}]}, "category 7 has the name 'x' of category 3"),
-        ({"categories": [{"id": 7}]}, "category 7 has no name"),
-        ({"categories": []}, "lists no categories"),
+        ({"categories": [{"id": "seven", "name": "x"}]}, "entry 0 of 'categories' has no whole number as id"),
+        ({"categories": [], "annotations": []}, "lists no categories"),
         ({"annotations": None}, "no list 'annotations'"),
     ],
 )
 def test_bad_lists_are_refused(tmp_path, changes, message):
     with pytest.raises(FormatError, match=f"annotations.json.*{message}"):
-        read_coco(make_coco(tmp_path, [TRIANGLE], **changes))
+        read_dataset(make_coco(tmp_path, [TRIANGLE], **changes))
 
 
 def test_no_images_missing_image_and_equal_names_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="lists no images"):
-        read_coco(make_coco(tmp_path, [], images=[]))
+        read_dataset(make_coco(tmp_path, [], images=[]))
     with pytest.raises(DatasetError, match=r"lists the image b\.png, which is not in"):
-        read_coco(make_coco(tmp_path, [], images=[IMAGE | {"file_name": "b.png"}]))
+        read_dataset(make_coco(tmp_path, [], images=[IMAGE | {"file_name": "b.png"}]))
     with pytest.raises(DatasetError, match=r"lists the image aaa.*\.png, which is not in"):
-        read_coco(make_coco(tmp_path, [], images=[IMAGE | {"file_name": "a" * 300 + ".png"}]))
+        read_dataset(make_coco(tmp_path, [], images=[IMAGE | {"file_name": "a" * 300 + ".png"}]))
+    write_array(tmp_path / "images" / "a.jpg", make_pixels())
     with pytest.raises(DatasetError, match="both named 'a'"):
-        read_coco(make_coco(tmp_path, [], images=[IMAGE, IMAGE | {"id": 6}]))
+        read_dataset(make_coco(tmp_path, [], images=[IMAGE, IMAGE | {"id": 6, "file_name": "a.jpg"}]))
+
+
+def as_floats(content):
+    for entry in (*content["images"], *content["annotations"], *content["categories"]):
+        entry |= {
+            name: float(entry[name]) for name in ("id", "image_id", "category_id", "height", "width") if name in entry
+        }
+
+
+def as_text(content):
+    content["images"][0]["id"] = "5"
+    for entry in content["annotations"]:
+        entry |= {"image_id": "5", "category_id": "7", "iscrowd": "0"}
+        entry["segmentation"] = [[str(number) for number in entry["segmentation"][0]]]
+
+
+def change_each(**changes):
+    def change(content):
+        for entry in content["annotations"]:
+            entry |= {name: make(entry) for name, make in changes.items()}
+
+    return change
+
+
+def points(entry):
+    flat = entry["segmentation"][0]
+    return [[[x, y] for x, y in zip(flat[::2], flat[1::2], strict=True)]]
+
+
+# Ways in which other tools write the same annotations: CVAT and pandas (floats), Label Studio (text), VIA (flat),
+# coco-annotator (parts of one point), LIVECell (an object by id), MATLAB (one entry in place of a list).
+DIALECTS = {
+    "floats": as_floats,
+    "text": as_text,
+    "crowd of null": change_each(iscrowd=lambda entry: None),
+    "flat polygon": change_each(segmentation=lambda entry: entry["segmentation"][0]),
+    "polygon nested once more": change_each(segmentation=lambda entry: [entry["segmentation"]]),
+    "pairs of points": change_each(segmentation=points),
+    "parts of one and two points": change_each(
+        segmentation=lambda entry: [[5, 5], *entry["segmentation"], [1, 1, 2, 2], []]
+    ),
+    "no ids": lambda content: [entry.pop("id") for entry in content["annotations"]],
+    "equal ids": change_each(id=lambda entry: 1),
+    "annotations by id": lambda content: content.update(annotations={str(a["id"]): a for a in content["annotations"]}),
+    "one image as an object": lambda content: content.update(images=content["images"][0]),
+    "no size": lambda content: [content["images"][0].pop(side) for side in ("height", "width")],
+    "an image twice": lambda content: content["images"].append(dict(content["images"][0])),
+    "ids of text": lambda content: (
+        content["images"][0].update(id="3f-2a"),
+        change_each(image_id=lambda entry: "3f-2a")(content),
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_other_tools_write_is_read_as_it_is_meant(tmp_path, dialect):
+    path = make_coco(tmp_path, [TRIANGLE, {"segmentation": [[3, 3, 7, 3, 7, 6]]}])
+    expected = read_dataset(path)[0]
+    content = json.loads(path.read_text())
+    DIALECTS[dialect](content)
+    path.write_text(json.dumps(content))
+    dataset = read_dataset(path)
+    np.testing.assert_array_equal(dataset[0].layers, expected.layers)
+    assert dataset[0].labels.tolist() == expected.labels.tolist() == [2, 2]
+    assert not dataset[0].iscrowd.any()
+    assert dataset.has_image_ids == (dialect != "ids of text")
+
+
+def test_counts_as_floats_and_rle_in_a_list(tmp_path):
+    rle = {"size": [6.0, 8.0], "counts": [7.0, 3.0, 38.0]}
+    sample = read_dataset(make_coco(tmp_path, [{"segmentation": rle}, {"segmentation": [rle]}]))[0]
+    assert sample.to_instances().runs.areas.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name"),
+    [
+        ("images/a.png", "images\\a.png"),
+        ("images/a.png", "..\\..\\media\\upload\\4\\a.png"),
+        ("images/a.png", "/home/someone/data/a.png"),
+        ("images/a.png", "C:\\data\\a.png"),
+        ("images/a.png", "https://example.org/a.png"),
+        ("images/a.png", "A.PNG"),
+        ("images/a.png", "a"),
+        ("images/my a.png", "my%20a.png"),
+        ("images/plate/a.png", "a.png"),
+        ("data/a.png", "a.png"),
+    ],
+)
+def test_images_are_found_by_name_in_the_data_folder(tmp_path, name, file_name):
+    path = make_coco(tmp_path, [TRIANGLE], images=[IMAGE | {"file_name": file_name}])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "images" / "a.png").rename(tmp_path / name)
+    assert read_dataset(path).records[0].path == tmp_path / name
+
+
+def test_a_name_that_fits_two_images_or_another_ending_is_refused(tmp_path):
+    path = make_coco(tmp_path, [TRIANGLE], images=[IMAGE | {"file_name": "a.jpg"}])
+    with pytest.raises(DatasetError, match=r"lists the image a\.jpg, .* but .*a\.png is; correct the ending"):
+        read_dataset(path)
+    for folder in "xy":
+        write_array(tmp_path / folder / "b.png", make_pixels())
+    with pytest.raises(DatasetError, match=r"there are .*b\.png and .*b\.png; give the one that is meant"):
+        read_dataset(make_coco(tmp_path, [TRIANGLE], images=[IMAGE | {"file_name": "b.png"}]))
+
+
+@pytest.mark.parametrize("file_name", ["../secret.png", "{}/secret.png", "..\\secret.png", "images/../../secret.png"])
+def test_no_file_name_leads_out_of_the_data_folder(tmp_path, file_name):
+    write_array(tmp_path / "secret.png", make_pixels())
+    path = make_coco(tmp_path / "data", [TRIANGLE], images=[IMAGE | {"file_name": file_name.format(tmp_path)}])
+    with pytest.raises(DatasetError, match="leads out of the data folder"):
+        read_dataset(path)
+    assert open_dataset(path).records == ()
+
+
+def test_paths_inside_the_data_folder_may_be_absolute_or_go_up(tmp_path):
+    images = [IMAGE | {"file_name": "../images/a.png"}, IMAGE | {"id": 6, "file_name": f"{tmp_path}/images/b.png"}]
+    path = make_coco(tmp_path, [TRIANGLE], images=images)
+    write_array(tmp_path / "images" / "b.png", make_pixels())
+    (tmp_path / "annotations").mkdir()
+    path.rename(tmp_path / "annotations" / "x.json")
+    paths = [record.path for record in read_dataset(tmp_path / "annotations" / "x.json").records]
+    assert paths == [tmp_path / "images" / "a.png", tmp_path / "images" / "b.png"]
+
+
+def test_images_of_equal_stem_in_two_folders(tmp_path):
+    for folder in "xy":
+        write_array(tmp_path / "images" / folder / "1.png", make_pixels())
+    images = [IMAGE | {"id": i, "file_name": name} for i, name in enumerate(("x/1.png", "y/1.png", "a.png"), start=5)]
+    records = read_dataset(make_coco(tmp_path, [TRIANGLE], images=images)).records
+    assert [record.name for record in records] == ["x_1", "y_1", "a"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "labels.json"])
+def test_a_file_of_another_name_is_found_by_its_lists(tmp_path, name):
+    make_coco(tmp_path, [TRIANGLE]).rename(tmp_path / name)
+    (tmp_path / "classes.json").write_text("[]")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.data_format, len(dataset[0].labels)) == ("coco", 1)
+
+
+ROOT = {"id": 0, "name": "seed", "supercategory": "none"}
+LEAF = {"id": 7, "name": "seed", "supercategory": "seed"}
+
+
+@pytest.mark.parametrize("name", ["seed", "seeds"])
+def test_the_root_category_of_roboflow_is_no_class(tmp_path, name):
+    root, leaf = ROOT | {"name": name}, LEAF | {"supercategory": name}
+    dataset = read_dataset(make_coco(tmp_path, [TRIANGLE], categories=[root, leaf]))
+    assert dataset.categories == (Category(7, "seed"),)
+    assert [(problem.kind, problem.severity) for problem in dataset.problems] == [("unusual-entries", "note")]
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        [ROOT | {"name": "seeds", "supercategory": "plants"}, LEAF | {"supercategory": "seeds"}],  # is no root
+        [ROOT | {"name": "seeds"}, LEAF | {"supercategory": "seeds"}, LEAF | {"id": 8, "name": "x"}],  # not of all
+        [ROOT | {"name": "seeds", "id": 3}, LEAF | {"supercategory": "seeds"}],  # has an annotation
+    ],
+)
+def test_other_categories_of_a_hierarchy_are_classes(tmp_path, categories):
+    annotations = [TRIANGLE, TRIANGLE | {"category_id": categories[0]["id"] or 7}]
+    found = read_dataset(make_coco(tmp_path, annotations, categories=categories)).categories
+    assert len(found) == len(categories)
+
+
+def test_categories_without_a_list_or_without_names(tmp_path):
+    assert read_dataset(make_coco(tmp_path, [TRIANGLE], categories=[])).categories == (Category(7, "class7"),)
+    assert read_dataset(make_coco(tmp_path, [TRIANGLE], categories=[{"id": 7}])).categories == (Category(7, "class7"),)
+    assert read_dataset(make_coco(tmp_path, [TRIANGLE], categories=LEAF)).categories == (Category(7, "seed"),)
+
+
+def test_crowd_regions_are_counted_and_can_be_taken_as_objects(tmp_path):
+    path = make_coco(tmp_path, [TRIANGLE, TRIANGLE | {"iscrowd": 1}, TRIANGLE | {"iscrowd": 1}])
+    with pytest.warns(UserWarning, match="2 of 3 annotations are crowd regions .*crowd_as_objects=true"):
+        assert read_dataset(path)[0].iscrowd.tolist() == [False, True, True]
+    assert read_dataset(path, crowd_as_objects=True)[0].iscrowd.tolist() == [False] * 3
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def refuse(record: Record, categories: tuple[Category, ...]):
 def make_dataset(names: Iterable[str] = "ab", categories: tuple[Category, ...] = CATEGORIES) -> Dataset:
     """Images of the given names, numbered 10, 20, ..."""
     records = tuple(Record(10 * i, name, Path("data", f"{name}.png"), None) for i, name in enumerate(names, start=1))
-    return Dataset(Path("data"), "coco", categories, records, refuse)
+    return Dataset(Path("data"), "coco", categories, records, refuse, has_image_ids=True)
 
 
 def read(stored: StoredPredictions, dataset: Dataset, size: tuple[int, int] = SIZE) -> list[Instances]:
@@ -96,6 +97,24 @@ def test_results_come_back_as_they_were_written(tmp_path, name):
     assert_same(second, instances)
 
 
+def test_numbers_of_images_without_numbers_are_refused(tmp_path):
+    dataset = replace(make_dataset(), has_image_ids=False)
+    path = write_entries(tmp_path / "r.json", SQUARE)
+    with pytest.raises(FormatError, match=r"data has no such numbers; give the names, in a list .*images\.json"):
+        read_predictions(path, dataset)
+    write_entries(tmp_path / "images.json", {"id": 10, "name": "b"})
+    nothing, found = read(read_predictions(path, dataset), dataset)
+    assert (len(nothing), len(found)) == (0, 1)
+
+
+@pytest.mark.parametrize("image_id", ["b", "b.png", "images/b.png", "images\\b.tif"])
+def test_results_may_name_their_images(tmp_path, image_id):
+    dataset = replace(make_dataset(), has_image_ids=False)
+    stored = read_predictions(write_entries(tmp_path / "r.json", SQUARE | {"image_id": image_id}), dataset)
+    assert stored.missing == ("a",)
+    assert [len(found) for found in read(stored, dataset)] == [0, 1]
+
+
 @pytest.mark.parametrize("num_instances", [1, 300])
 def test_many_results_come_back(tmp_path, num_instances):
     dataset, width = make_dataset("a", OBJECT), 100 if num_instances > 1 else 1
@@ -154,7 +173,7 @@ def test_results_for_a_task_keep_the_ids_of_the_task(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": "a"}, "image_id 'a', expected a whole number"),
+        ({"image_id": 1.5}, r"image_id 1\.5, expected a whole number or the image's name"),
         ({"image_id": True}, "image_id True, expected a whole number"),
         ({"category_id": None}, "category_id None, expected a whole number"),
         ({"segmentation": None}, "no segmentation; manymask needs masks"),

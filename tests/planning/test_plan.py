@@ -56,6 +56,7 @@ VALUES = {
     "warmup_steps": ("100", 100),
     "precision": ("fp32", "fp32"),
     "deterministic": ("true", True),
+    "crowd_as_objects": ("true", True),
     "min_size": ("0", 0),
     "max_size": ("2000", 2000),
     "scale": ("2.5", 2.5),

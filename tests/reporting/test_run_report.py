@@ -7,7 +7,7 @@ import pytest
 from manymask.cli import main
 from manymask.errors import DatasetError
 from manymask.formats import read_dataset, write_class_folder, write_json
-from manymask.formats.coco import encode_coco_results
+from manymask.formats.coco_masks import encode_coco_results
 from manymask.reporting import report
 from manymask.synthetic import make_categories, make_sample
 from tests.tiny_model import write_tiny_model
@@ -27,9 +27,8 @@ def data(tmp_path_factory) -> Path:
 def write_results(data: Path, path: Path) -> Path:
     """The ground truth as predictions, without the first instance of each image."""
     samples = list(read_dataset(data))
-    write_json(
-        path, [row for s in samples for row in encode_coco_results(s.to_instances()[1:], s.image_id, CATEGORIES)]
-    )
+    results = {s.name: encode_coco_results(s.to_instances()[1:], s.image_id, CATEGORIES) for s in samples}
+    write_json(path, [entry | {"image_id": name} for name, entries in results.items() for entry in entries])
     return path
 
 

@@ -8,6 +8,7 @@ from manymask.core import Category, Dataset, Record, Sample
 from manymask.errors import DatasetError
 from manymask.planning import make_plan
 from manymask.training.preparation import read_data, split_data, split_dataset
+from tests.cells import write_half_crowd
 from tests.training.runs import add_image, make_data
 
 
@@ -102,6 +103,14 @@ class TestSplitData:
         found = split(tmp_path, sampling="balanced", crop_size=40)
         expected = {"large": 2, "small": 1, "tiny": 1}
         assert found.weights == [expected[name] for name in found.record.train_names]
+
+    def test_crowd_regions_may_be_objects(self, tmp_path):
+        path = write_half_crowd(tmp_path)
+        with pytest.warns(UserWarning, match="2 of 4 annotations are crowd regions"):
+            found = split(path)
+        assert [found.record.max_instances, split(path, crowd_as_objects=True).record.max_instances] == [1, 2]
+        assert not found.train[0].iscrowd.all()
+        assert found.record.fingerprint != split(path, crowd_as_objects=True).record.fingerprint
 
     def test_uniform(self, tmp_path):
         assert split(make_data(tmp_path, 2)).weights is None

@@ -29,6 +29,7 @@ from manymask.scoring import (
     DRAWS,
     ONE_CLASS,
     Source,
+    choose_crowds,
     merge_classes,
     open_source,
     read_data,
@@ -138,7 +139,11 @@ def compare(
     if output is not None:
         check_outputs(Path(output), "compare", COMPARISON_NAMES)
     paths = [path for variant in variants for path in variant.sources]
-    dataset = _read_common_validation(paths) if data is None else read_data(paths[0], data, data_format)
+    crowds = {"crowd_as_objects": choose_crowds(paths, settings)}
+    if data is None:
+        dataset = _read_common_validation(paths, **crowds)
+    else:
+        dataset = read_data(paths[0], data, data_format, crowds)
     groups = group_images(dataset, group_by)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]
@@ -208,7 +213,7 @@ def _score_sources(
     return scored, list(dict.fromkeys(notes))
 
 
-def _read_common_validation(paths: Sequence[Path]) -> Dataset:
+def _read_common_validation(paths: Sequence[Path], crowd_as_objects: bool) -> Dataset:
     """The images that all runs held out."""
     runs = [find_run(path) for path in paths]
     if None in runs:
@@ -222,7 +227,7 @@ def _read_common_validation(paths: Sequence[Path]) -> Dataset:
                 f"{paths[0]} and {path} were validated on different images, so their scores cannot be compared; "
                 "give --data with images that none of them was trained on"
             )
-    return read_validation(plans[0], paths[0])
+    return read_validation(plans[0], paths[0], crowd_as_objects)
 
 
 def _count_on(

@@ -3,6 +3,7 @@
 from manymask.core.dataset import Category as Category
 from manymask.core.dataset import Dataset as Dataset
 from manymask.core.dataset import Doubt as Doubt
+from manymask.core.dataset import Problem as Problem
 from manymask.core.dataset import Record as Record
 from manymask.core.dataset import Sample as Sample
 from manymask.core.instances import Instances as Instances

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -88,6 +88,25 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Something wrong or unusual that a reader found in the files of a data set; what is wrong is not in its records.
+
+    Attributes:
+        kind: The kind of finding that the doctor makes of it.
+        severity: ``fault``: the data set cannot be used as it is; ``warning``: users are told; ``note``: good to know.
+        message: What was found and, after the last semicolon, what to do.
+        path: The file to look at.
+        image: Name of the image; None for the data set as a whole.
+    """
+
+    kind: str
+    severity: Literal["fault", "warning", "note"]
+    message: str
+    path: Path
+    image: str | None = None
+
+
+@dataclass(frozen=True)
 class Dataset(Sequence[Any]):
     """A data set: a sequence of ``Sample`` that are read on access, so memory holds one image at a time.
 
@@ -97,6 +116,8 @@ class Dataset(Sequence[Any]):
         categories: The classes, by ascending id; class index i + 1 is ``categories[i]``.
         records: The images, in a fixed order.
         read_record: Reads one record; a module-level function, so that a data set can go to loader processes.
+        problems: What is wrong or unusual in the files.
+        has_image_ids: Whether the files give the images their ids, so that results of other tools can refer to them.
     """
 
     root: Path
@@ -104,6 +125,8 @@ class Dataset(Sequence[Any]):
     categories: tuple[Category, ...]
     records: tuple[Record, ...]
     read_record: Callable[[Record, tuple[Category, ...]], Sample]
+    problems: tuple[Problem, ...] = ()
+    has_image_ids: bool = False
 
     def __len__(self) -> int:
         return len(self.records)

@@ -2,11 +2,11 @@
 
 from manymask.formats.class_folders import read_class_folders as read_class_folders
 from manymask.formats.class_folders import write_class_folder as write_class_folder
-from manymask.formats.coco import encode_coco_results as encode_coco_results
 from manymask.formats.coco import find_polygon_faults as find_polygon_faults
 from manymask.formats.coco import read_coco as read_coco
 from manymask.formats.coco import read_json as read_json
 from manymask.formats.coco import write_json as write_json
+from manymask.formats.coco_masks import encode_coco_results as encode_coco_results
 from manymask.formats.datasets import READERS as READERS
 from manymask.formats.datasets import DatasetCheck as DatasetCheck
 from manymask.formats.datasets import ImageCheck as ImageCheck
@@ -14,6 +14,7 @@ from manymask.formats.datasets import check_dataset as check_dataset
 from manymask.formats.datasets import check_sample as check_sample
 from manymask.formats.datasets import detect_format as detect_format
 from manymask.formats.datasets import name_instances as name_instances
+from manymask.formats.datasets import open_dataset as open_dataset
 from manymask.formats.datasets import read_dataset as read_dataset
 from manymask.formats.datasets import sum_up_checks as sum_up_checks
 from manymask.formats.ids import check_size as check_size
@@ -29,6 +30,8 @@ from manymask.formats.mask_files import read_mask_files as read_mask_files
 from manymask.formats.painting import paint_ids as paint_ids
 from manymask.formats.predictions import StoredPredictions as StoredPredictions
 from manymask.formats.predictions import read_predictions as read_predictions
+from manymask.formats.skipped import find_skipped as find_skipped
+from manymask.formats.skipped import list_files as list_files
 from manymask.formats.submission import ImageId as ImageId
 from manymask.formats.submission import match_image_ids as match_image_ids
 from manymask.formats.submission import read_image_ids as read_image_ids

@@ -1,36 +1,33 @@
 """COCO: data sets of polygons and RLE masks, and results."""
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
-from hotcoco import mask as coco_mask  # pyright: ignore[reportMissingModuleSource]
-from jaxtyping import Float64
 
-from manymask.core import (
-    Category,
-    Dataset,
-    Instances,
-    Record,
-    RunLengths,
-    Sample,
-    decode_coco_rle,
-    encode_coco_rle,
-    paint_layers,
-)
+from manymask.core import Category, Dataset, Problem, Record, Sample, paint_layers
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
+from manymask.formats.coco_entries import (
+    clean_segmentation,
+    is_integer,
+    list_entries,
+    read_categories,
+    to_integer,
+    to_key,
+)
+from manymask.formats.coco_files import ImageFinder, name_images
+from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
 from manymask.formats.images import check_unique_names, read_pixels
-from manymask.formats.records import make_sample
+from manymask.formats.records import list_some, make_sample
 
-# Edges of a polygon are compared in blocks of this many.
-_EDGE_BLOCK = 512
-# Names that COCO, Roboflow, CVAT, Label Studio and LabelMe's converters give to the file.
+# Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
 _NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
+# What a file under another name, as Label Studio and FiftyOne give it, is known by.
+_LISTS = {"images", "annotations", "categories"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class _Annotations:
     Attributes:
         json_path: Where they are from, for messages.
         size: (height, width) that the file gives for the image.
+        image: The image's entry.
         ids: Number of each annotation, for messages.
         category_ids: COCO's category of each.
         segmentations: Polygons or RLE of each.
@@ -48,7 +46,8 @@ class _Annotations:
 
     json_path: Path
     size: tuple[int, int]
-    ids: list[Any]
+    image: dict[str, Any]
+    ids: list[int]
     category_ids: list[int]
     segmentations: list[Any]
     iscrowd: list[bool]
@@ -61,16 +60,26 @@ def find_coco_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if not path.name.startswith("."))
 
 
-def read_coco(path: str | Path) -> Dataset:
+def find_other_coco_files(folder: Path) -> list[Path]:
+    """Files in a folder under names that are no sign of COCO, as Label Studio and FiftyOne give, but with its lists."""
+    files = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
+    return [path for path in files if isinstance(content := read_json(path), dict) and content.keys() >= _LISTS]
+
+
+def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
     """Read a COCO data set; everything but the images is checked at once.
+
+    Entries that cannot be used are left out and listed in the data set's ``problems``.
 
     Args:
         path: The JSON file, or a folder with exactly one. Images lie at ``file_name`` beside the file or in ``images``
             there; for a file in a folder ``annotations`` also in the folder above, or in the split's folder there.
+            Where they do not, they are looked for by name in the data folder.
+        crowd_as_objects: Take crowd regions, as which CVAT writes brush strokes, for objects like the others.
 
     Raises:
-        DatasetError: There is not exactly one JSON file, an image is not there, or two images have the same name.
-        FormatError: The file is not COCO, or an entry of it is wrong; the message gives the entry's id.
+        DatasetError: There is not exactly one JSON file, or it lists no images.
+        FormatError: The file is not COCO.
     """
     path = Path(path)
     json_path = _find_json(path)
@@ -79,28 +88,67 @@ def read_coco(path: str | Path) -> Dataset:
         raise FormatError(
             f"{json_path} holds a {type(content).__name__}, expected COCO's object of images and annotations"
         )
-    categories = _read_categories(json_path, _index_entries(json_path, content, "categories"))
-    images = _index_entries(json_path, content, "images")
-    if not images:
-        raise DatasetError(f"{json_path} lists no images; expected at least one")
-    grouped = {image_id: _start_annotations(json_path, image) for image_id, image in images.items()}
+    annotations = list_entries(json_path, content, "annotations")
+    categories, unusual = read_categories(json_path, content, annotations)
+    reading = _Reading(json_path)
+    if unusual:
+        reading.note(unusual)
+    images = _index_images(reading, list_entries(json_path, content, "images"))
+    records, has_image_ids = _make_records(reading, images)
     category_ids = {category.id for category in categories}
-    for annotation in _index_entries(json_path, content, "annotations").values():
-        _add_annotation(json_path, grouped, category_ids, annotation)
-    for group in grouped.values():
-        _check_rles(group)
-    records = tuple(
-        Record(image_id, Path(image["file_name"]).stem, _find_image(json_path, image["file_name"]), grouped[image_id])
-        for image_id, image in sorted(images.items())
-    )
-    check_unique_names((record.name, record.path) for record in records)
-    return Dataset(path, "coco", categories, records, _read_record)
+    ids = _number_annotations(reading, annotations)
+    for annotation_id, annotation in zip(ids, annotations, strict=True):
+        _add_annotation(reading, annotation_id, annotation, records, category_ids, images.keys())
+    for record in records.values():
+        _leave_out_bad_rles(reading, record)
+    if crowd_as_objects:
+        for record in records.values():
+            record.annotation.iscrowd[:] = [False] * len(record.annotation.iscrowd)
+    reading.tell_crowds([record.annotation for record in records.values()])
+    ordered = tuple(sorted(records.values(), key=lambda record: record.image_id))
+    return Dataset(path, "coco", categories, ordered, _read_record, reading.list_problems(), has_image_ids)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is wrong or unusual in a file, gathered while it is read."""
+
+    json_path: Path
+    problems: list[Problem] = field(default_factory=list)
+    unusual: dict[str, list[object]] = field(default_factory=dict)
+
+    def fault(self, kind: str, message: str, image: str | None = None) -> None:
+        """Report an entry that is left out."""
+        self.problems.append(Problem(kind, "fault", message, self.json_path, image))
+
+    def note(self, what: str, item: object | None = None) -> None:
+        """Report what is read, but is not as COCO asks; equal ones become one."""
+        self.unusual.setdefault(what, []).extend([] if item is None else [item])
+
+    def tell_crowds(self, groups: Sequence[_Annotations]) -> None:
+        """Warn of crowd regions, whose masks neither training nor scores use."""
+        if num_crowd := sum(sum(group.iscrowd) for group in groups):
+            message = (
+                f"{self.json_path}: {num_crowd} of {sum(len(group.ids) for group in groups)} annotations are crowd "
+                "regions (iscrowd 1), which are not trained on and count for nothing in scores; if they are single "
+                "objects, as CVAT writes brush strokes, set crowd_as_objects=true"
+            )
+            self.problems.append(Problem("crowd-regions", "warning", message, self.json_path))
+
+    def list_problems(self) -> tuple[Problem, ...]:
+        """All of them."""
+        unusual = [
+            f"{self.json_path} {what}" + (f": {list_some(items)}" if items else "")
+            for what, items in self.unusual.items()
+        ]
+        notes = [Problem("unusual-entries", "note", message, self.json_path) for message in unusual]
+        return (*self.problems, *notes)
 
 
 def _find_json(path: Path) -> Path:
     if not path.is_dir():
         return path
-    files = find_coco_files(path)
+    files = find_coco_files(path) or find_other_coco_files(path)
     if len(files) != 1:
         found = ", ".join(str(file) for file in files) or "none"
         raise DatasetError(
@@ -123,28 +171,10 @@ def read_json(path: str | Path) -> Any:
         raise FormatError(f"{path} does not exist; expected a JSON file") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON ({error}); it is damaged or cut short: export it again") from error
-
-
-def _index_entries(json_path: Path, content: dict[str, Any], key: str) -> dict[int, dict[str, Any]]:
-    """The entries of a list by their ids."""
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise FormatError(f"{json_path} has no list '{key}', expected COCO's images, annotations and categories")
-    indexed: dict[int, dict[str, Any]] = {}
-    for place, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not is_integer(entry.get("id")):
-            raise FormatError(f"{json_path}: entry {place} of '{key}' has no whole number as id; number the entries")
-        if entry["id"] in indexed:
-            raise FormatError(f"{json_path}: id {entry['id']} occurs twice in '{key}'; number the entries anew")
-        indexed[entry["id"]] = entry
-    return indexed
-
-
-def is_integer(value: object) -> TypeGuard[int]:
-    """Whether a value of a JSON file is a whole number (JSON's true is not)."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_size(height: object, width: object) -> bool:
@@ -152,126 +182,134 @@ def is_size(height: object, width: object) -> bool:
     return all(is_integer(length) and length > 0 for length in (height, width))
 
 
-def _read_categories(json_path: Path, entries: dict[int, dict[str, Any]]) -> tuple[Category, ...]:
+def _index_images(reading: _Reading, entries: list[dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The entries of images by their ids."""
     if not entries:
-        raise FormatError(f"{json_path} lists no categories; expected at least one")
-    names: dict[str, int] = {}
-    for category_id, entry in sorted(entries.items()):
-        name = entry.get("name")
-        if not isinstance(name, str) or name in names:
-            problem = f"the name '{name}' of category {names[name]}" if isinstance(name, str) else "no name"
-            raise FormatError(f"{json_path}: category {category_id} has {problem}; give each a name of its own")
-        names[name] = category_id
-    return tuple(Category(category_id, name) for name, category_id in names.items())
+        raise DatasetError(f"{reading.json_path} lists no images; expected at least one")
+    images: dict[int | str, dict[str, Any]] = {}
+    for place, entry in enumerate(entries):
+        key = to_key(entry.get("id"))
+        if key is None:
+            reading.fault(
+                "bad-image-entry", f"{reading.json_path}: entry {place} of 'images' has no id; number the entries"
+            )
+        elif images.setdefault(key, entry) == entry:
+            if images[key] is not entry:
+                reading.note("lists images twice; the repeated entries are left out", key)
+        else:
+            reading.fault(
+                "bad-image-entry", f"{reading.json_path}: id {key} occurs twice in 'images'; number the entries anew"
+            )
+    return images
 
 
-def _start_annotations(json_path: Path, image: dict[str, Any]) -> _Annotations:
-    """No annotations yet, for an image entry that is complete."""
-    height, width = image.get("height"), image.get("width")
-    if not (isinstance(image.get("file_name"), str) and is_size(height, width)):
-        raise FormatError(f"{json_path}: image {image['id']} needs file_name, and height and width above 0; add them")
-    return _Annotations(json_path, (height, width), [], [], [], [])  # pyright: ignore[reportArgumentType]
+def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) -> tuple[dict[int | str, Record], bool]:
+    """The record of each image that is there by its id in the file, and whether these ids are numbers."""
+    finder, paths, owners = ImageFinder(reading.json_path), {}, {}
+    for key, entry in images.items():
+        try:
+            path = _find_image(reading, finder, key, entry)
+        except DatasetError as error:
+            reading.fault("bad-image-entry", str(error), str(entry.get("file_name")))
+            continue
+        if (owner := owners.setdefault(path, key)) != key:
+            message = f"{reading.json_path}: images {owner} and {key} are the same file {path}; keep one of the entries"
+            reading.fault("bad-image-entry", message, str(entry["file_name"]))
+            continue
+        paths[key] = path
+    names = name_images(list(paths.values()))
+    check_unique_names(zip(names, paths.values(), strict=True))
+    has_image_ids = all(is_integer(key) for key in images)
+    if not has_image_ids:
+        reading.note("gives images ids that are no numbers; images are numbered in their order")
+    records: dict[int | str, Record] = {}
+    for number, (key, name) in enumerate(zip(paths, names, strict=True), start=1):
+        entry = images[key] | {"id": key if has_image_ids else number}
+        try:
+            size = _read_size(entry, paths[key])
+        except DatasetError as error:
+            reading.fault("bad-image-entry", str(error), name)
+            continue
+        group = _Annotations(reading.json_path, size, entry, [], [], [], [])
+        records[key] = Record(entry["id"], name, paths[key], group)
+    return records, has_image_ids
+
+
+def _find_image(reading: _Reading, finder: ImageFinder, key: int | str, entry: dict[str, Any]) -> Path:
+    file_name = entry.get("file_name")
+    if not isinstance(file_name, str) or not file_name:
+        raise FormatError(f"{reading.json_path}: image {key} has no file_name; add it")
+    path, is_as_listed = finder.find(file_name)
+    if not is_as_listed:
+        reading.note("lists images at other places than they are; they were found by their names", file_name)
+    return path
+
+
+def _read_size(entry: dict[str, Any], path: Path) -> tuple[int, int]:
+    """(height, width) as the entry gives them, else of the image."""
+    height, width = (to_integer(entry.get(side)) for side in ("height", "width"))
+    if height is None or width is None or not is_size(height, width):
+        height, width = read_pixels(path).shape[:2]
+    return height, width
+
+
+def _number_annotations(reading: _Reading, annotations: list[dict[str, Any]]) -> list[int]:
+    """The id of each annotation; where these are not all different numbers, numbers in the order of the list."""
+    ids = [to_integer(annotation.get("id")) for annotation in annotations]
+    given = [number for number in ids if number is not None]
+    if len(set(given)) == len(ids):
+        return given
+    reading.note("gives annotations no ids, or some of them twice; here they are numbered from 1 in the list's order")
+    return list(range(1, len(ids) + 1))
 
 
 def _add_annotation(
-    json_path: Path, grouped: dict[int, _Annotations], category_ids: set[int], annotation: dict[str, Any]
+    reading: _Reading,
+    annotation_id: int,
+    annotation: dict[str, Any],
+    records: dict[int | str, Record],
+    category_ids: set[int],
+    listed: Container[int | str],
 ) -> None:
-    """Check an annotation and put it to its image."""
-    where = f"{json_path}: annotation {annotation['id']}"
-    image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-    if not is_integer(image_id) or image_id not in grouped:
-        raise FormatError(f"{where} is of image {image_id}, which 'images' does not list; add the image or remove it")
-    if not is_integer(category_id) or category_id not in category_ids:
-        known = sorted(category_ids)
-        raise FormatError(f"{where} is of category {category_id}, but 'categories' lists {known}; correct it")
-    group = grouped[image_id]
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, dict):
-        _check_counts(where, segmentation, group.size)
-    else:
-        check_polygons(where, segmentation)
-    if annotation.get("iscrowd", 0) not in (0, 1):
-        raise FormatError(f"{where} has iscrowd {annotation['iscrowd']}, expected 0 or 1; correct it")
-    group.ids.append(annotation["id"])
+    """Check an annotation and put it to its image; what cannot be used is reported."""
+    where, record = f"{reading.json_path}: annotation {annotation_id}", None
+    image_id, category_id = to_key(annotation.get("image_id")), to_integer(annotation.get("category_id"))
+    try:
+        if image_id is None or image_id not in listed:
+            found = annotation.get("image_id")
+            raise FormatError(f"{where} is of image {found}, which 'images' does not list; add the image or remove it")
+        record = records.get(image_id)
+        if record is None:  # the image itself is reported
+            return
+        if category_id is None or category_id not in category_ids:
+            found, known = annotation.get("category_id"), sorted(category_ids)
+            raise FormatError(f"{where} is of category {found}, but 'categories' lists {known}; correct it")
+        group: _Annotations = record.annotation
+        segmentation, num_dropped = clean_segmentation(where, annotation.get("segmentation"), group.size)
+        iscrowd = annotation.get("iscrowd") or False
+        if not isinstance(iscrowd, bool) and (iscrowd := to_integer(iscrowd)) not in (0, 1):
+            raise FormatError(f"{where} has iscrowd {annotation['iscrowd']}, expected 0 or 1; correct it")
+    except FormatError as error:
+        reading.fault("bad-annotation", str(error), record and record.name)
+        return
+    if num_dropped:
+        reading.note("gives parts of one or two points, which enclose nothing and are left out of", annotation_id)
+    group.ids.append(annotation_id)
     group.category_ids.append(category_id)
     group.segmentations.append(segmentation)
-    group.iscrowd.append(bool(annotation.get("iscrowd", 0)))
+    group.iscrowd.append(bool(iscrowd))
 
 
-def _check_counts(where: str, rle: dict[str, Any], size: tuple[int, int]) -> None:
-    counts = rle.get("counts")
-    if isinstance(counts, list) and not all(is_integer(count) and 0 <= count <= size[0] * size[1] for count in counts):
-        raise FormatError(f"{where} is an RLE whose counts are not numbers of pixels of its image; export it again")
-
-
-def _check_rles(group: _Annotations) -> None:
+def _leave_out_bad_rles(reading: _Reading, record: Record) -> None:
     """Decode the RLE of an image; polygons, which any image can take, only once the image is read."""
-    rles = {i: rle for i, rle in zip(group.ids, group.segmentations, strict=True) if isinstance(rle, dict)}
-    decode_segmentations(list(rles.values()), group.size, f"{group.json_path}: annotation", list(rles))
-
-
-def decode_segmentations(
-    segmentations: Sequence[Any], size: tuple[int, int], where: str, ids: Sequence[int]
-) -> RunLengths:
-    """Decode polygons and RLE of one image; all at once, and one by one only to name the one that is wrong.
-
-    Args:
-        segmentations: COCO's ``segmentation`` of each instance; polygons are checked already.
-        size: (height, width) of the image.
-        where: What the ids count and in which file, for messages.
-        ids: Number of each instance there, for messages.
-
-    Raises:
-        FormatError: An RLE is damaged or of another size than the image.
-    """
-    rles = [_to_rle(segmentation, size) for segmentation in segmentations]
-    try:
-        return decode_coco_rle(rles, size)
-    except FormatError:
-        for instance_id, rle in zip(ids, rles, strict=True):
-            try:
-                decode_coco_rle([rle], size)
-            except FormatError as error:
-                problem = str(error).replace("RLE 0", "its RLE")
-                raise FormatError(f"{where} {instance_id}: {problem}") from error
-        raise
-
-
-def check_polygons(where: str, polygons: object) -> None:
-    """Refuse what is not a list of polygons.
-
-    Raises:
-        FormatError: There is none, or one of them is not the x and y of at least 3 points.
-    """
-    if not isinstance(polygons, list) or not polygons:
-        raise FormatError(
-            f"{where} has no segmentation; manymask needs masks: add a polygon or RLE, a box is not enough"
-        )
-    for polygon in polygons:
-        numbers = polygon if isinstance(polygon, list) else []
-        if len(numbers) < 6 or len(numbers) % 2:
-            raise FormatError(
-                f"{where} has a polygon of {len(numbers)} numbers, expected x and y of at least 3 points; correct or "
-                "remove it"
-            )
-        if not all(type(number) in (int, float) for number in numbers) or not all(
-            abs(number) < 2**31 for number in numbers
-        ):
-            raise FormatError(f"{where} has a polygon with something else than finite numbers; correct it")
-
-
-def _find_image(json_path: Path, file_name: str) -> Path:
-    """The image file of an entry, in one of the places where tools put it."""
-    folder = json_path.parent
-    places = [folder / "images", folder]
-    if folder.name == "annotations":
-        split = json_path.stem.removeprefix("instances_")
-        places += [base / part for base in (folder.parent / "images", folder.parent) for part in ("", split)]
-    for place in places:
-        if os.path.isfile(place / file_name):  # Path.is_file raises on a name that is too long
-            return place / file_name
-    looked = ", ".join(str(place) for place in places)
-    raise DatasetError(f"{json_path} lists the image {file_name}, which is not in {looked}; put it there")
+    group: _Annotations = record.annotation
+    rows = [row for row, segmentation in enumerate(group.segmentations) if isinstance(segmentation, dict)]
+    bad = find_bad_rles([group.segmentations[row] for row in rows], group.size)
+    for place, problem in sorted(bad.items(), reverse=True):
+        row = rows[place]
+        reading.fault("bad-annotation", f"{reading.json_path}: annotation {group.ids[row]}: {problem}", record.name)
+        for values in (group.ids, group.category_ids, group.segmentations, group.iscrowd):
+            del values[row]
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
@@ -286,13 +324,6 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
     labels = np.array([class_index[category_id] for category_id in group.category_ids], dtype=np.int64)
     return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool))
-
-
-def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """RLE as it is; polygons filled as COCO does and joined."""
-    if isinstance(segmentation, dict):
-        return segmentation
-    return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
 
 
 def name_annotations(record: Record) -> list[str]:
@@ -313,53 +344,9 @@ def find_polygon_faults(record: Record) -> dict[str, list[int]]:
         polygons = [] if isinstance(segmentation, dict) else [np.reshape(p, (-1, 2)) for p in segmentation]
         if any(((points < -1) | (points > [width + 1, height + 1])).any() for points in polygons):
             faults["out-of-frame"].append(annotation_id)
-        if any(_crosses_itself(points.astype(np.float64)) for points in polygons):
+        if any(crosses_itself(points.astype(np.float64)) for points in polygons):
             faults["self-crossing"].append(annotation_id)
     return faults
-
-
-def _crosses_itself(points: Float64[np.ndarray, "points 2"]) -> bool:
-    """Whether two edges of a polygon cross at a point inside both; edges that only touch or lie in line do not."""
-    edges = np.roll(points, -1, axis=0) - points
-    for begin in range(0, len(points), _EDGE_BLOCK):
-        block = slice(begin, begin + _EDGE_BLOCK)
-        way = points - points[block, None]
-        side = _cross(edges[block, None], way)  # of each point, seen along each edge of the block
-        is_across = side * np.roll(side, -1, axis=1) < 0
-        start_side, end_side = _cross(edges, -way), _cross(edges, edges[block, None] - way)
-        if (is_across & (start_side * end_side < 0)).any():
-            return True
-    return False
-
-
-def _cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
-
-
-def encode_coco_results(instances: Instances, image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """Turn the instances of an image into entries of COCO's results.
-
-    ``category_id`` is the category's own id, ``bbox`` the instance's box as x, y, width and height, ``segmentation``
-    compressed RLE; numbers are not rounded.
-    """
-    boxes = instances.boxes.astype(np.float64)
-    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": categories[label - 1].id,
-            "segmentation": rle,
-            "score": score,
-            "bbox": box,
-        }
-        for rle, label, score, box in zip(
-            encode_coco_rle(instances.runs),
-            instances.labels.tolist(),
-            instances.scores.tolist(),
-            boxes_xywh.tolist(),
-            strict=True,
-        )
-    ]
 
 
 def write_json(path: Path, data: object) -> None:

@@ -2,22 +2,26 @@
 
 import hashlib
 import json
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from manymask.core import Category, Dataset, Record, Sample
+from manymask.core import Category, Dataset, Problem, Record, Sample
 from manymask.core.files import explain_reading
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats.class_folders import is_class_folders, name_class_ids, read_class_folders
-from manymask.formats.coco import find_coco_files, name_annotations, read_coco
+from manymask.formats.coco import find_coco_files, find_other_coco_files, name_annotations, read_coco
+from manymask.formats.images import list_folders
 from manymask.formats.label_images import is_label_images, name_ids, read_label_images
 from manymask.formats.mask_files import is_mask_files, name_masks, read_mask_files
+from manymask.formats.records import list_some
+from manymask.formats.skipped import find_skipped, list_files
 
 READERS: dict[str, Callable[[str | Path], Dataset]] = {
     "class_folders": read_class_folders,
@@ -93,20 +97,63 @@ def detect_format(path: str | Path) -> str:
         fitting = ["coco"] if path.suffix.lower() == ".json" else []
     else:
         fitting = [name for name, fits in _DETECTORS.items() if fits(path)]
+        if not fitting and find_other_coco_files(path):
+            fitting = ["coco"]
     if len(fitting) == 1:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
     layouts = "; ".join(f"{name} ({layout})" for name, layout in _LAYOUTS.items())
+    parts = [] if fitting or path.is_file() else _list_parts(path)
+    if parts:
+        example = f"{parts[0]}" + (f" --val {parts[1]}" if len(parts) > 1 else "")
+        raise DatasetError(
+            f"{path} {found}, but it holds data sets in {list_some([part.name for part in parts])}; give one of these "
+            f"folders, as in: manymask train {example}"
+        )
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
 
 
+def _list_parts(folder: Path) -> list[Path]:
+    """The folders in a folder that are data sets of their own, as the parts of Roboflow's exports are."""
+    return [part for part in list_folders(folder) if any(fits(part) for fits in _DETECTORS.values())]
+
+
 @explain_reading()
-def read_dataset(path: str | Path, data_format: str | None = None) -> Dataset:
+def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
     """Read a data set; images and labels are decoded on access.
 
     Args:
         path: Its folder, or COCO's JSON file.
         data_format: One of ``READERS``; by default the one that fits.
+        crowd_as_objects: Take COCO's crowd regions, as which CVAT writes brush strokes, for objects like the others.
+
+    Raises:
+        PlanError: There is no such format.
+        DatasetError: The data set is not there, holds no images, or is not as its format asks.
+        FormatError: Entries of a COCO file cannot be used.
+    """
+    dataset = open_dataset(path, data_format, crowd_as_objects=crowd_as_objects)
+    if faults := [problem for problem in dataset.problems if problem.severity == "fault"]:
+        raise FormatError(_sum_up_faults(faults, dataset.root))
+    for problem in dataset.problems:
+        if problem.severity == "warning":
+            warnings.warn(problem.message, stacklevel=2)
+    return dataset
+
+
+def _sum_up_faults(faults: Sequence[Problem], root: Path) -> str:
+    """One message of several, with the way out."""
+    copy = f"or write a copy without: manymask inspect {root} --fix FOLDER"
+    if len(faults) == 1:
+        return f"{faults[0].message}, {copy}"
+    path = faults[0].path
+    details = [fault.message.rpartition("; ")[0].removeprefix(f"{path}").lstrip(": ") for fault in faults]
+    some = "; ".join(details[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+    return f"{path}: {len(faults)} entries cannot be used: {some}; correct them, {copy}"
+
+
+def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
+    """Read a data set like ``read_dataset``, but leave what is wrong in a few entries to the caller, in ``problems``.
 
     Raises:
         PlanError: There is no such format.
@@ -116,9 +163,17 @@ def read_dataset(path: str | Path, data_format: str | None = None) -> Dataset:
         raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(READERS)}")
     path = Path(path)
     name = data_format or detect_format(path)
-    if name != "coco" and not path.is_dir():
+    if name == "coco":  # reads what its file lists, and nothing else
+        return read_coco(path, crowd_as_objects)
+    if not path.is_dir():
         raise DatasetError(f"{path} is not a folder, which data format '{name}' needs; give the data set's folder")
-    return READERS[name](path)
+    dataset = READERS[name](path)
+    used = [file for record in dataset.records for file in list_files(record)]
+    folders = {file.parent for file in used}
+    if name in ("class_folders", "mask_files"):  # a folder of folders, in which loose images are passed over
+        folders.add(path)
+    skipped = find_skipped(folders, used)
+    return dataset if skipped is None else replace(dataset, problems=(*dataset.problems, skipped))
 
 
 def name_instances(record: Record, data_format: str) -> list[str]:

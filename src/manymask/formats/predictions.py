@@ -3,9 +3,9 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from statistics import mode
 from typing import Any
 
@@ -17,7 +17,9 @@ from manymask.core import Category, Dataset, Instances, Record, RunLengths, enco
 from manymask.core.files import explain_reading
 from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.coco import check_polygons, decode_segmentations, is_integer, read_json
+from manymask.formats.coco import read_json
+from manymask.formats.coco_entries import check_polygons, is_integer
+from manymask.formats.coco_masks import decode_segmentations
 from manymask.formats.ids import check_size, read_label_image
 from manymask.formats.images import list_images, make_key
 from manymask.formats.submission import RESULTS_NAME
@@ -129,7 +131,8 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
     """Find the predictions for the images of a data set, and check all but the masks.
 
     - A JSON file of COCO results, or a folder that holds one as ``predictions.json`` or ``test-results.json``. Its
-      ``image_id`` is the data set's, unless ``images.json`` beside it, as ``predict`` writes it, gives names.
+      ``image_id`` is the data set's, unless ``images.json`` beside it, as ``predict`` writes it, gives names, or it is
+      the image's name itself. Only COCO files give images ids; other data are matched by name.
     - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or
       ``<name>_masks``, ``_cp_masks``, ``_label`` or ``_labels``. Where some files end so, the others are taken for
       images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
@@ -177,7 +180,7 @@ def _read_results(path: Path, dataset: Dataset) -> StoredPredictions:
     has_scores = _check_scores(path, entries)
     _check_categories(path, entries, dataset)
     class_index = {category.id: index for index, category in enumerate(dataset.categories, start=1)}
-    places: dict[int, list[int]] = {}
+    places: dict[int | str, list[int]] = {}
     for place, entry in enumerate(entries):
         places.setdefault(entry["image_id"], []).append(place)
     record_ids, missing = _match_image_ids(path, places.keys(), dataset)
@@ -205,9 +208,12 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 def _check_entry(where: str, entry: Any) -> None:
     if not isinstance(entry, dict):
         raise FormatError(f"{where} is a {type(entry).__name__}, expected COCO's entry of results; export it again")
-    for key in ("image_id", "category_id"):
-        if not is_integer(entry.get(key)):
-            raise FormatError(f"{where} has {key} {entry.get(key)!r}, expected a whole number; correct it")
+    if not is_integer(entry.get("category_id")):
+        raise FormatError(f"{where} has category_id {entry.get('category_id')!r}, expected a whole number; correct it")
+    if not is_integer(entry.get("image_id")) and not isinstance(entry.get("image_id"), str):
+        raise FormatError(
+            f"{where} has image_id {entry.get('image_id')!r}, expected a whole number or the image's name; correct it"
+        )
     if not isinstance(entry.get("segmentation"), dict):
         check_polygons(where, entry.get("segmentation"))
     bbox = entry.get("bbox")
@@ -265,12 +271,23 @@ def _check_repeats(path: Path, places: list[int], entries: list[dict[str, Any]])
             )
 
 
-def _match_image_ids(path: Path, image_ids: Iterable[int], dataset: Dataset) -> tuple[dict[int, int], tuple[str, ...]]:
+def _match_image_ids(
+    path: Path, image_ids: Collection[int | str], dataset: Dataset
+) -> tuple[dict[int | str, int], tuple[str, ...]]:
     """The data set's image_id for each of the file, and the names of images that nothing was predicted for."""
-    names = _read_image_names(path)
+    if image_ids and all(isinstance(image_id, str) for image_id in image_ids):
+        names = {image_id: _find_name(str(image_id), dataset) for image_id in image_ids}
+    else:
+        names = _read_image_names(path)
+    if names is None and not dataset.has_image_ids and image_ids:
+        raise FormatError(
+            f"{path} gives its images by image_id, but {dataset.root} has no such numbers; give the names, in a list "
+            f'{path.parent / IMAGES_NAME} of {{"id": 1, "name": "a"}} or as image_id, or score on the COCO file that '
+            "the numbers are of"
+        )
     if names is None:
         how, keys = "by image_id, without images.json", {image_id: image_id for image_id in image_ids}
-    elif unlisted := sorted(set(image_ids) - names.keys()):
+    elif unlisted := sorted(set(image_ids) - names.keys(), key=str):
         raise FormatError(
             f"{path} holds image_id {_shorten(unlisted)}, which {path.parent / IMAGES_NAME} does not list; the two are "
             "of different predictions: predict again, or remove the list to match the data by image_id"
@@ -284,7 +301,14 @@ def _match_image_ids(path: Path, image_ids: Iterable[int], dataset: Dataset) -> 
     return {image_id: records[keys[image_id]].image_id for image_id in image_ids}, missing
 
 
-def _read_image_names(path: Path) -> dict[int, str] | None:
+def _find_name(text: str, dataset: Dataset) -> str:
+    """The name of the image that a text means, which may be its name or its file's name; else the text."""
+    known = {record.name for record in dataset.records}
+    stem = PureWindowsPath(text).stem  # splits at both kinds of slash
+    return text if text in known or stem not in known else stem
+
+
+def _read_image_names(path: Path) -> dict[int | str, str] | None:
     """Names of images by the ids in the results, as ``predict`` writes them beside; None where it did not."""
     list_path = path.parent / IMAGES_NAME
     if path.name == RESULTS_NAME or not list_path.is_file():  # results for a task have the task's own ids
@@ -305,7 +329,7 @@ def _read_image_names(path: Path) -> dict[int, str] | None:
 def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any], dataset: Dataset) -> None:
     """Refuse predictions for images that the data set does not have."""
     found, known = set(found), set(known)
-    if unknown := sorted(found - known):
+    if unknown := sorted(found - known, key=lambda value: (isinstance(value, str), value)):
         share = "all" if len(unknown) == len(found) else str(len(unknown))
         raise DatasetError(
             f"{share} of the {len(found)} images that {path} has predictions for are not in {dataset.root} ({how}: "

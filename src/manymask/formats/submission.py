@@ -10,7 +10,8 @@ from typing import Any
 
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.coco import is_integer, is_size, read_json, write_json
+from manymask.formats.coco import is_size, read_json, write_json
+from manymask.formats.coco_entries import is_integer
 
 RESULTS_NAME = "test-results.json"
 ARCHIVE_NAME = "test-results.zip"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.formats import read_dataset, write_json
+from manymask.formats import open_dataset, write_json
 from manymask.inspection.reading import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import check_target, write_repaired
 from manymask.planning.doctor import compare_sets
@@ -25,6 +25,7 @@ def inspect(
     output: str | Path | None = None,
     fix: str | Path | None = None,
     cap: int | None = None,
+    crowd_as_objects: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
@@ -40,6 +41,7 @@ def inspect(
         output: Folder to write the findings and the fingerprint to.
         fix: New or empty folder for a repaired copy of ``data``.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
+        crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
         progress: Called with the number of images done so far and the number of images, for each pass.
 
     Returns:
@@ -50,8 +52,8 @@ def inspect(
         PlanError: The pattern is no regular expression, the folder of ``fix`` is not empty, or files that ``inspect``
             did not write are in the way of ``output``.
     """
-    dataset = read_dataset(data, data_format)
-    val_set = None if val is None else read_dataset(val, dataset.data_format)
+    dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
+    val_set = None if val is None else open_dataset(val, dataset.data_format, crowd_as_objects=crowd_as_objects)
     if fix is not None:
         check_target(Path(fix), dataset.root)
     if output is not None:

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from manymask.core import Dataset, Record
+from manymask.core import Dataset, Problem, Record
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import (
     DatasetCheck,
@@ -15,12 +14,13 @@ from manymask.formats import (
     check_sample,
     find_empty_masks,
     find_polygon_faults,
+    list_files,
     name_instances,
     sum_up_checks,
 )
 from manymask.planning.doctor import count_of, examine_dataset, examine_image, list_some
 from manymask.planning.facts import ImageFacts, measure_sample
-from manymask.planning.findings import Finding, make_finding
+from manymask.planning.findings import KINDS, Finding, make_finding
 from manymask.planning.fingerprint import Fingerprint, make_fingerprint
 
 _SEVERITIES = ("fault", "warning", "note")
@@ -108,7 +108,8 @@ def inspect_dataset(
             if progress is not None:
                 progress(len(looks), len(dataset))
     facts = tuple(look.facts for look in looks if look.facts is not None)
-    findings = [finding for look in looks for finding in look.findings]
+    findings = [_report_problem(problem) for problem in dataset.problems]
+    findings += [finding for look in looks for finding in look.findings]
     if not facts:
         raise DatasetError(
             f"no image of {dataset.root} can be read; the first: {findings[0].detail}; {findings[0].remedy}"
@@ -191,18 +192,30 @@ def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | 
     split = replace(dataset, records=(replace(record, is_split=True),))
     is_shared = not record.is_split and _can_read(split)
     message = str(error)
-    path = next((file for file in _list_files(record) if message.startswith(f"{file} ")), record.path)
+    path = next((file for file in list_files(record) if message.startswith(f"{file} ")), record.path)
     if is_shared:
         kind = "shared-ids"
     elif path == record.path:
         kind = "unreadable-image"
     else:
         kind = "unreadable-labels" if isinstance(error, FormatError) else "size-mismatch"
+    finding = _make_finding(kind, message, record.name, path)
+    if not is_shared:
+        return _Look([finding])
+    look = _look(split, 0, False, cap)
+    return replace(look, findings=[replace(finding, remedy=KINDS[kind].remedy), *look.findings])
+
+
+def _report_problem(problem: Problem) -> Finding:
+    """The finding for what a reader read around."""
+    return _make_finding(problem.kind, problem.message, problem.image, problem.path)
+
+
+def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Finding:
+    """The finding that an error's message tells of: what is wrong, and after the last semicolon the remedy."""
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
-    finding = make_finding(kind, detail, record.name, path, None if is_shared else remedy)
-    look = _look(split, 0, False, cap) if is_shared else _Look([])
-    return replace(look, findings=[finding, *look.findings])
+    return make_finding(kind, detail, image, path, remedy)
 
 
 def _can_read(dataset: Dataset) -> bool:
@@ -225,13 +238,3 @@ def _try_empty_masks(record: Record) -> list[Path]:
 def drop_masks(record: Record, masks: list[Path]) -> Record:
     """A record of one file for each mask without some of them."""
     return replace(record, annotation=tuple(path for path in record.annotation if path not in masks))
-
-
-def _list_files(record: Record) -> list[Path]:
-    """The image and the files of its labels."""
-    annotation: Any = record.annotation
-    if isinstance(annotation, dict):
-        return [record.path, *annotation.values()]
-    if isinstance(annotation, tuple):
-        return [record.path, *annotation]
-    return [record.path, annotation if isinstance(annotation, Path) else annotation.json_path]

@@ -123,17 +123,34 @@ def write_repaired(
     for finding in inspection.findings:
         kinds[finding.image].add(finding.kind)
     writer = _WRITERS[dataset.data_format](output, dataset)
-    repairs: list[Repair] = []
+    unusable: dict[str | None, list[str]] = defaultdict(list)
+    for problem in dataset.problems:
+        if problem.severity == "fault":
+            unusable[problem.image].append(problem.message.rpartition("; ")[0])
+    names = {record.name for record in dataset.records}
+    repairs = [
+        Repair(image or "(no image)", False, _describe_unusable(messages))
+        for image, messages in unusable.items()
+        if image not in names
+    ]
     for row, record in enumerate(dataset.records):
         if record.name in left_out:
             repairs.append(Repair(record.name, False, (f"left out: {left_out[record.name]}",)))
-        elif actions := _copy_image(dataset, record, writer, kinds[record.name]):
+        elif actions := (
+            *_describe_unusable(unusable[record.name]),
+            *_copy_image(dataset, record, writer, kinds[record.name]),
+        ):
             repairs.append(Repair(record.name, True, actions))
         if progress is not None:
             progress(row + 1, len(dataset))
     writer.finish()
     write_json(output / "repairs.json", [asdict(repair) for repair in repairs])
     return tuple(repairs)
+
+
+def _describe_unusable(messages: list[str]) -> tuple[str, ...]:
+    """What was done about entries that the reader could not use."""
+    return (f"left out what cannot be used: {list_some(messages)}",) if messages else ()
 
 
 def _choose_left_out(inspection: Inspection) -> dict[str, str]:
@@ -278,16 +295,15 @@ class _Coco:
         self.output, self.categories = output, dataset.categories
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
-        self.image_entries = {entry["id"]: entry for entry in content.pop("images")}
-        self.content = content | {"annotations": []}
+        self.content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
         known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
         self.new_ids = count(max(known, default=0) + 1)
 
     def write(self, record: Record, sample: Sample, table: _Table) -> None:
         name = f"{record.name}{record.path.suffix}"
         _copy_file(record.path, self.output / "images" / name)
-        self.images.append(self.image_entries[record.image_id] | {"file_name": name})
+        height, width = table.instances.size
+        self.images.append(record.annotation.image | {"file_name": name, "height": height, "width": width})
         entries = encode_coco_results(table.instances, record.image_id, self.categories)
         is_first = np.diff(table.source, prepend=-1) > 0
         areas = table.instances.runs.areas.tolist()

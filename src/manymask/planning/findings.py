@@ -46,6 +46,7 @@ class Kind:
 
 
 _STOPS = "training stops before its first step and names the file"
+_STOPS_AT_ONCE = "training and evaluation stop when they read the file"
 _TRAINS = "it is trained on and scored like the others"
 
 KINDS: dict[str, Kind] = {
@@ -72,6 +73,17 @@ KINDS: dict[str, Kind] = {
         "note", "the image is read so that its labels fit", "nothing, or save the image turned and without the tag"
     ),
     "size-mismatch": Kind("fault", _STOPS, "find the labels that belong to the image", True),
+    "bad-annotation": Kind("fault", _STOPS_AT_ONCE, "correct or remove it", True),
+    "bad-image-entry": Kind("fault", _STOPS_AT_ONCE, "correct the entry, or remove it", True),
+    "unusual-entries": Kind("note", "they are read as they are meant", "nothing, if that is what was meant"),
+    "crowd-regions": Kind(
+        "warning",
+        "they are not trained on, and what is found there counts for nothing in scores",
+        "set crowd_as_objects=true if they are single objects",
+    ),
+    "skipped-files": Kind(
+        "warning", "they are neither trained on nor scored", "move them away, or save them as images of the layout"
+    ),
     "empty-mask-file": Kind("fault", _STOPS, "remove these files", True),
     "not-finite": Kind("fault", _STOPS, "replace what is not a number, or leave the image out", True),
     "unsupported-channels": Kind("fault", _STOPS, "convert the image to grey or RGB", True),

@@ -158,6 +158,11 @@ def make_fingerprint(
     counts = np.array([int(image.instances.is_object.sum()) for image in facts])
     if not counts.any():
         where = f"{len(facts)} images" + (f" of {root}" if root else "")
+        if num_crowd := sum(int(image.instances.iscrowd.sum()) for image in facts):
+            raise DatasetError(
+                f"expected at least one labelled instance, but all {num_crowd} in {where} are crowd regions "
+                "(iscrowd 1); if they are single objects, as CVAT writes brush strokes, set crowd_as_objects=true"
+            )
         raise DatasetError(f"expected at least one labelled instance, found none in {where}; label some")
     usable = [image for image in facts if image.is_finite]
     pixels = np.array([image.size[0] * image.size[1] for image in facts])

@@ -156,6 +156,9 @@ class Plan(BaseModel):
     """Strength of random changes of the training images' gamma, brightness, colours and noise."""
     sampling: Literal["uniform", "balanced"] = "uniform"
     """How often images are drawn: all alike, or by how many crops they hold and how rare their classes are."""
+    crowd_as_objects: bool = False
+    """Whether COCO's crowd regions (``iscrowd`` 1), as which CVAT writes brush strokes, are objects like the others, in
+    training and in scores."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the images that are held out for validation, at least one image."""
     group_by: Annotated[str | None, BeforeValidator(_none_from_text)] = None

@@ -55,7 +55,7 @@ def report(
     path = Path(source)
     target = Path(output) if output else (find_run(path) or choose_folder(path)) / "report.html"
     check_outputs(target.parent, "report", [target.name])
-    dataset = read_data(path, data, data_format)
+    dataset = read_data(path, data, data_format, settings)
     opened = open_source(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
     seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}

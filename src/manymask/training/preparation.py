@@ -95,7 +95,7 @@ def read_data(
     Raises:
         DatasetError: A file cannot be used.
     """
-    dataset = read_dataset(path, data_format)
+    dataset = read_dataset(path, data_format, crowd_as_objects=plan.crowd_as_objects)
     doubts, val_doubts = LabelDoubts(), LabelDoubts()
     with _show_check(dataset, console) as update:
         inspection = inspect_dataset(
@@ -109,7 +109,7 @@ def read_data(
     _tell_doubts(dataset, doubts, console)
     if val_path is None:
         return InspectedData(dataset, inspection, None, None)
-    val = read_dataset(val_path, dataset.data_format)
+    val = read_dataset(val_path, dataset.data_format, crowd_as_objects=plan.crowd_as_objects)
     with _show_check(val, console) as update:
         val_check = check_dataset(_read_as_training(val, plan, val_doubts), update, plan.num_workers)
     _tell_doubts(val, val_doubts, console)
