@@ -8,11 +8,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from manymask.core import Instances, RunLengths, compute_iou, concatenate_runs, intersect_runs
+from manymask.evaluation.close_boxes import find_close_boxes
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55 .. 0.95, as COCO's."""
-
-_BOX_PAIRS = 1 << 20  # pairs of boxes that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,21 +152,22 @@ def _pair_boxes(
     truth: Float32[np.ndarray, "instances 4"],
     iscrowd: Bool[np.ndarray, " instances"],
 ) -> Pairs:
-    """Pairs of boxes with an IoU of at least 0.5, a chunk of predictions at a time."""
+    """Pairs of boxes with an IoU of at least 0.5."""
     boxes, others = predictions.astype(np.float64), truth.astype(np.float64)
+    objects, crowds = np.flatnonzero(~iscrowd), np.flatnonzero(iscrowd)
+    row, column = find_close_boxes(boxes, others[objects], alike=True)
+    # A prediction of any size may lie in a crowd region: by half, so that its centre lies there.
+    crowd, inside = find_close_boxes(others[crowds], boxes, alike=False)
+    row, column = np.append(row, inside), np.append(objects[column], crowds[crowd])
+    order = np.lexsort((column, row))
+    row, column = row[order], column[order]
     areas, other_areas = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, others))
-    parts: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64),) * 2 + (np.zeros(0),) * 2]
-    step = max(_BOX_PAIRS // max(len(others), 1), 1)
-    for first in range(0, len(boxes), step):
-        here = boxes[first : first + step, None]
-        sides = np.minimum(here[..., 2:], others[:, 2:]) - np.maximum(here[..., :2], others[:, :2])
-        shared = np.prod(np.maximum(sides, 0), axis=2)
-        area = areas[first : first + step, None]
-        union = np.where(iscrowd, area, area + other_areas - shared)
-        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-        row, column = np.nonzero(iou >= IOU_THRESHOLDS[0] - 1e-9)
-        parts.append((row + first, column, iou[row, column], shared[row, column]))
-    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    sides = np.minimum(boxes[row, 2:], others[column, 2:]) - np.maximum(boxes[row, :2], others[column, :2])
+    shared = np.prod(np.maximum(sides, 0), axis=1)
+    union = np.where(iscrowd[column], areas[row], areas[row] + other_areas[column] - shared)
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    is_pair = iou >= IOU_THRESHOLDS[0] - 1e-9
+    return Pairs(row[is_pair], column[is_pair], iou[is_pair], shared[is_pair])
 
 
 def keep_own_class(pairs: Pairs, truth: Table, predictions: Table) -> Pairs:
