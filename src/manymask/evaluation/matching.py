@@ -4,10 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from manymask.core import Instances, RunLengths, compute_iou, concatenate_runs, intersect_runs
+from manymask.evaluation.assignment import find_assignment
 from manymask.evaluation.close_boxes import find_close_boxes
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -229,35 +228,8 @@ def _choose(choices: list[tuple[int, float]], limit: float, taken: set[int], is_
 
 
 def assign_pairs(pairs: Pairs, weights: Float64[np.ndarray, " pairs"]) -> Int64[np.ndarray, " matched"]:
-    """Choose pairs so that no prediction and no instance occurs twice and the sum of weights is largest.
-
-    Args:
-        pairs: The pairs that may be chosen.
-        weights: What each is worth, above 0.
-
-    Returns:
-        The places of the chosen pairs, ascending.
-    """
-    if len(weights) == 0:
-        return np.zeros(0, dtype=np.int64)
-    is_simple = np.bincount(pairs.prediction)[pairs.prediction] == 1
-    is_simple &= np.bincount(pairs.instance)[pairs.instance] == 1
-    contested = np.flatnonzero(~is_simple)
-    if not len(contested):
-        return np.flatnonzero(is_simple)
-    rows, row = np.unique(pairs.prediction[contested], return_inverse=True)
-    columns, column = np.unique(pairs.instance[contested], return_inverse=True)
-    # A full matching always exists, and has as many edges whatever it is: each row may also take a column of its own,
-    # at the cost of a pair that is worth nothing.
-    top = weights[contested].max() + 1
-    spare = np.arange(len(rows))
-    cost = np.concatenate([top - weights[contested], np.full(len(rows), top)])
-    places = (np.concatenate([row, spare]), np.concatenate([column, len(columns) + spare]))
-    num_columns = len(columns) + len(rows)
-    graph = csr_array((cost, places), shape=(len(rows), num_columns))
-    chosen_row, chosen_column = min_weight_full_bipartite_matching(graph)
-    is_chosen = np.isin(row * num_columns + column, chosen_row * num_columns + chosen_column)
-    return np.sort(np.concatenate([np.flatnonzero(is_simple), contested[is_chosen]]))
+    """Choose pairs so that no prediction and no instance occurs twice and the sum of weights (above 0) is largest."""
+    return find_assignment(pairs.prediction, pairs.instance, weights)
 
 
 def match_optimally(
