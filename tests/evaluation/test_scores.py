@@ -12,13 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
-from manymask.core import Category, Instances, RunLengths, encode_coco_rle
+from manymask.core import Instances, RunLengths, encode_coco_rle
 from manymask.evaluation import (
     IOU_THRESHOLDS,
     compute_precision,
     format_scores,
     make_tally,
-    merge_categories,
     rank_images,
     score_image,
     summarize_scores,
@@ -250,34 +249,6 @@ def test_ap_t_pooled_and_per_image():
     assert scores["pooled"]["0.50"] == 9 / 12
     assert scores["per_image"]["0.50"] == (0.9 + 0) / 2
     assert list(scores["pooled"]) == [f"{0.5 + 0.05 * step:.2f}" for step in range(10)]
-
-
-def test_categories_merge_by_name_then_by_id():
-    data = (Category(1, "round"), Category(2, "long"), Category(5, "grain"))
-    model = (Category(1, "long"), Category(2, "cell"), Category(5, "seed"), Category(9, "spore"))
-    merged, labels = merge_categories(data, model)
-    # cell has the id of long, which is taken by name; seed has the id of grain, which the model lacks.
-    assert merged == (*data, Category(6, "cell"), Category(9, "spore"))
-    assert labels.tolist() == [0, 2, 4, 3, 5]
-
-
-def test_equal_categories_stay():
-    merged, labels = merge_categories(CATEGORIES, CATEGORIES)
-    assert merged == CATEGORIES
-    assert labels.tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_merged_ids_and_names_are_unique(seed):
-    rng = np.random.default_rng(seed)
-    names = "abcdef"
-    data, model = (
-        tuple(Category(id_, names[i]) for id_, i in rng.permuted([range(6)] * 2, axis=1)[:, :4].T.tolist())
-        for _ in range(2)
-    )
-    merged, labels = merge_categories(data, model)
-    assert len({c.id for c in merged}) == len({c.name for c in merged}) == len(merged)
-    assert len(set(labels.tolist())) == len(model) + 1
 
 
 def test_score_image_keeps_the_highest_scores_up_to_the_cap():

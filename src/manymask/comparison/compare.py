@@ -19,14 +19,13 @@ from manymask.comparison.difference import (
     describe,
 )
 from manymask.comparison.tables import write_comparison
-from manymask.core import Dataset
+from manymask.core import ONE_CLASS, Dataset
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import Tally, compute_interval, draw_weights, explain_scores, make_tally
 from manymask.inspection import group_images
 from manymask.planning import read_plan
 from manymask.scoring import (
     DRAWS,
-    ONE_CLASS,
     Source,
     merge_classes,
     open_source,
