@@ -134,6 +134,26 @@ class TestModel:
         with pytest.warns(UserWarning, match="do not meet, by name or by id"):
             score(model, data)
 
+    def test_a_one_class_model_on_data_of_two_is_scored_as_one(self, cells, tmp_path):
+        path = write_tiny_model(tmp_path / "best.ckpt", (Category(1, "nucleus"),))
+        scores = score(path, cells, output=tmp_path / "out")
+        assert list(scores["mask"]["per_class"]) == ["instance"]
+        assert scores["mask"]["per_class"]["instance"]["num_instances"] == sum(len(s.to_instances()) for s in cells)
+        assert has_note(scores, "(nucleus)", "(class1, class2)", "instances of all classes are scored as one")
+        predict_files(path, cells.root, tmp_path / "found", formats=["labels"])
+        labels = score(tmp_path / "found", cells, score_threshold=0.3)
+        assert labels["num_predictions"] > 0
+        assert labels["mask"]["per_class"].keys() == {"instance"}
+        assert has_note(labels, "(nucleus)", "(class1, class2)", "instances of all classes are scored as one")
+
+    def test_own_label_images_are_scored_on_data_of_one_class_by_another_name(self, tmp_path):
+        data = write_cells(tmp_path / "data", num_classes=1)
+        path = write_tiny_model(tmp_path / "best.ckpt", (Category(1, "nucleus"),))
+        predict_files(path, data.root, tmp_path / "found", formats=["labels"])
+        scores = score(tmp_path / "found", data, score_threshold=0.3)
+        assert scores["num_predictions"] > 0
+        assert has_note(scores, "(nucleus) is taken for the data's only class (class1)")
+
     def test_settings(self, run, model, cells):
         assert score(run, cells, detections_per_image=2, score_threshold="0.9")["detections_per_image"] == 2
         with pytest.raises(PlanError, match="is loaded keeps its settings; give min_score to load_model"):

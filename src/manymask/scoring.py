@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from manymask.core import Category, Dataset, Instances, Sample
+from manymask.core import ONE_CLASS, Category, Dataset, Instances, Sample, match_categories
 from manymask.core.files import explain_reading
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.data.transforms import normalize_pixels
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import (
     ScoredImage,
-    merge_categories,
     rank_predictions,
     score_image,
     summarize_scores,
@@ -30,9 +29,6 @@ from manymask.planning import Plan, change_plan, load_plan, read_plan
 from manymask.planning.doubts import LabelDoubts
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.training import find_run
-
-ONE_CLASS = (Category(1, "instance"),)
-"""The class of predictions that know none."""
 
 DRAWS = 1000
 """Bootstrap draws, enough for 95 % intervals (Efron and Tibshirani 1993, section 13.3)."""
@@ -119,14 +115,8 @@ def open_source(
 
 
 def _open_model(model: Model, dataset: Dataset) -> Source:
-    categories, labels = merge_categories(dataset.categories, model.categories)
-    notes = []
-    if len(categories) == len(dataset.categories) + len(model.categories):
-        own, theirs = (", ".join(c.name for c in group) for group in (model.categories, dataset.categories))
-        notes.append(
-            f"The model's classes ({own}) and those of {dataset.root} ({theirs}) do not meet, by name or by id, so "
-            "every score is 0; score on data with the model's classes."
-        )
+    match = match_categories(dataset.categories, model.categories)
+    notes = list(match.notes)
     if shared := find_training_images(model.plan, dataset):
         notes.append(
             f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
@@ -144,11 +134,11 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
     return Source(
         path=model.source,
         plan=model.plan,
-        categories=categories,
+        categories=match.categories,
         predict=lambda sample: predict_tensor(
             model, normalize_pixels(sample.pixels, str(sample.path), model.plan), str(sample.path)
-        ).relabel(labels),
-        truth_labels=np.arange(len(categories) + 1),
+        ).relabel(match.model_labels),
+        truth_labels=match.data_labels,
         max_detections=model.plan.max_detections,
         score_threshold=model.plan.shown_score,
         min_score=model.plan.min_score,
@@ -184,13 +174,13 @@ def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Sourc
         raise PlanError(f"no validation chose a score threshold for the predictions in {path}; set a number")
     stored = read_predictions(path, dataset)
     records = {record.name: record for record in dataset.records}
-    notes = []
+    notes = list(stored.notes)
     if stored.missing:
         notes.append(
             f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
             f"missed: {_shorten(stored.missing)}."
         )
-    if stored.categories is None:
+    if stored.categories is None and not stored.notes:
         notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
     cap = plan.detections_per_image
     source = Source(

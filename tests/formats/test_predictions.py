@@ -433,7 +433,10 @@ def test_columns_of_a_table(tmp_path, text, categories, labels, scores):
         ("id\n1.5\n", "line 2 has id '1.5', expected a whole number"),
         ("id\n-1\n", "line 2 has id '-1'"),
         ("id\n99999999999999999999\n", "line 2 has id '99999999999999999999'"),
-        ("id,class\n5,rock\n", r"class 'rock', expected a class of data: 3 \(grain\), 7 \(seed\); name them alike"),
+        (
+            "id,class\n5,rock\n6,sand\n",
+            r"class 'rock', expected a class of data: 3 \(grain\), 7 \(seed\); name them alike",
+        ),
         ('id,class\n5,"seed\n', "cannot be read as CSV"),
         ("id,class\n5,\udcff\n", "cannot be read as CSV"),
     ],

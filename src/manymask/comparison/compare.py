@@ -19,7 +19,7 @@ from manymask.comparison.difference import (
     describe,
 )
 from manymask.comparison.tables import COMPARISON_NAMES, write_comparison
-from manymask.core import Dataset
+from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation import Tally, compute_interval, draw_weights, explain_scores, make_tally
@@ -27,7 +27,6 @@ from manymask.inspection import group_images
 from manymask.planning import read_plan
 from manymask.scoring import (
     DRAWS,
-    ONE_CLASS,
     Source,
     choose_crowds,
     merge_classes,

@@ -1,5 +1,7 @@
 """Masks of many instances without a full-size mask for each: layers, runs and the tables beside them."""
 
+from manymask.core.classes import ONE_CLASS as ONE_CLASS
+from manymask.core.classes import match_categories as match_categories
 from manymask.core.dataset import Category as Category
 from manymask.core.dataset import Dataset as Dataset
 from manymask.core.dataset import Doubt as Doubt

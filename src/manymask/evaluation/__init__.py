@@ -16,7 +16,6 @@ from manymask.evaluation.precision import compute_precision as compute_precision
 from manymask.evaluation.precision import rank_images as rank_images
 from manymask.evaluation.scores import format_scores as format_scores
 from manymask.evaluation.scores import list_groups as list_groups
-from manymask.evaluation.scores import merge_categories as merge_categories
 from manymask.evaluation.scores import summarize_headline as summarize_headline
 from manymask.evaluation.scores import summarize_scores as summarize_scores
 from manymask.evaluation.scores import write_scores as write_scores

@@ -4,15 +4,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from manymask.core import Instances, RunLengths, compute_iou, concatenate_runs, intersect_runs
+from manymask.evaluation.assignment import find_assignment
+from manymask.evaluation.close_boxes import find_close_boxes
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55 .. 0.95, as COCO's."""
-
-_BOX_PAIRS = 1 << 20  # pairs of boxes that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,21 +151,22 @@ def _pair_boxes(
     truth: Float32[np.ndarray, "instances 4"],
     iscrowd: Bool[np.ndarray, " instances"],
 ) -> Pairs:
-    """Pairs of boxes with an IoU of at least 0.5, a chunk of predictions at a time."""
+    """Pairs of boxes with an IoU of at least 0.5."""
     boxes, others = predictions.astype(np.float64), truth.astype(np.float64)
+    objects, crowds = np.flatnonzero(~iscrowd), np.flatnonzero(iscrowd)
+    row, column = find_close_boxes(boxes, others[objects], alike=True)
+    # A prediction of any size may lie in a crowd region: by half, so that its centre lies there.
+    crowd, inside = find_close_boxes(others[crowds], boxes, alike=False)
+    row, column = np.append(row, inside), np.append(objects[column], crowds[crowd])
+    order = np.lexsort((column, row))
+    row, column = row[order], column[order]
     areas, other_areas = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, others))
-    parts: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64),) * 2 + (np.zeros(0),) * 2]
-    step = max(_BOX_PAIRS // max(len(others), 1), 1)
-    for first in range(0, len(boxes), step):
-        here = boxes[first : first + step, None]
-        sides = np.minimum(here[..., 2:], others[:, 2:]) - np.maximum(here[..., :2], others[:, :2])
-        shared = np.prod(np.maximum(sides, 0), axis=2)
-        area = areas[first : first + step, None]
-        union = np.where(iscrowd, area, area + other_areas - shared)
-        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-        row, column = np.nonzero(iou >= IOU_THRESHOLDS[0] - 1e-9)
-        parts.append((row + first, column, iou[row, column], shared[row, column]))
-    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    sides = np.minimum(boxes[row, 2:], others[column, 2:]) - np.maximum(boxes[row, :2], others[column, :2])
+    shared = np.prod(np.maximum(sides, 0), axis=1)
+    union = np.where(iscrowd[column], areas[row], areas[row] + other_areas[column] - shared)
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    is_pair = iou >= IOU_THRESHOLDS[0] - 1e-9
+    return Pairs(row[is_pair], column[is_pair], iou[is_pair], shared[is_pair])
 
 
 def keep_own_class(pairs: Pairs, truth: Table, predictions: Table) -> Pairs:
@@ -229,35 +228,8 @@ def _choose(choices: list[tuple[int, float]], limit: float, taken: set[int], is_
 
 
 def assign_pairs(pairs: Pairs, weights: Float64[np.ndarray, " pairs"]) -> Int64[np.ndarray, " matched"]:
-    """Choose pairs so that no prediction and no instance occurs twice and the sum of weights is largest.
-
-    Args:
-        pairs: The pairs that may be chosen.
-        weights: What each is worth, above 0.
-
-    Returns:
-        The places of the chosen pairs, ascending.
-    """
-    if len(weights) == 0:
-        return np.zeros(0, dtype=np.int64)
-    is_simple = np.bincount(pairs.prediction)[pairs.prediction] == 1
-    is_simple &= np.bincount(pairs.instance)[pairs.instance] == 1
-    contested = np.flatnonzero(~is_simple)
-    if not len(contested):
-        return np.flatnonzero(is_simple)
-    rows, row = np.unique(pairs.prediction[contested], return_inverse=True)
-    columns, column = np.unique(pairs.instance[contested], return_inverse=True)
-    # A full matching always exists, and has as many edges whatever it is: each row may also take a column of its own,
-    # at the cost of a pair that is worth nothing.
-    top = weights[contested].max() + 1
-    spare = np.arange(len(rows))
-    cost = np.concatenate([top - weights[contested], np.full(len(rows), top)])
-    places = (np.concatenate([row, spare]), np.concatenate([column, len(columns) + spare]))
-    num_columns = len(columns) + len(rows)
-    graph = csr_array((cost, places), shape=(len(rows), num_columns))
-    chosen_row, chosen_column = min_weight_full_bipartite_matching(graph)
-    is_chosen = np.isin(row * num_columns + column, chosen_row * num_columns + chosen_column)
-    return np.sort(np.concatenate([np.flatnonzero(is_simple), contested[is_chosen]]))
+    """Choose pairs so that no prediction and no instance occurs twice and the sum of weights (above 0) is largest."""
+    return find_assignment(pairs.prediction, pairs.instance, weights)
 
 
 def match_optimally(

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,29 +279,6 @@ def _list_worst(
             }
         )
     return result
-
-
-def merge_categories(
-    data: tuple[Category, ...], model: tuple[Category, ...]
-) -> tuple[tuple[Category, ...], Int64[np.ndarray, " labels"]]:
-    """Bring a model's classes and a data set's together: by name, and what is left by id.
-
-    Returns:
-        The data's categories followed by those that only the model has (under a new id where theirs is taken), and for
-        each label of the model (0 first, which is background) its label in that list.
-    """
-    merged = list(data)
-    model_names = {category.name for category in model}
-    names = {category.name: index for index, category in enumerate(data)}
-    ids = {category.id: index for index, category in enumerate(data) if category.name not in model_names}
-    labels = [0]
-    for category in model:
-        index = names.get(category.name, ids.get(category.id))
-        if index is None:
-            index, taken = len(merged), {other.id for other in merged}
-            merged.append(replace(category, id=max(taken) + 1) if category.id in taken else category)
-        labels.append(index + 1)
-    return tuple(merged), np.array(labels, dtype=np.int64)
 
 
 def format_scores(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:

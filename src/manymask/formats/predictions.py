@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike
 
-from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers
+from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers, match_categories
 from manymask.core.files import explain_reading
 from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
@@ -99,6 +99,7 @@ class StoredPredictions:
         missing: Names of the data set's images that nothing was predicted for: they have no file, or neither an entry
             nor a place in ``images.json``.
         sources: Where the predictions for an image are, by its ``image_id``.
+        notes: What must be said of the classes, in sentences.
     """
 
     path: Path
@@ -106,6 +107,7 @@ class StoredPredictions:
     has_scores: bool
     missing: tuple[str, ...]
     sources: Mapping[int, _Results | _LabelImage]
+    notes: tuple[str, ...] = ()
 
     def read(self, record: Record, size: tuple[int, int]) -> Instances:
         """The predictions for an image, by falling score; no instances where there are none.
@@ -341,7 +343,12 @@ def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
     files = _find_label_images(folder, dataset)
     record_ids = {record.name: record.image_id for record in dataset.records}
     _check_known(folder, "by name", files, record_ids, dataset)
-    tables = {name: _read_table(path.with_suffix(".csv"), dataset) for name, path in files.items()}
+    csv_files = {name: path.with_suffix(".csv") for name, path in files.items()}
+    texts = {name: _read_table(path) for name, path in csv_files.items()}
+    notes = _match_classes({text for table in texts.values() for text in table.get("class", [])}, dataset)
+    if notes is not None:
+        texts = {name: {key: v for key, v in table.items() if key != "class"} for name, table in texts.items()}
+    tables = {name: _parse_table(csv_files[name], table, dataset) for name, table in texts.items()}
     columns = {tuple(table): files[name] for name, table in tables.items()}
     if len(columns) > 1:
         (one, first), (other, second) = [(" ".join(key) or "nothing", path) for key, path in columns.items()][:2]
@@ -356,7 +363,20 @@ def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
         "score" in column_names,
         tuple(name for name in record_ids if name not in files),
         {record_ids[name]: _LabelImage(path, tables[name]) for name, path in files.items()},
+        notes or (),
     )
+
+
+def _match_classes(found: set[str | None], dataset: Dataset) -> tuple[str, ...] | None:
+    """What must be said where the files' classes are none of the data's and one side has a single one.
+
+    The classes then say nothing that can be scored. None where their names are to be looked up.
+    """
+    names = sorted(name for name in found if name)
+    known = {text for category in dataset.categories for text in (category.name, str(category.id))}
+    if not names or not known.isdisjoint(names) or 1 not in (len(names), len(dataset.categories)):
+        return None
+    return match_categories(dataset.categories, tuple(Category(*row) for row in enumerate(names, start=1))).notes
 
 
 def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
@@ -384,8 +404,8 @@ def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
     return files
 
 
-def _read_table(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Those of the columns id, class (as class index) and score that a CSV file has; none if there is no file."""
+def _read_table(path: Path) -> dict[str, list[str | None]]:
+    """The texts of those of the columns id, class and score that a CSV file has; none if there is no file."""
     if not path.exists():
         return {}
     try:
@@ -399,6 +419,13 @@ def _read_table(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
         raise FormatError(
             f"{path} has the columns {found}, expected id, class, score; if it is not of the predictions, move it away"
         )
+    return {name: [row[name] for row in rows] for name in ("id", "class", "score") if name in columns}
+
+
+def _parse_table(path: Path, texts: dict[str, list[str | None]], dataset: Dataset) -> dict[str, np.ndarray]:
+    """The values of a table's columns, classes as class indices, by ascending id."""
+    if not texts:
+        return {}
     indexed = list(enumerate(dataset.categories, start=1))
     class_index = {str(category.id): i for i, category in indexed} | {category.name: i for i, category in indexed}
     classes = f"a class of {dataset.root}: {_name_categories(dataset)}; name them alike, or drop the column"
@@ -408,23 +435,22 @@ def _read_table(path: Path, dataset: Dataset) -> dict[str, np.ndarray]:
         "score": (_parse_score, np.float32, "a number from 0 to 1"),
     }
     table = {
-        name: np.array(_parse_column(path, rows, name, parse, expected), dtype)
-        for name, (parse, dtype, expected) in parsers.items()
-        if name in columns
+        name: np.array(_parse_column(path, column, name, *parsers[name][::2]), parsers[name][1])
+        for name, column in texts.items()
     }
     order = np.argsort(table["id"])
     return {name: column[order] for name, column in table.items()}
 
 
 def _parse_column(
-    path: Path, rows: list[dict[str, str]], name: str, parse: Callable[[str], Any], expected: str
+    path: Path, texts: list[str | None], name: str, parse: Callable[[str], Any], expected: str
 ) -> list[Any]:
     values = []
-    for line, row in enumerate(rows, start=2):
+    for line, text in enumerate(texts, start=2):
         try:
-            values.append(parse(row[name] or ""))
+            values.append(parse(text or ""))
         except (KeyError, ValueError) as error:
-            raise FormatError(f"{path}: line {line} has {name} {row[name]!r}, expected {expected}") from error
+            raise FormatError(f"{path}: line {line} has {name} {text!r}, expected {expected}") from error
     return values
 
 

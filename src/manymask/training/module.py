@@ -7,12 +7,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from manymask.core import Category, Instances
+from manymask.core import Category, Instances, match_categories
 from manymask.errors import TrainingError
 from manymask.evaluation import (
     ScoredImage,
     choose_score_threshold,
-    merge_categories,
     score_image,
     summarize_headline,
 )
@@ -56,7 +55,9 @@ class TrainingModule(L.LightningModule):
         self.plan = plan
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
-        self.scored_categories, self._scored_labels = merge_categories(val_categories, categories)
+        match = match_categories(val_categories, categories)
+        self.scored_categories = match.categories
+        self._truth_labels, self._scored_labels = match.data_labels, match.model_labels
         self.losses: dict[str, float] = {}
         self.num_batches = 0
         self.last_learning_rate = 0.0
@@ -157,7 +158,7 @@ class TrainingModule(L.LightningModule):
             self._scored.append(
                 score_image(
                     image_id,
-                    truth,
+                    truth.relabel(self._truth_labels),
                     instances.relabel(self._scored_labels),
                     max_detections=self.plan.max_detections,
                     score_threshold=self.plan.shown_score,

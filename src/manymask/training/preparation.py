@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from manymask.core import Category, Dataset, Record, Sample
+from manymask.core import Category, Dataset, Record, Sample, match_categories
 from manymask.data.scale import describe_lost_scale
 from manymask.data.transforms import normalize_pixels
 from manymask.errors import CheckpointError, DatasetError, PlanError
@@ -210,6 +210,8 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
         val_check, fingerprint = check, check.fingerprint
         if len(dataset) == 1:
             print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")
+    for note in match_categories(val_set.categories, dataset.categories).notes:
+        print_line(console, f"warning: {note}")
     counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
     record = DataRecord(
         path=str(dataset.root.resolve()),
