@@ -156,20 +156,6 @@ def planted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("image", READING)
-def test_nothing_is_written_unless_asked_for(planted, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    inspect(planted[0] / "data")
-    assert CliRunner().invoke(app, ["inspect", str(planted[0] / "data")]).exit_code == 1
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_place_that_cannot_be_written_is_found_first(planted, tmp_path):
-    (tmp_path / "file").touch()
-    for option in ("output", "fix"):
-        with pytest.raises(ManymaskError, match="a file is where a folder is needed"):
-            inspect(planted[0] / "data", progress=lambda *_: pytest.fail("read"), **{option: tmp_path / "file" / "out"})
-
-
 def test_files_that_cannot_be_read(planted, image):
     kind, part = READING[image]
     finding = find_one(planted[1], image, kind)
@@ -528,3 +514,17 @@ def test_training_on_what_is_broken_and_on_the_fixed_copy(planted, tmp_path):
     for data in (root, planted[0] / "fixed"):
         assert (train(data, output=tmp_path / "runs" / data.name, **settings) / "last.ckpt").is_file()
     shutil.rmtree(tmp_path)
+
+
+def test_nothing_is_written_unless_asked_for(planted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inspect(planted[0] / "data")
+    assert CliRunner().invoke(app, ["inspect", str(planted[0] / "data")]).exit_code == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_found_first(planted, tmp_path):
+    (tmp_path / "file").touch()
+    for option in ("output", "fix"):
+        with pytest.raises(ManymaskError, match="a file is where a folder is needed"):
+            inspect(planted[0] / "data", progress=lambda *_: pytest.fail("read"), **{option: tmp_path / "file" / "out"})

@@ -267,10 +267,12 @@ class TestFiles:
     def test_files_of_predict_stay(self, model, cells, tmp_path):
         predict_files(model, cells.root, tmp_path / "out", formats=["coco"])
         before = (tmp_path / "out" / "predictions.json").read_bytes()
-        with pytest.raises(PlanError, match=r"predictions\.json is not as manymask evaluate wrote it"):
+        with pytest.raises(PlanError, match=r"out/images\.json is not as manymask evaluate wrote it"):
             score(model, cells, output=tmp_path / "out")
-        score(tmp_path / "out", cells, output=tmp_path / "out")  # writes evaluation.json only
         assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+        results = write_results(tmp_path / "out" / "others.json", cells)
+        score(results, cells, output=tmp_path / "out")  # of files only the scores are written, so nothing is in the way
+        assert (tmp_path / "out" / "evaluation.json").is_file()
 
     def test_newer_label_images_are_scored_not_older_results(self, model, cells, tmp_path):
         predict_files(model, cells.root, tmp_path / "out")
