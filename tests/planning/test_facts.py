@@ -8,9 +8,9 @@ from hypothesis import given
 from scipy import ndimage
 
 from manymask.core import RunLengths
+from manymask.core.pieces import FAR_GAP, find_pieces, split_columns
 from manymask.planning import facts
 from manymask.planning.facts import group_several, hash_grey, measure_instances
-from manymask.core.pieces import FAR_GAP, find_pieces, split_columns
 from tests import dense, strategies
 from tests.planning.samples import draw_masks, draw_pixels, make_sample, measure
 

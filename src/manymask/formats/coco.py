@@ -24,7 +24,8 @@ from manymask.core import (
 )
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.images import check_unique_names, read_pixels
+from manymask.formats.images import check_unique_names
+from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.records import make_sample
 
 # Edges of a polygon are compared in blocks of this many.
@@ -276,7 +277,7 @@ def _find_image(json_path: Path, file_name: str) -> Path:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     group: _Annotations = record.annotation
-    pixels = read_pixels(record.path)
+    pixels, doubts = read_labelled_pixels(record.path, group.size)
     if pixels.shape[:2] != group.size:
         raise DatasetError(
             f"{group.json_path} gives image {record.image_id} as {group.size[0]} x {group.size[1]} (height x width), "
@@ -285,7 +286,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     runs = decode_segmentations(group.segmentations, group.size, f"{group.json_path}: annotation", group.ids)
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
     labels = np.array([class_index[category_id] for category_id in group.category_ids], dtype=np.int64)
-    return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool))
+    return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool), doubts)
 
 
 def _to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
