@@ -172,3 +172,14 @@ def test_real_folder(shared_data):
     assert sample.pixels.shape == (397, 482, 3)
     assert set(sample.labels) == {1, 2}
     assert (sample.to_instances().runs.areas > 0).all()
+
+
+def test_a_link_has_one_name(tmp_path, monkeypatch):
+    write_folder(tmp_path / "store" / "x1", class1=make_ids((0, 0, 2, 2)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "slide").symlink_to(tmp_path / "store" / "x1", target_is_directory=True)
+    for path in (tmp_path / "data", tmp_path / "data" / "slide"):
+        assert [record.name for record in read_class_folders(path).records] == ["slide"]
+        assert [name for name, _ in find_images(path)] == ["slide"]
+    monkeypatch.chdir(tmp_path / "store" / "x1")
+    assert read_class_folders(".").records[0].name == find_images(".")[0][0] == "x1"

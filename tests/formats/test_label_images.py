@@ -5,7 +5,7 @@ from format_files import cut_short, make_ids, make_instances, make_many, make_pi
 
 from manymask.core import Category
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_label_images, write_label_image
+from manymask.formats import read_label_images, read_predictions, write_label_image
 
 OBJECTS = (Category(1, "object"),)
 
@@ -116,3 +116,16 @@ def test_real_labels(shared_data):
     sample = read_label_images(shared_data / "dsb2018")[0]
     assert sample.layers.shape[1:] == sample.pixels.shape[:2]
     assert len(sample.labels) == int(sample.layers.max())
+
+
+def test_names_that_look_the_same_are(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_array(tmp_path / "images" / f"{composed}.png", make_pixels())
+    write_array(tmp_path / "labels" / f"{decomposed}.png", make_ids((0, 0, 2, 2)))
+    dataset = read_label_images(tmp_path)
+    assert dataset.records[0].name == composed
+    assert dataset[0].labels.tolist() == [1]
+    assert read_predictions(tmp_path / "labels", dataset).missing == ()
+    write_array(tmp_path / "images" / f"{decomposed}.tif", make_pixels())
+    with pytest.raises(DatasetError, match="are both named"):
+        read_label_images(tmp_path)

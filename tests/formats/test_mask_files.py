@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import tifffile
 from format_files import make_ids, make_pixels, write_array
+from PIL import Image
 
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import read_mask_files
@@ -55,3 +57,90 @@ def test_missing_masks_two_images_and_nothing_are_refused(tmp_path):
     write_array(image.with_name("b.png"), make_pixels())
     with pytest.raises(DatasetError, match="images holds 2 images"):
         read_mask_files(tmp_path)
+
+
+DISC = np.hypot(*(np.mgrid[:60, :80] - np.array([30, 40])[:, None, None])) < 12.5
+
+
+def save_jpeg(path, mask):
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path.with_suffix(".jpg"), quality=75)
+
+
+def save_gif(path, mask):
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path.with_suffix(".gif"))
+
+
+def save_jpeg_as_png(path, mask):
+    save_jpeg(path, mask)
+    Image.open(path.with_suffix(".jpg")).save(path.with_suffix(".png"))
+    path.with_suffix(".jpg").unlink()
+
+
+def save_alpha(path, mask):
+    color = np.full((*mask.shape, 3), 255, dtype=np.uint8)
+    Image.fromarray(np.dstack([color, mask.astype(np.uint8) * 255])).save(path.with_suffix(".png"))
+
+
+def save_black_with_alpha(path, mask):
+    Image.fromarray(np.dstack([np.zeros((*mask.shape, 3), np.uint8), mask * np.uint8(255)])).save(
+        path.with_suffix(".png")
+    )
+
+
+def save_inverted_bits(path, mask):
+    tifffile.imwrite(path.with_suffix(".tif"), ~mask, photometric="miniswhite")
+
+
+def save_inverted_table(path, mask):
+    """As ImageJ does: 255 inside, shown as black."""
+    tifffile.imwrite(path.with_suffix(".tif"), mask.astype(np.uint8) * 255, photometric="miniswhite")
+
+
+def save_inverted_palette(path, mask):
+    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    image.putdata(mask.astype(np.uint8).ravel().tolist())
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(path.with_suffix(".png"))
+
+
+def save_bool(path, mask):
+    tifffile.imwrite(path.with_suffix(".tif"), mask)
+
+
+def save_two_levels(path, mask):
+    Image.fromarray(np.where(mask, np.where(np.arange(80) < 40, 1, 2), 0).astype(np.uint8)).save(
+        path.with_suffix(".png")
+    )
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        save_jpeg,
+        save_gif,
+        save_jpeg_as_png,
+        save_alpha,
+        save_black_with_alpha,
+        save_inverted_bits,
+        save_inverted_table,
+        save_inverted_palette,
+        save_bool,
+        save_two_levels,
+    ],
+)
+def test_masks_as_tools_write_them(tmp_path, save):
+    write_array(tmp_path / "a" / "images" / "a.png", make_pixels(60, 80))
+    (tmp_path / "a" / "masks").mkdir()
+    save(tmp_path / "a" / "masks" / "m", DISC)
+    np.testing.assert_array_equal(read_mask_files(tmp_path)[0].layers.numpy()[0], DISC)
+
+
+def test_label_image_among_masks_and_unknown_types_are_refused(tmp_path):
+    write_folder(tmp_path, "a", make_ids((0, 0, 1, 1)))
+    write_array(tmp_path / "a" / "masks" / "labels.tif", make_ids((0, 0, 2, 2), (4, 4, 6, 6)))
+    with pytest.raises(FormatError, match=r"labels\.tif holds 2 separate objects with 2 values: a label image"):
+        read_mask_files(tmp_path)[0]
+    write_folder(tmp_path, "b", make_ids((0, 0, 1, 1)))
+    (tmp_path / "b" / "masks" / "m.webp").write_bytes(b"RIFF----WEBPVP8 ")
+    with pytest.raises(FormatError, match=r"m\.webp cannot be read"):
+        read_mask_files(tmp_path)[1]

@@ -21,7 +21,8 @@ from manymask.formats.coco_entries import (
 )
 from manymask.formats.coco_files import ImageFinder, name_images
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
-from manymask.formats.images import check_unique_names, read_pixels
+from manymask.formats.images import check_unique_names
+from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.records import list_some, make_sample
 
 # Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
@@ -314,7 +315,7 @@ def _leave_out_bad_rles(reading: _Reading, record: Record) -> None:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     group: _Annotations = record.annotation
-    pixels = read_pixels(record.path)
+    pixels, doubts = read_labelled_pixels(record.path, group.size)
     if pixels.shape[:2] != group.size:
         raise DatasetError(
             f"{group.json_path} gives image {record.image_id} as {group.size[0]} x {group.size[1]} (height x width), "
@@ -323,7 +324,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     runs = decode_segmentations(group.segmentations, group.size, f"{group.json_path}: annotation", group.ids)
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
     labels = np.array([class_index[category_id] for category_id in group.category_ids], dtype=np.int64)
-    return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool))
+    return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool), doubts)
 
 
 def name_annotations(record: Record) -> list[str]:

@@ -13,8 +13,8 @@ from manymask.planning.facts import find_background
 from manymask.planning.findings import KINDS
 
 _WHAT = {
-    "orientation-in-doubt": "have an orientation tag, and nothing says whether their labels were drawn on the turned or on "
-    "the stored pixels",
+    "orientation-in-doubt": "have an orientation tag, and nothing says whether their labels were drawn on the turned "
+    "or on the stored pixels",
     "background-instance": "hold an instance over most of the image, up to all of its borders: the background",
 }
 
@@ -41,7 +41,8 @@ class LabelDoubts:
     def describe(self) -> list[str]:
         """A sentence with its remedy for each kind of doubt."""
         found = [
-            f"{len(names)} of {self.num_images} images {_WHAT[kind]} ({list_some(sorted(names))}); {KINDS[kind].remedy}."
+            f"{len(names)} of {self.num_images} images {_WHAT[kind]} ({list_some(sorted(names))}); "
+            f"{KINDS[kind].remedy}."
             for kind, names in sorted(self.names.items())
         ]
         counts = np.concatenate(self.piece_counts or [np.zeros(0)])
