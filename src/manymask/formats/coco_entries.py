@@ -37,8 +37,9 @@ def to_number(value: object) -> int | float | None:
             value = float(value)
         except ValueError:
             return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def to_key(value: object) -> int | str | None:
