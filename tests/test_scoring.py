@@ -54,7 +54,9 @@ def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Categ
     for seed, path in enumerate(paths):
         pixels = np.random.default_rng(seed).integers(0, 256, (36 + 4 * seed, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    for image_id, (path, instances) in enumerate(zip(paths, predict(model, paths, min_score=0.0), strict=True), start=1):
+    for image_id, (path, instances) in enumerate(
+        zip(paths, predict(model, paths, min_score=0.0), strict=True), start=1
+    ):
         height, width = instances.size
         images.append({"id": image_id, "file_name": path.name, "height": height, "width": width})
         for label, rle in zip(instances.labels, encode_coco_rle(instances.runs), strict=True):

@@ -9,16 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
 
 from manymask.core import Category, Instances, merge_views
 from manymask.data.transforms import normalize_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.formats import (
+    Pixels,
     encode_coco_results,
     find_images,
     get_pixels,
@@ -63,9 +62,6 @@ INFERENCE_SETTINGS = frozenset(
 TTA_FLIPS = ((False, False), (True, False), (False, True), (True, True))
 TTA_FACTORS = (1.0, 1.25)
 """Flips (left to right, upside down) and enlargements that ``tta`` looks at an image in (benchmarks/RESULTS.md)."""
-
-Pixels = np.ndarray | torch.Tensor | Image
-"""An image in memory; images of one call differ in size, and channels may come first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,15 +169,17 @@ def predict(
     if min_score is not None and not 0 <= min_score <= 1:
         raise PlanError(f"min_score is {min_score}, expected a number from 0 to 1")
     if is_pixels(images):
-        images = [images]
+        given = [images]
     elif isinstance(images, str | Path):
-        images = [path for _, path in find_images(Path(images))]
-    elif not isinstance(images, Iterable):
+        given = [path for _, path in find_images(Path(images))]
+    elif isinstance(images, Iterable):
+        given = images
+    else:
         raise DatasetError(f"expected images, found {type(images).__name__}; give a file, a folder or an array")
-    return _predict_each(model, images, model.plan.shown_score if min_score is None else min_score)
+    return _predict_each(model, given, model.plan.shown_score if min_score is None else min_score)
 
 
-def _predict_each(model: Model, images: Iterable[str | Path | Pixels], min_score: float) -> Iterator[Instances]:
+def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iterator[Instances]:
     loaded = read_ahead(lambda image: (_name_image(image), _load_image(image, model.plan)), images)
     for place, (name, image) in enumerate(loaded, start=1):
         instances = predict_tensor(model, image)
@@ -189,7 +187,7 @@ def _predict_each(model: Model, images: Iterable[str | Path | Pixels], min_score
         yield instances[instances.scores >= min_score]
 
 
-def _name_image(image: str | Path | Pixels) -> str:
+def _name_image(image: Any) -> str:
     """The file of an image; nothing where it has none."""
     return str(image) if isinstance(image, str | Path) else ""
 
@@ -198,7 +196,7 @@ def _get_model(model: Model | str | Path) -> Model:
     return model if isinstance(model, Model) else load_model(model)
 
 
-def _load_image(image: str | Path | Pixels, plan: Plan) -> torch.Tensor:
+def _load_image(image: Any, plan: Plan) -> torch.Tensor:
     if isinstance(image, str | Path):
         return normalize_pixels(read_pixels(Path(image)), str(image), plan)
     return normalize_pixels(get_pixels(image), "an array", plan)

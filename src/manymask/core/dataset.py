@@ -107,10 +107,10 @@ class Dataset(Sequence[Any]):
         return len(self.records)
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int | np.integer) -> Sample: ...
     @overload
     def __getitem__(self, index: slice) -> "Dataset": ...
-    def __getitem__(self, index: int | slice) -> "Sample | Dataset":
+    def __getitem__(self, index: int | np.integer | slice) -> "Sample | Dataset":
         """One image, which is read, or a slice, which is a data set."""
         if isinstance(index, slice):
             return replace(self, records=self.records[index])

@@ -1,6 +1,6 @@
 """Images that a user has in memory: NumPy arrays, torch tensors and Pillow images."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -14,9 +14,13 @@ _PLAIN_MODES = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F
 _CHANNELS = (1, 3)
 
 
-def is_pixels(value: object) -> bool:
+Pixels = np.ndarray | torch.Tensor | Image.Image
+"""An image in memory; images of one call differ in size, and channels may come first."""
+
+
+def is_pixels(value: object) -> TypeGuard[Pixels]:
     """Whether a value is one image in memory."""
-    return isinstance(value, np.ndarray | torch.Tensor | Image.Image)
+    return isinstance(value, Pixels)
 
 
 def get_pixels(image: Any) -> Shaped[np.ndarray, "height width channels"]:
