@@ -13,11 +13,13 @@ from manymask.synthetic import make_categories, make_sample
 Change = Callable[[Sample], Instances]
 
 
-def write_cells(folder: Path, num_images: int = 3, num_classes: int = 2) -> Dataset:
+def write_cells(folder: Path, num_images: int = 3, num_classes: int = 2, seed: int = 0) -> Dataset:
     """Class folders 0000, 0001 ... of about six cells each."""
     for index in range(num_images):
         size = (40, 48 + 2 * index)
-        pixels, cells = make_sample(index, size=size, num_instances=6, num_classes=num_classes, diameter=10.0)
+        pixels, cells = make_sample(
+            index, seed=seed, size=size, num_instances=6, num_classes=num_classes, diameter=10.0
+        )
         write_class_folder(folder, f"{index:04d}", pixels, cells, make_categories(num_classes))
     return read_dataset(folder)
 

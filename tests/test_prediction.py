@@ -84,7 +84,7 @@ def assert_same_instances(found: Instances, expected: Instances) -> None:
 
 
 def predict_one(model: Model, image) -> Instances:
-    (instances,) = predict(model, [image])
+    (instances,) = predict(model, [image], min_score=0.0)
     return instances
 
 
@@ -188,13 +188,13 @@ def test_grey_of_any_shape_and_depth_is_the_same(model):
 def test_files_and_arrays_are_the_same(model, tmp_path):
     folder = write_images(tmp_path / "in", "a.png", "b.tif")
     paths = [str(folder / "a.png"), folder / "b.tif"]
-    for found, path in zip(predict(model, paths), paths, strict=True):
+    for found, path in zip(predict(model, paths, min_score=0.0), paths, strict=True):
         assert_same_instances(found, predict_one(model, read_pixels(Path(path))))
 
 
 def test_an_image_alone_is_the_same_as_among_others(model):
     images = [make_pixels(60, 40, seed=1), make_pixels(seed=2), make_pixels(33, 80, seed=3)]
-    for together, image in zip(list(predict(model, images)), images, strict=True):
+    for together, image in zip(list(predict(model, images, min_score=0.0)), images, strict=True):
         assert_same_instances(together, predict_one(model, image))
 
 
@@ -242,7 +242,8 @@ def test_predictions_json_is_what_pycocotools_reads(model, tmp_path):
     truth.dataset = {"images": images, "annotations": [], "categories": [{"id": c.id} for c in CATEGORIES]}
     truth.createIndex()
     found = truth.loadRes(str(written[0]))
-    for image, instances in zip(images, predict(model, [folder / "a.png", folder / "b.tif"]), strict=True):
+    found_again = predict(model, [folder / "a.png", folder / "b.tif"], min_score=0.0)
+    for image, instances in zip(images, found_again, strict=True):
         results = found.loadAnns(found.getAnnIds(imgIds=image["id"]))
         masks = dense.decode_coco([result["segmentation"] for result in results], instances.size)
         np.testing.assert_array_equal(masks, instances.to_masks())
@@ -435,12 +436,62 @@ def cells(tmp_path_factory) -> Path:
     return folder
 
 
+def test_gives_what_is_shown_unless_more_is_asked_for(run):
+    pixels = make_pixels()
+    scores = predict_one(load_model(run), pixels).scores
+    threshold = float(np.median(scores))
+    model = load_model(run, score_threshold=threshold)
+    (shown,) = predict(model, pixels)
+    assert 0 < len(shown) == (scores >= threshold).sum() < len(scores)
+    (everything,) = predict(model, pixels, min_score=0.0)
+    assert everything.scores.tolist() == scores.tolist()
+    with pytest.raises(PlanError, match="min_score is 2.0, expected a number from 0 to 1"):
+        predict(model, pixels, min_score=2.0)
+
+
+def test_says_where_the_cap_may_have_cut_off(run, cells):
+    model = load_model(run, detections_per_image=3, score_threshold=0.05)
+    with pytest.warns(UserWarning, match=r"^image 2: the cap of 3 detections is reached, and more instances may be"):
+        list(predict(model, [make_pixels(), make_pixels()]))
+    with pytest.warns(UserWarning, match=r"image\.tif: the cap of 3 detections is reached"):
+        list(predict(model, cells / "0000" / "image.tif"))
+
+
 class TestOneImage:
     """A single file, folder or array is one call away, without a list around it."""
 
     def test_array(self, model):
         pixels = np.full((40, 48, 3), 128, dtype=np.uint8)
         assert [found.size for found in predict(model, pixels)] == [(40, 48)]
+
+    @pytest.mark.parametrize("num_channels", [1, 3])
+    def test_in_memory_in_any_form(self, model, num_channels):
+        pixels = make_pixels()[..., :num_channels]
+        first = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        image = Image.fromarray(pixels.squeeze())
+        forms = [image, torch.from_numpy(pixels), torch.from_numpy(first), first]
+        expected = predict_one(model, pixels)
+        for form in forms:
+            assert_same_instances(predict_one(model, form), expected)
+            assert [found.size for found in predict(model, form)] == [expected.size]
+
+    def test_two_values_are_black_and_white(self, model):
+        is_light = make_pixels()[..., 0] > 100
+        expected = predict_one(model, is_light * np.uint8(255))
+        for form in (is_light, torch.from_numpy(is_light), Image.fromarray(is_light * np.uint8(255)).convert("1")):
+            assert_same_instances(predict_one(model, form), expected)
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (lambda: iter([[[1, 2], [3, 4]]]), "a torch tensor or a Pillow image, found list; make an array of it"),
+            (lambda: torch.zeros(2, 3, 40, 48), r"found an array of shape \(2, 3, 40, 48\) .* each image by itself"),
+            (lambda: np.full((40, 48), "a"), "expected pixels of shape"),
+        ],
+    )
+    def test_what_is_no_image_is_refused_in_a_sentence(self, model, images, message):
+        with pytest.raises(DatasetError, match=message):
+            list(predict(model, images()))
 
     def test_file_and_folder(self, model, cells):
         image = cells / "0000" / "image.tif"
@@ -552,7 +603,7 @@ class TestTta:
 
     def test_merged(self, run):
         model = load_model(run, tta=True)
-        (found,) = predict(model, make_pixels())
+        (found,) = predict(model, make_pixels(), min_score=0.0)
         assert model.plan.tta
         assert 0 < len(found) <= model.plan.max_detections
         assert (np.diff(found.scores) <= 0).all()
@@ -572,7 +623,7 @@ class TestShipped:
         loaded = load_model(name)
         assert loaded.categories == model.categories
         assert loaded.source.name == "tiny.safetensors"
-        (plain,), (found,) = predict(model, make_pixels()), predict(loaded, make_pixels())
+        (plain,), (found,) = (predict(m, make_pixels(), min_score=0.0) for m in (model, loaded))
         assert abs(len(found) - len(plain)) <= 2  # weights in half precision
 
     def test_a_run_of_that_name_comes_first(self, name, run):

@@ -58,7 +58,9 @@ def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Categ
     for seed, path in enumerate(paths):
         pixels = np.random.default_rng(seed).integers(0, 256, (36 + 4 * seed, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    for image_id, (path, instances) in enumerate(zip(paths, predict(model, paths), strict=True), start=1):
+    for image_id, (path, instances) in enumerate(
+        zip(paths, predict(model, paths, min_score=0.0), strict=True), start=1
+    ):
         height, width = instances.size
         images.append({"id": image_id, "file_name": path.name, "height": height, "width": width})
         for label, rle in zip(instances.labels, encode_coco_rle(instances.runs), strict=True):
@@ -376,12 +378,40 @@ class TestHeldOut:
 
     def test_names_of_a_separate_set_do_not_hide_training_images(self, cells):
         plan = make_tiny_plan().model_copy(update={"data": make_record(cells.root, val_path="elsewhere")})
-        assert find_training_images(plan, cells) == ["0000", "0001", "0002"]
+        assert find_training_images(plan, cells, {}) == ["0000", "0001", "0002"]
+
+    def test_training_images_are_known_by_their_pixels(self, cells, tmp_path):
+        digests = [sample.digest_pixels() for sample in cells]
+        record = make_record(cells.root).model_copy(update={"train_digests": digests[:2], "val_digests": digests[2:]})
+        write_tiny_model(tmp_path / "best.ckpt", record=record.model_copy(update={"path": "gone"}))
+        for folder in ("images", "labels"):
+            (tmp_path / "copy" / folder).mkdir(parents=True)
+        for sample in cells:  # another kind of file, name and layout, and an image that is new
+            Image.fromarray(sample.pixels.squeeze()).save(tmp_path / "copy" / "images" / f"x{sample.name}.png")
+            labels = sample.layers[0].numpy().astype(np.uint16)
+            Image.fromarray(labels).save(tmp_path / "copy" / "labels" / f"x{sample.name}.png")
+        scores = score(tmp_path / "best.ckpt", tmp_path / "copy")
+        assert has_note(scores, "2 of 3 images are among those", "was trained on", "too good: x0000, x0001.")
+        others = write_cells(tmp_path / "others", 3, seed=7)  # of the same names
+        assert not has_note(score(tmp_path / "best.ckpt", others), "trained on")
+
+    def test_changed_validation_images_are_refused(self, tmp_path):
+        data = write_cells(tmp_path / "data")
+        digests = [sample.digest_pixels() for sample in data]
+        record = make_record(data.root).model_copy(update={"train_digests": digests[:2], "val_digests": digests[2:]})
+        run = tmp_path / "run"
+        write_plan(make_tiny_plan().model_copy(update={"data": record}), run / "plan.json")
+        write_tiny_model(run / "best.ckpt", record=record)
+        assert has_note(score(run, None), "best.ckpt was chosen on these very images")
+        path = data.records[2].path
+        Image.fromarray(255 - data[2].pixels.squeeze()).save(path)
+        with pytest.raises(DatasetError, match=r"0002.*image\.tif is no longer the image that .*run was validated on"):
+            score(run, None)
 
     def test_one_image_that_served_as_both_is_not_said(self, cells):
         record = make_record(cells.root).model_copy(update={"train_names": ("0000",), "val_names": ("0000",)})
         plan = make_tiny_plan().model_copy(update={"data": record})
-        assert find_training_images(plan, cells.subset([0])) == []
+        assert find_training_images(plan, cells.subset([0]), {}) == []
 
     def test_the_images_that_chose_the_epoch_are_said(self, cells, tmp_path):
         write_record(tmp_path / "run", cells.root)

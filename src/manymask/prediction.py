@@ -9,10 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Shaped
 
 from manymask.core import Category, Instances, merge_views
 from manymask.core.files import explain_reading
@@ -23,9 +21,12 @@ from manymask.data.transforms import normalize_pixels
 from manymask.drawing import write_overlay
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.formats import (
+    Pixels,
     encode_coco_results,
     find_images,
     find_skipped,
+    get_pixels,
+    is_pixels,
     match_image_ids,
     read_image_ids,
     read_pixels,
@@ -69,9 +70,6 @@ INFERENCE_SETTINGS = frozenset(
 TTA_FLIPS = ((False, False), (True, False), (False, True), (True, True))
 TTA_FACTORS = (1.0, 1.25)
 """Flips (left to right, upside down) and enlargements that ``tta`` looks at an image in (benchmarks/RESULTS.md)."""
-
-# (height, width, channels) or (height, width); the axes have no names, since images of one call differ in size.
-Pixels = Shaped[np.ndarray, "_ _ _"] | Shaped[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,42 +146,65 @@ def find_checkpoint(source: Path) -> Path:
 
 
 def predict(
-    model: Model | str | Path, images: str | Path | Pixels | Iterable[str | Path | Pixels]
+    model: Model | str | Path,
+    images: str | Path | Pixels | Iterable[str | Path | Pixels],
+    *,
+    min_score: float | None = None,
 ) -> Iterator[Instances]:
     """Find the instances of images, one image after the other; the next one is read meanwhile.
 
     Args:
         model: The model, or its run folder or checkpoint.
-        images: A file, a folder of images, pixels (height, width, channels) or (height, width) of 1 or 3 channels; or
-            several files and pixels. Sizes may differ.
+        images: A file, a folder of images, or one image in memory: an array, a torch tensor or a Pillow image, (height,
+            width, channels) or (height, width) of 1 or 3 channels; or several files and images. Sizes may differ.
+        min_score: Score from which an instance is returned; by default the model's score threshold, so that one gets
+            what label images and pictures show. 0 gives all that the network keeps, down to the setting ``min_score``.
 
     Returns:
-        The instances of each image at its own resolution, by falling score, down to the plan's ``min_score``; each is
-        found when it is asked for. A folder's images come in the order of their names.
+        The instances of each image at its own resolution, by falling score; each image is looked at when its instances
+        are asked for, with a warning where the cap on detections may have cut some off. A folder's images come in the
+        order of their names.
 
     Raises:
         DatasetError: An image cannot be read, or is not one.
+        PlanError: ``min_score`` is not from 0 to 1.
     """
     model = _get_model(model)
-    if isinstance(images, np.ndarray):
-        images = [images]
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise PlanError(f"min_score is {min_score}, expected a number from 0 to 1")
+    if is_pixels(images):
+        given = [images]
     elif isinstance(images, str | Path):
-        images = [path for _, path in find_images(Path(images))]
-    load = partial(_load_image, plan=model.plan)
-    return (predict_tensor(model, image, source) for source, image in read_ahead(load, images))
+        given = [path for _, path in find_images(Path(images))]
+    elif isinstance(images, Iterable):
+        given = images
+    else:
+        raise DatasetError(f"expected images, found {type(images).__name__}; give a file, a folder or an array")
+    return _predict_each(model, given, model.plan.shown_score if min_score is None else min_score)
+
+
+def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iterator[Instances]:
+    loaded = read_ahead(lambda image: (_name_image(image), _load_image(image, model.plan)), images)
+    for place, (name, image) in enumerate(loaded, start=1):
+        source = name or f"image {place}"
+        instances = predict_tensor(model, image, source)
+        _warn_of_cap(instances, model.plan, source)
+        yield instances[instances.scores >= min_score]
+
+
+def _name_image(image: Any) -> str:
+    """The file of an image; nothing where it has none."""
+    return str(image) if isinstance(image, str | Path) else ""
 
 
 def _get_model(model: Model | str | Path) -> Model:
     return model if isinstance(model, Model) else load_model(model)
 
 
-def _load_image(image: str | Path | np.ndarray, plan: Plan) -> tuple[str, torch.Tensor]:
-    """What the image is called in messages, and what the network takes."""
-    if not isinstance(image, np.ndarray):
-        return str(image), normalize_pixels(read_pixels(Path(image)), str(image), plan)
-    if image.ndim not in (2, 3) or image.size == 0:
-        raise DatasetError(f"expected pixels of shape (height, width, channels), found an array of shape {image.shape}")
-    return "an array", normalize_pixels(image if image.ndim == 3 else image[..., None], "an array", plan)
+def _load_image(image: Any, plan: Plan) -> torch.Tensor:
+    if isinstance(image, str | Path):
+        return normalize_pixels(read_pixels(Path(image)), str(image), plan)
+    return normalize_pixels(get_pixels(image), "an array", plan)
 
 
 def predict_tensor(model: Model, image: torch.Tensor, source: str = "an image") -> Instances:
@@ -272,11 +293,11 @@ def _map_back(boxes: torch.Tensor, view_size: tuple[int, int], size: tuple[int, 
     return boxes
 
 
-def _warn_of_cap(instances: Instances, plan: Plan, path: Path) -> None:
+def _warn_of_cap(instances: Instances, plan: Plan, name: str | Path) -> None:
     """Say so where the cap on detections may have cut off instances that the model is sure of."""
     if _is_capped(instances, plan):
         warnings.warn(
-            f"{path}: the cap of {plan.max_detections} detections is reached, and more instances may be there; set "
+            f"{name}: the cap of {plan.max_detections} detections is reached, and more instances may be there; set "
             f"detections_per_image higher",
             stacklevel=3,
         )

@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manymask.core import ONE_CLASS, Category, Dataset, Instances, Sample, match_categories
+from manymask.core import ONE_CLASS, Category, Dataset, Instances, Record, Sample, match_categories
 from manymask.core.files import explain_reading
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.data.transforms import normalize_pixels
@@ -48,7 +49,9 @@ class Source:
         score_threshold: Score from which a prediction counts where there is no ranking.
         min_score: Scores below were cut off; None where that is not known.
         has_scores: Whether there are scores to rank by; without them AP means little.
-        notes: What must be said of these predictions, beside what their scores tell.
+        notes: What must be said of these predictions, beside what their scores tell; whether a model knows the images
+            is added when all have been seen.
+        describe_reuse: What must be said where training has seen some of the images: of the digest of each, by name.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Source:
     min_score: float | None
     has_scores: bool = True
     notes: list[str] = field(default_factory=list)
+    describe_reuse: Callable[[Mapping[str, str]], list[str]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,21 +120,6 @@ def open_source(
 
 def _open_model(model: Model, dataset: Dataset) -> Source:
     match = match_categories(dataset.categories, model.categories)
-    notes = list(match.notes)
-    if shared := find_training_images(model.plan, dataset):
-        notes.append(
-            f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
-            f"there are too good: {_shorten(shared)}."
-        )
-    elif model.source.name == "best.ckpt" and _holds_validation(model.plan, dataset):
-        notes.append(
-            "The epoch in best.ckpt was chosen on these very images, so scores are a little too good, more so where AP "
-            "varies from epoch to epoch; score on other images, or score last.ckpt."
-        )
-    if model.is_threshold_chosen and _holds_validation(model.plan, dataset):
-        notes.append(
-            "The score threshold was chosen for F1 on these very images, so F1, PQ and AP(t) are a little too good."
-        )
     return Source(
         path=model.source,
         plan=model.plan,
@@ -142,22 +131,61 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
         max_detections=model.plan.max_detections,
         score_threshold=model.plan.shown_score,
         min_score=model.plan.min_score,
-        notes=notes,
+        notes=list(match.notes),
+        describe_reuse=partial(_describe_reuse, model, dataset),
     )
 
 
-def _holds_validation(plan: Plan, dataset: Dataset) -> bool:
+def _describe_reuse(model: Model, dataset: Dataset, digests: Mapping[str, str]) -> list[str]:
+    """What must be said where the model was trained or validated on some of the images; ``digests`` by name."""
+    notes = []
+    holds_validation = _holds_validation(model.plan, dataset, digests)
+    if shared := find_training_images(model.plan, dataset, digests):
+        notes.append(
+            f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
+            f"there are too good: {_shorten(shared)}."
+        )
+    elif model.source.name == "best.ckpt" and holds_validation:
+        notes.append(
+            "The epoch in best.ckpt was chosen on these very images, so scores are a little too good, more so where AP "
+            "varies from epoch to epoch; score on other images, or score last.ckpt."
+        )
+    if model.is_threshold_chosen and holds_validation:
+        notes.append(
+            "The score threshold was chosen for F1 on these very images, so F1, PQ and AP(t) are a little too good."
+        )
+    return notes
+
+
+def _holds_validation(plan: Plan, dataset: Dataset, digests: Mapping[str, str]) -> bool:
     """Whether a run was validated on any of the images."""
     record = plan.data
+    if record is not None and record.val_digests:
+        return not set(digests.values()).isdisjoint(record.val_digests)
     if record is None or Path(record.val_path or record.path).resolve() != dataset.root.resolve():
         return False
     return not {r.name for r in dataset.records}.isdisjoint(record.val_names)
 
 
-def find_training_images(plan: Plan, dataset: Dataset) -> list[str]:
-    """Names of the images that a run was trained on; a single image that served as both is not counted."""
+def find_training_images(plan: Plan, dataset: Dataset, digests: Mapping[str, str]) -> list[str]:
+    """Names of the images that a run was trained on; a single image that served as both is not counted.
+
+    Images are known by their pixels, wherever they lie and whatever they are called. Plans of before digests were kept
+    know names only, which mean something in the folder that the run was trained on.
+
+    Args:
+        plan: The run's settings, with the record of its data.
+        dataset: The images.
+        digests: The digest of each image's pixels, by its name.
+    """
     record = plan.data
-    if record is None or Path(record.path).resolve() != dataset.root.resolve():
+    if record is None:
+        return []
+    if record.train_digests:
+        is_one = len(record.train_names) == 1 and record.train_digests == record.val_digests
+        trained = set() if is_one else set(record.train_digests)
+        return sorted(name for name, digest in digests.items() if digest in trained)
+    if Path(record.path).resolve() != dataset.root.resolve():
         return []
     own_val = set() if record.val_path else set(record.val_names)  # names of a separate set say nothing here
     return sorted({r.name for r in dataset.records} & set(record.train_names) - own_val)
@@ -215,7 +243,7 @@ def merge_classes(source: Source) -> Source:
 
 
 def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> Iterator[View]:
-    """Predict and score one image after the other.
+    """Predict and score one image after the other; after the last the source's notes say which training has seen.
 
     Raises:
         DatasetError: There are no images, or one cannot be read.
@@ -224,7 +252,10 @@ def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int],
     if len(dataset) == 0:
         raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
     doubts = LabelDoubts()
+    digests: dict[str, str] = {}
     for index, sample in enumerate(read_ahead(dataset.__getitem__, range(len(dataset)))):
+        if source.describe_reuse is not None:
+            digests[sample.name] = sample.digest_pixels()
         found = source.predict(sample)
         truth = sample.to_instances().relabel(source.truth_labels)
         doubts.add(sample, truth)
@@ -234,6 +265,8 @@ def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int],
         if progress is not None:
             progress(index + 1, len(dataset))
     source.notes.extend(note for note in doubts.describe() if note not in source.notes)
+    if source.describe_reuse is not None:
+        source.notes.extend(source.describe_reuse(digests))
 
 
 def choose_crowds(sources: Iterable[Model | str | Path], settings: Mapping[str, Any]) -> bool:
@@ -263,10 +296,12 @@ def _find_plan(source: Model | str | Path) -> Plan | None:
 
 
 def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None) -> Dataset:
-    """The images that a run was validated on; crowd regions are taken as it took them unless one says otherwise.
+    """The images that a run was validated on; reading one checks that its pixels are still the same.
+
+    COCO's crowd regions are taken as the run took them, unless ``crowd_as_objects`` says otherwise.
 
     Raises:
-        DatasetError: They are not where they were.
+        DatasetError: They are not where they were, or, when one is read, are others.
     """
     record = plan.data
     if record is None:
@@ -285,7 +320,32 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None)
             f"{path} no longer holds {len(lost)} of the images that {run} was validated on ({', '.join(lost[:5])}); "
             "restore them, or give the data"
         )
-    return dataset.subset([places[name] for name in record.val_names])
+    dataset = dataset.subset([places[name] for name in record.val_names])
+    if not record.val_digests:
+        return dataset
+    digests = dict(zip(record.val_names, record.val_digests, strict=True))
+    return replace(dataset, read_record=partial(_read_unchanged, dataset.read_record, digests, run))
+
+
+def _read_unchanged(
+    read_record: Callable[[Record, tuple[Category, ...]], Sample],
+    digests: Mapping[str, str],
+    run: Path,
+    record: Record,
+    categories: tuple[Category, ...],
+) -> Sample:
+    """An image that a run was validated on.
+
+    Raises:
+        DatasetError: Its pixels are others than then.
+    """
+    sample = read_record(record, categories)
+    if sample.digest_pixels() != digests[record.name]:
+        raise DatasetError(
+            f"{record.path} is no longer the image that {run} was validated on, its pixels have changed; restore it, "
+            "or give the data"
+        )
+    return sample
 
 
 @explain_reading()

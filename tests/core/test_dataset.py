@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,28 @@ def test_sample_to_instances_drops_rows_without_pixels():
     instances = sample.to_instances()
     assert instances.runs.areas.tolist() == [1, 1]
     assert (instances.labels.tolist(), instances.iscrowd.tolist()) == ([2, 1], [False, True])
+
+
+def test_slices_are_data_sets_and_indices_count_from_the_end_too():
+    dataset = make_dataset(1, 2, 3, 4)
+    assert isinstance(dataset[:2], Dataset)
+    assert [sample.name for sample in dataset[1::2]] == ["image1", "image3"]
+    assert dataset[-1].name == dataset[np.int64(3)].name == "image3"
+    assert len(dataset[7:]) == 0
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_a_digest_knows_pixels_in_any_kind_of_file():
+    sample = make_dataset(3)[0]
+    grey = np.arange(12, dtype=np.uint16).reshape(3, 4, 1)
+
+    def digest(pixels: np.ndarray) -> str:
+        return replace(sample, name="x", pixels=pixels).digest_pixels()
+
+    forms = [grey, grey.astype(">u2"), np.asfortranarray(grey), np.repeat(grey, 3, axis=2)]
+    assert len({digest(form) for form in forms}) == 1
+    assert len({digest(form) for form in (grey, grey + 1, grey.reshape(4, 3, 1), grey.astype(np.uint8))}) == 4
 
 
 def test_iteration_reads_each_image_each_time():

@@ -22,6 +22,9 @@ from manymask.formats.ids import read_ids as read_ids
 from manymask.formats.ids import renumber_ids as renumber_ids
 from manymask.formats.images import find_images as find_images
 from manymask.formats.images import read_pixels as read_pixels
+from manymask.formats.in_memory import Pixels as Pixels
+from manymask.formats.in_memory import get_pixels as get_pixels
+from manymask.formats.in_memory import is_pixels as is_pixels
 from manymask.formats.label_images import read_label_images as read_label_images
 from manymask.formats.label_images import write_ids as write_ids
 from manymask.formats.label_images import write_label_image as write_label_image

@@ -59,6 +59,7 @@ class ImageCheck:
         num_instances: Instances that have pixels, without crowd regions.
         pixels_crc: CRC-32 of the decoded pixels, their type and shape.
         labels_crc: CRC-32 of the layers, class indices and crowd flags.
+        digest: Of the decoded pixels, the same in any kind of file (``Sample.digest_pixels``).
     """
 
     name: str
@@ -66,6 +67,7 @@ class ImageCheck:
     num_instances: int
     pixels_crc: int
     labels_crc: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ def check_sample(sample: Sample) -> ImageCheck:
         int(((areas > 0) & ~sample.iscrowd).sum()),
         _compute_crc(sample.pixels),
         _compute_crc(layers, sample.labels, sample.iscrowd),
+        sample.digest_pixels(),
     )
 
 

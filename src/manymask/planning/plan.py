@@ -59,6 +59,9 @@ class DataRecord(BaseModel):
         train_names: Images trained on.
         val_names: Images validated on.
         max_instances: The largest number of instances in a training image.
+        train_digests: Of the pixels of each of ``train_names``, by which an image is known in any place; none in plans
+            of before these were kept.
+        val_digests: The same of ``val_names``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +74,8 @@ class DataRecord(BaseModel):
     train_names: tuple[str, ...]
     val_names: tuple[str, ...]
     max_instances: int
+    train_digests: tuple[str, ...] = ()
+    val_digests: tuple[str, ...] = ()
 
 
 class Plan(BaseModel):

@@ -213,6 +213,7 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     for note in match_categories(val_set.categories, dataset.categories).notes:
         print_line(console, f"warning: {note}")
     counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
+    digests, val_digests = ({image.name: image.digest for image in c.images} for c in (check, val_check))
     record = DataRecord(
         path=str(dataset.root.resolve()),
         val_path=str(data.val.root.resolve()) if data.val else None,
@@ -222,7 +223,10 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
         train_names=tuple(r.name for r in train_set.records),
         val_names=tuple(r.name for r in val_set.records),
         max_instances=max(counts[r.name] for r in train_set.records),
+        train_digests=tuple(digests[r.name] for r in train_set.records),
+        val_digests=tuple(val_digests[r.name] for r in val_set.records),
     )
+    _warn_of_copies(record, console)
     print_line(
         console,
         f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
@@ -235,6 +239,20 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     if (lost := describe_lost_scale(sizes, plan)) is not None:
         print_line(console, f"warning: {lost}")
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record)
+
+
+def _warn_of_copies(record: DataRecord, console: Console) -> None:
+    """Say so where images to validate on are also trained on, under whatever name."""
+    trained = set(record.train_digests)
+    names = [n for n, digest in zip(record.val_names, record.val_digests, strict=True) if digest in trained]
+    if names and (record.val_path or len(record.train_names) > 1):  # of a single image it is said already
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        print_line(
+            console,
+            f"warning: {len(names)} of {len(record.val_names)} validation images have the very pixels of training "
+            f"images, so that scores on them are too good: {', '.join(names[:5])}{more}; validate on other images, or "
+            "remove the copies",
+        )
 
 
 def _weigh(train_set: Dataset, inspection: Inspection, plan: Plan) -> list[float] | None:

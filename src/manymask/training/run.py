@@ -229,7 +229,9 @@ def reload_data(
     val_path = val or old.val_path
     inspected = read_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
     found = split_data(inspected, plan, console)
-    if found.record.model_copy(update={"path": old.path, "val_path": old.val_path}) != old:
+    # The fingerprint holds all pixels; plans of before have no digests of single images.
+    places = ("path", "val_path", "train_digests", "val_digests")
+    if found.record.model_copy(update={name: getattr(old, name) for name in places}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
         what = f"images added or removed: {', '.join(changed[:5])}" if changed else "pixels, labels or classes changed"
         raise DatasetError(
