@@ -21,7 +21,7 @@ from manymask.formats.coco_entries import (
 )
 from manymask.formats.coco_files import ImageFinder, name_images
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
-from manymask.formats.images import check_unique_names
+from manymask.formats.images import check_unique_names, read_pixels
 from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.records import list_some, make_sample
 

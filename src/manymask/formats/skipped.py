@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from manymask.core import Problem, Record
+from manymask.core.outputs import drop_outputs
 from manymask.formats.images import CLASS_FILE, IMAGE_SUFFIXES, LABEL_STEM, is_hidden
 from manymask.formats.records import list_some
 
@@ -34,7 +35,8 @@ def list_files(record: Record) -> list[Path]:
 def find_skipped(folders: Iterable[Path], used: Collection[Path]) -> Problem | None:
     """What lies in the folders that were read, but was not read: files that may be images, broken links, subfolders.
 
-    Labels of images that were read, tables and the like belong to a layout and are not counted.
+    Labels of images that were read, tables and the like belong to a layout and are not counted, nor are outputs of
+    manymask's own.
 
     Args:
         folders: The folders that a reader listed.
@@ -56,7 +58,7 @@ def find_skipped(folders: Iterable[Path], used: Collection[Path]) -> Problem | N
             if str(entry) in taken or is_hidden(entry):
                 continue
             if entry.is_dir():
-                if str(entry) not in on_the_way and _holds_images(entry):
+                if str(entry) not in on_the_way and drop_outputs([entry]) and _holds_images(entry):
                     skipped.append(f"{name}{os.sep} (a subfolder)")
             elif not entry.exists():
                 skipped.append(f"{name} (a broken link)")
