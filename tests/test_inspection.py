@@ -528,3 +528,58 @@ def test_a_place_that_cannot_be_written_is_found_first(planted, tmp_path):
     for option in ("output", "fix"):
         with pytest.raises(ManymaskError, match="a file is where a folder is needed"):
             inspect(planted[0] / "data", progress=lambda *_: pytest.fail("read"), **{option: tmp_path / "file" / "out"})
+
+
+def test_masks_of_one_value_are_split_by_fix(tmp_path):
+    values = (draw_ids(*BOXES) > 0).astype(np.uint8)
+    write_pair(tmp_path / "data", "a", values)
+    write_pair(tmp_path / "data", "b", values * np.uint8(128))
+    found = inspect(tmp_path / "data", output=tmp_path, fix=tmp_path / "fixed")
+    finding = find_one(found, "a", "shared-ids")
+    assert_says(finding, "a.tif", "holds the value 1 in about 16 separate pieces")
+    assert (finding.severity, finding.is_fixable) == ("fault", True)
+    assert count_instances(found) == {"a": 16, "b": 16}
+    again = inspect_dataset(read_dataset(tmp_path / "fixed"))
+    assert count_instances(again) == {"a": 16, "b": 16}
+    assert not again.has_faults
+    assert "gave each separate piece" in found.repairs[0].actions[0]
+
+
+def test_classes_that_touch_are_not_split(tmp_path):
+    write_pair(tmp_path / "data", "good")
+    inside = draw_ids(*BOXES) > 0
+    write_pair(tmp_path / "data", "half", (inside * (1 + (np.arange(80) % 4 == 1))).astype(np.uint8))
+    found = inspect(tmp_path / "data", output=tmp_path)
+    finding = find_one(found, "half", "unreadable-labels")
+    assert_says(finding, "half.tif", "holds 2 values 1, 2 in about")
+    assert finding.remedy == "number the objects anew"
+
+
+def test_few_pieces_in_each_of_many_images_are_a_fault_of_the_data_set(tmp_path):
+    ids = draw_ids((4, 4, 14, 14), (4, 30, 14, 40), (30, 30, 40, 40)) > 0
+    for name in "abcde":
+        write_pair(tmp_path, name, ids.astype(np.uint8))
+    finding = find_one(inspect_dataset(read_dataset(tmp_path)), None, "scattered-instances")
+    assert finding.severity == "fault"
+    assert "most of the 5 instances are in several pieces" in finding.detail
+
+
+def test_background_of_a_crowded_image_is_found(tmp_path):
+    ids = draw_ids(*((row, column, row + 9, column + 9) for row in range(1, 60, 10) for column in range(1, 80, 10)))
+    write_pair(tmp_path, "a", ids + np.uint16(1))
+    assert (ids == 0).mean() < 0.5
+    found = inspect_dataset(read_dataset(tmp_path))
+    assert "id 1 at x 0, y 0" in find_one(found, "a", "background-instance").detail
+
+
+def test_orientation_tags_are_named(tmp_path):
+    write_pair(tmp_path, "a")
+    pixels = draw_pixels(seed=3)[..., 0]
+    write_pair(tmp_path, "b", pixels=pixels)
+    write_array(tmp_path / "images" / "b.tif", pixels, extratags=[(274, 3, 1, 3, True)])
+    write_pair(tmp_path, "c", pixels=pixels)
+    write_array(tmp_path / "images" / "c.tif", pixels, extratags=[(274, 3, 1, 6, True)])
+    found = inspect_dataset(read_dataset(tmp_path))
+    assert_says(find_one(found, "b", "orientation-in-doubt"), "b.tif", "has orientation tag 3")
+    assert "MANYMASK_ORIENTATION" in find_one(found, "b", "orientation-in-doubt").remedy
+    assert find_one(found, "c", "orientation-by-size").severity == "note"

@@ -462,3 +462,17 @@ def test_copied_truth_has_ranked_scores(cells):
     assert len(found) >= 3
     assert found.scores[0] == np.float32(0.9)
     assert found.scores[-1] == np.float32(0.6)
+
+
+def test_doubtful_labels_are_noted(tmp_path):
+    ids = np.full((40, 50), 1, dtype=np.uint8)
+    ids[5:15, 5:15] = 2
+    for folder in ("images", "labels", "found"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(ids).save(tmp_path / folder / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(ids).save(tmp_path / "images" / "a.png", exif=exif)
+    with pytest.warns(UserWarning, match="1 of 1 images have an orientation tag"):
+        scores = evaluate(tmp_path / "found", read_dataset(tmp_path, "label_images"), draws=0)
+    assert has_note(scores, "the background (a)", "write 0 for background")

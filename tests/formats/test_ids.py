@@ -32,13 +32,13 @@ IN_TURN = np.where(DISCS > 0, DISCS % 5 + 1, 0)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((DISCS > 0).astype(np.uint8), "the value 1 in about 25 pieces"),
-        ((DISCS > 0).astype(np.float32), "the value 1 in about 25 pieces"),
-        (((DISCS > 0) * 128).astype(np.uint8), "the value 128 in about 25 pieces"),
+        ((DISCS > 0).astype(np.uint8), "the value 1 in about 25 separate pieces"),
+        ((DISCS > 0).astype(np.float32), "the value 1 in about 25 separate pieces"),
+        (((DISCS > 0) * 128).astype(np.uint8), "the value 128 in about 25 separate pieces"),
         (np.where(is_border(DISCS), 2, DISCS > 0).astype(np.uint8), "2 values 1, 2 in about"),
         (np.where(is_border(DISCS), 1, 2 * (DISCS > 0)).astype(np.uint8), "2 values 1, 2 in about"),
-        (IN_TURN.astype(np.uint8), "5 values 1, 2, 3, 4, 5 in about 25 pieces"),
-        (COLORS[IN_TURN], r"5 values 255, 65280, .* in about 25 pieces"),
+        (IN_TURN.astype(np.uint8), "5 values 1, 2, 3, 4, 5 in about 25 separate pieces"),
+        (COLORS[IN_TURN], r"5 values 255, 65280, .* in about 25 separate pieces"),
     ],
 )
 def test_values_that_several_objects_share_are_refused(tmp_path, values, message):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 from format_files import make_coco, make_ids, make_pixels, write_array
 from PIL import Image
 
@@ -13,7 +14,10 @@ def write_tagged(path, orientation, size=(6, 8)):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, exif=exif)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, pixels, extratags=[(0x0112, 3, 1, orientation, True)])
+    else:
+        Image.fromarray(pixels).save(path, exif=exif)
     return pixels
 
 
@@ -24,7 +28,7 @@ def write_data(root, data_format, orientation, label_size):
         write_array(root / "labels" / "a.png", ids)
     elif data_format == "class_folders":
         write_array(root / "a" / "class1.tif", ids)
-        return write_tagged(root / "a" / "image.png", orientation), read_class_folders
+        return write_tagged(root / "a" / "image.tif", orientation), read_class_folders
     elif data_format == "mask_files":
         write_array(root / "a" / "masks" / "m.png", ids.astype(np.uint8) * 255)
         return write_tagged(root / "a" / "images" / "a.png", orientation), read_mask_files
@@ -35,7 +39,7 @@ def write_data(root, data_format, orientation, label_size):
     return write_tagged(root / "images" / "a.png", orientation), read_label_images
 
 
-@pytest.mark.parametrize("data_format", ["label_images", "mask_files", "coco"])
+@pytest.mark.parametrize("data_format", ["label_images", "class_folders", "mask_files", "coco"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_labels_decide_by_their_size(tmp_path, data_format, orientation, is_turned):
@@ -46,7 +50,7 @@ def test_labels_decide_by_their_size(tmp_path, data_format, orientation, is_turn
     assert len(sample.labels) == 1
 
 
-@pytest.mark.parametrize("data_format", ["label_images", "mask_files", "coco"])
+@pytest.mark.parametrize("data_format", ["label_images", "class_folders", "mask_files", "coco"])
 @pytest.mark.parametrize("orientation", [2, 3, 4])
 def test_the_user_chooses_where_size_says_nothing(tmp_path, monkeypatch, data_format, orientation):
     stored, read = write_data(tmp_path, data_format, orientation, (6, 8))

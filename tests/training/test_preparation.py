@@ -121,6 +121,18 @@ class TestSplitData:
         split(tmp_path / "cells")
         assert f"in {tmp_path / 'cells'}; see: manymask inspect {tmp_path / 'cells'}" in capsys.readouterr().err
 
+    def test_doubtful_labels_are_told_of_both_sets(self, tmp_path, capsys):
+        masks = np.zeros((2, 40, 50), dtype=bool)
+        masks[1, 5:15, 5:15] = True
+        masks[0] = ~masks[1]  # a background with an id
+        for folder in ("cells", "val"):
+            add_image(tmp_path / folder, "a", masks)
+        plan = make_plan("baseline", {"num_workers": 0, "min_size": 0})
+        read_data(tmp_path / "cells", tmp_path / "val", None, plan, Console(stderr=True, width=1000))
+        told = capsys.readouterr().err
+        for folder in ("cells", "val"):
+            assert f"warning: {tmp_path / folder}: 1 of 1 images hold an instance over most of the image" in told
+
 
 @pytest.mark.parametrize(("settings", "names"), [({}, ["0000", "0001", "0002"]), ({"crop_size": 8}, ["0002"])])
 def test_says_which_images_lose_the_scale(tmp_path, capsys, settings, names):

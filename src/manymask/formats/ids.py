@@ -187,7 +187,7 @@ def _check_not_shared(
         what = "the value" if len(old_ids) == 1 else f"{len(old_ids)} values"
         remedy = _NUMBER if _touch(ids, len(old_ids)) else _SPLIT
         raise FormatError(
-            f"{path} holds {what} {values} in about {counts.sum():.0f} pieces far from each other: a mask or classes, "
+            f"{path} holds {what} {values} in about {counts.sum():.0f} separate pieces: a mask or classes, "
             f"not instances, and {_OWN_NUMBER}; {remedy}"
         )
 

@@ -96,7 +96,7 @@ def _find_object(raster: Raster, path: Path) -> Bool[np.ndarray, "height width"]
     shown = raster.show()
     if raster.alpha is not None and (shown == shown[0, 0]).all():
         shown = raster.alpha[..., None]  # one colour everywhere, cut out by its opacity
-    mask = shown.any(axis=2)
+    mask = np.asarray(shown.any(axis=2))
     values = shown[mask]
     if (values == values[:1]).all():
         return mask
@@ -104,7 +104,7 @@ def _find_object(raster: Raster, path: Path) -> Bool[np.ndarray, "height width"]
     if raster.lossy is None:
         _check_one_object(grey, path)
     is_smooth = raster.lossy is not None or len(np.unique(grey)) > _MAX_FLAT_VALUES
-    return grey > grey.max() / 2 if is_smooth else mask
+    return np.asarray(grey > grey.max() / 2) if is_smooth else mask
 
 
 def _check_one_object(grey: Shaped[np.ndarray, "height width"], path: Path) -> None:

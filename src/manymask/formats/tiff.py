@@ -16,7 +16,7 @@ from manymask.formats.raster import Raster, check_declared_size
 _MAX_CHANNELS_LAST = 4  # an unnamed last axis up to this long holds channels
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 # Colour spaces that only a conversion turns into grey or RGB, and what to call them.
-_FOREIGN_COLOURS = {
+_FOREIGN_COLOURS: dict[int, str] = {
     tifffile.PHOTOMETRIC.SEPARATED: "CMYK",
     tifffile.PHOTOMETRIC.CIELAB: "CIELab",
     tifffile.PHOTOMETRIC.ICCLAB: "ICCLab",
@@ -46,11 +46,11 @@ def read_tiff(path: Path) -> Raster:
         if len(series) != 1:
             raise FormatError(f"{path} holds {len(series)} images, expected one; save each in a file of its own")
         page = series[0].keyframe
-        if page.photometric in _FOREIGN_COLOURS:
-            raise FormatError(f"{path} holds {_FOREIGN_COLOURS[page.photometric]} colours; save it as RGB")
+        if foreign := _FOREIGN_COLOURS.get(int(page.photometric)):
+            raise FormatError(f"{path} holds {foreign} colours; save it as RGB")
         kept, order = _find_axes(series[0].shape, series[0].axes, path)
         is_unnamed = series[0].axes[kept[order[-1]]] == "Q" and order[-1] == 0
-        check_declared_size(path, series[0].shape, page.dtype)
+        check_declared_size(path, series[0].shape, series[0].dtype)
         _check_whole(series[0], path)
         array = series[0].asarray()
         array = array.reshape([array.shape[axis] for axis in kept])

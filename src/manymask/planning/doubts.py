@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -25,7 +26,7 @@ class LabelDoubts:
 
     num_images: int = 0
     names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    piece_counts: list[Float64[np.ndarray, " _"]] = field(default_factory=list)
+    piece_counts: list[Float64[np.ndarray, " _"]] = field(default_factory=list[Any])
 
     def add(self, sample: Sample, truth: Instances) -> None:
         """Look at one image and its instances."""
@@ -48,7 +49,7 @@ class LabelDoubts:
         counts = np.concatenate(self.piece_counts or [np.zeros(0)])
         if are_scattered(counts, MIN_MEDIAN_PIECES):
             found.append(
-                f"Most of the {len(counts)} labelled instances are in several pieces far from each other, about "
+                f"Most of the {len(counts)} labelled instances are in several separate pieces, about "
                 f"{counts.sum():.0f} in all, as where objects share values; {KINDS['scattered-instances'].remedy}."
             )
         return found
