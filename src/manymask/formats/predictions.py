@@ -435,8 +435,9 @@ def _parse_table(path: Path, texts: dict[str, list[str | None]], dataset: Datase
         "score": (_parse_score, np.float32, "a number from 0 to 1"),
     }
     table = {
-        name: np.array(_parse_column(path, column, name, *parsers[name][::2]), parsers[name][1])
-        for name, column in texts.items()
+        name: np.array(_parse_column(path, texts[name], name, parse, expected), dtype)
+        for name, (parse, dtype, expected) in parsers.items()
+        if name in texts
     }
     order = np.argsort(table["id"])
     return {name: column[order] for name, column in table.items()}
