@@ -111,10 +111,10 @@ def list_writers(folder: Path) -> dict[str, str]:
 
 def _is_output(folder: Path, recorded: _Digests) -> bool:
     """Whether nothing in a folder is the user's; ``recorded`` is what records above it say of its files."""
+    children = _list_visible(folder)  # first, so that a folder which may not be read is named itself
     if _is_run(folder) or (folder / "experiment.json").is_file():
         return True
     recorded = recorded | _merge(_read_records(folder))
-    children = _list_visible(folder)
     for path in children:
         if path.is_dir():
             if not _is_output(path, _list_below(recorded, path.name)):
