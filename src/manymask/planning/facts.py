@@ -164,7 +164,7 @@ def hash_grey(grey: Float[np.ndarray, "_ _"]) -> int:
     mirrored ones have others.
     """
     small = cv2.resize(np.ascontiguousarray(grey), (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
-    frequencies = np.asarray(cv2.dct(small - small.mean()))[:8, :8].ravel()
+    frequencies = np.asarray(cv2.dct(small - small.mean()), dtype=grey.dtype)[:8, :8].ravel()
     return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
 
 
