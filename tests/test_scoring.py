@@ -146,6 +146,8 @@ class TestModel:
         labels = score(tmp_path / "found", cells, score_threshold=0.3)
         assert labels["num_predictions"] > 0
         assert labels["mask"]["per_class"].keys() == {"instance"}
+        predict_files(path, cells.root, tmp_path / "results", formats=["coco"])
+        assert has_note(score(tmp_path / "results", cells), "are of category_id 1 and are scored as class1, one of 2 ")
         assert has_note(labels, "(nucleus)", "(class1, class2)", "instances of all classes are scored as one")
 
     def test_own_label_images_are_scored_on_data_of_one_class_by_another_name(self, tmp_path):

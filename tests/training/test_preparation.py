@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from manymask.core import Category, Dataset, Record, Sample
 from manymask.errors import DatasetError
 from manymask.planning import make_plan
 from manymask.training.preparation import read_data, split_data, split_dataset
+from manymask.training.run import reload_data
 from tests.cells import write_half_crowd
 from tests.training.runs import add_image, make_data
 
@@ -84,9 +86,9 @@ class TestGroups:
             split_dataset(make_dataset(*"abc"), 0.1, 0, dict.fromkeys("abc", "x"))
 
 
-def split(path, **settings):
+def split(path, val=None, **settings):
     plan, console = make_plan("baseline", {"num_workers": 0, "min_size": 0, **settings}), Console(stderr=True)
-    return split_data(read_data(path, None, None, plan, console), plan, console)
+    return split_data(read_data(path, val, None, plan, console), plan, console)
 
 
 class TestSplitData:
@@ -120,6 +122,27 @@ class TestSplitData:
             add_image(tmp_path / "cells", name, np.ones((1, 20, 20), dtype=bool))
         split(tmp_path / "cells")
         assert f"in {tmp_path / 'cells'}; see: manymask inspect {tmp_path / 'cells'}" in capsys.readouterr().err
+
+    def test_copies_of_training_images_are_said_whatever_their_names(self, tmp_path, capsys):
+        data = make_data(tmp_path / "data", 3)
+        for index in (0, 2):
+            shutil.copytree(data / f"000{index}", tmp_path / "val" / f"x{index}")
+        add_image(tmp_path / "val", "new", np.ones((1, 20, 20), dtype=bool))
+        record = split(data, tmp_path / "val").record
+        message = " ".join(capsys.readouterr().err.split())
+        assert "2 of 3 validation images have the very pixels of training images" in message
+        assert "too good: x0, x2; validate on other images" in message
+        assert len(record.train_digests) == len(record.val_digests) == 3
+        split(data)
+        assert "very pixels" not in " ".join(capsys.readouterr().err.split())
+
+    def test_a_run_of_before_digests_were_kept_goes_on(self, tmp_path):
+        data = make_data(tmp_path / "data", 3)
+        plan = make_plan("baseline", {"num_workers": 0, "min_size": 0})
+        old = split(data).record.model_copy(update={"train_digests": (), "val_digests": ()})
+        found = reload_data(plan.model_copy(update={"data": old}), None, None, None, Console(stderr=True))
+        assert found.record.train_names == old.train_names
+        assert len(found.record.train_digests) == 2
 
     def test_doubtful_labels_are_told_of_both_sets(self, tmp_path, capsys):
         masks = np.zeros((2, 40, 50), dtype=bool)

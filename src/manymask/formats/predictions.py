@@ -192,7 +192,20 @@ def _read_results(path: Path, dataset: Dataset) -> StoredPredictions:
         _check_repeats(path, own, group)
         labels = [class_index[entry["category_id"]] for entry in group]
         sources[record_ids[image_id]] = _Results(path, own, group, labels)
-    return StoredPredictions(path, dataset.categories, has_scores, missing, sources)
+    notes = _describe_single_category(path, {entry["category_id"] for entry in entries}, dataset)
+    return StoredPredictions(path, dataset.categories, has_scores, missing, sources, notes)
+
+
+def _describe_single_category(path: Path, category_ids: set[int], dataset: Dataset) -> tuple[str, ...]:
+    """What must be said where all results are of one of several classes: COCO results do not say what it means."""
+    own = [category for category in dataset.categories if category.id in category_ids]
+    if len(own) != 1 or len(dataset.categories) == 1:
+        return ()
+    return (
+        f"All results in {path} are of category_id {own[0].id} and are scored as {own[0].name}, one of "
+        f"{len(dataset.categories)} classes of the data; if they are of a model that knows one class, score the model "
+        "or its label images, where instances of all classes are scored as one.",
+    )
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:
