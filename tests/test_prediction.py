@@ -142,7 +142,7 @@ def test_a_checkpoint_that_lacks_something(tmp_path, changes, message):
     [
         ({"min_scor": 0.1}, "there is no setting 'min_scor'; did you mean 'min_score'?"),
         ({"source": "x"}, "there is no setting 'source'"),
-        ({"epochs": 3}, "epochs is fixed by training; at prediction one can set device, detections_per_image, mask_th"),
+        ({"epochs": 3}, "epochs is fixed by training; at prediction one can set device, crowd_as_objects, detections"),
         ({"min_score": 2}, "min_score is 2"),
         ({"device": "gpu"}, "device is 'gpu', expected auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:99"}, "device is cuda:99, but torch sees"),
