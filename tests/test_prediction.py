@@ -550,7 +550,7 @@ class TestLostScale:
         assert any(re.search(self.MATCH.format("long.image"), str(warning.message)) for warning in caught)
 
     def test_of_an_array(self, enlarging):
-        with pytest.warns(UserWarning, match=self.MATCH.format("an array")):
+        with pytest.warns(UserWarning, match=self.MATCH.format("image 1")):
             predict_one(enlarging, make_pixels(250, 48))
 
     def test_nothing_is_lost(self, model, enlarging):

@@ -446,5 +446,5 @@ def _check_images(files: list[tuple[str, Path]], images: Path, ids: Path | None,
 
 def _check_image(path: Path, plan: Plan) -> tuple[int, int]:
     """(height, width) of an image that the model can take."""
-    _, height, width = _load_image(path, plan)[1].shape
+    _, height, width = _load_image(path, plan).shape
     return height, width
