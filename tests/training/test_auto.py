@@ -180,7 +180,7 @@ class TestStartFromShippedModel:
 
     def test_names_of_those_there_are(self, data):
         with pytest.raises(
-            CheckpointError, match="weights is 'nucle', expected coco, imagenet, none, nuclei or a file"
+            CheckpointError, match="weights is 'nucle', expected coco, imagenet, none, nuclei, a run folder or a file"
         ):
             plan_run(data, weights="nucle", device="cpu")
 

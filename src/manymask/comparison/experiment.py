@@ -73,8 +73,8 @@ def experiment(
     manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
     manifest |= {"data_format": data_format, "recipe": recipe or AUTO, "variants": list(variants)}
     manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
-    check_outputs(folder, "compare", COMPARISON_NAMES)
     check_manifest(folder / "experiment.json", manifest)
+    check_outputs(folder, "compare", COMPARISON_NAMES)
     arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}
     runs = {
         folder / name / f"seed_{seed}": {**arguments, **settings, **values, "seed": seed}
