@@ -22,6 +22,7 @@ from manymask.evaluation import (
     write_scores,
 )
 from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
+from manymask.formats.orientation import CHOICE_NAME
 from manymask.formats.predictions import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.inspection import group_images
 from manymask.modeling.checkpoint import read_training_plan
@@ -145,7 +146,7 @@ def _describe_reuse(model: Model, dataset: Dataset, digests: Mapping[str, str]) 
             f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
             f"there are too good: {_shorten(shared)}."
         )
-    elif model.source.name == "best.ckpt" and holds_validation:
+    if model.source.name == "best.ckpt" and holds_validation:
         notes.append(
             "The epoch in best.ckpt was chosen on these very images, so scores are a little too good, more so where AP "
             "varies from epoch to epoch; score on other images, or score last.ckpt."
@@ -342,8 +343,8 @@ def _read_unchanged(
     sample = read_record(record, categories)
     if sample.digest_pixels() != digests[record.name]:
         raise DatasetError(
-            f"{record.path} is no longer the image that {run} was validated on, its pixels have changed; restore it, "
-            "or give the data"
+            f"{record.path} is no longer the image that {run} was validated on, its pixels have changed (or "
+            f"{CHOICE_NAME} was set otherwise then); restore it, or give the data"
         )
     return sample
 
@@ -449,7 +450,8 @@ def evaluate(
         return scores
     if (replaced := _read_scored_data(Path(output) / "evaluation.json")) not in (None, str(dataset.root)):
         warnings.warn(f"{output} held the scores on {replaced}, which are now replaced", stacklevel=2)
-    with record_outputs(Path(output), "evaluate", names):
+    # Predictions that were scored may lie there too, from an earlier call; they stay.
+    with record_outputs(Path(output), "evaluate", names, is_whole=opened.plan is not None):
         if opened.plan is not None:
             write_json(Path(output) / PREDICTIONS_NAME, results)
             write_json(Path(output) / IMAGES_NAME, entries)

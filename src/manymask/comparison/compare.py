@@ -21,7 +21,7 @@ from manymask.comparison.difference import (
 from manymask.comparison.tables import COMPARISON_NAMES, write_comparison
 from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.evaluation import Tally, compute_interval, draw_weights, explain_scores, make_tally
 from manymask.inspection import group_images
 from manymask.planning import read_plan
@@ -354,7 +354,10 @@ def _describe_unfinished(path: Path) -> str | None:
     run = find_run(path)
     if run is None or not (rows := read_metrics(run)):
         return None
-    num_epochs = count_epochs(run / "last.ckpt", read_plan(run / "plan.json"), rows)
+    try:
+        num_epochs = count_epochs(run / "last.ckpt", read_plan(run / "plan.json"), rows)
+    except CheckpointError as error:  # another checkpoint of the run was compared, which is good
+        return f"Whether {run} is trained to its end cannot be told: {error}."
     if len(rows) >= num_epochs:
         return None
     return f"{run} is not trained to its end: {len(rows)} of {num_epochs} epochs are done."

@@ -15,7 +15,8 @@ from manymask.comparison.compare import compare
 from manymask.comparison.tables import COMPARISON_NAMES
 from manymask.core.outputs import check_outputs, is_unused
 from manymask.errors import DatasetError, Interrupted, PlanError
-from manymask.formats import read_json, write_json
+from manymask.formats import read_dataset, read_json, write_json
+from manymask.inspection import group_images
 from manymask.planning import AUTO, CHANGEABLE, Plan, change_plan, make_plan, read_plan
 from manymask.training import train
 from manymask.training.callbacks import print_line
@@ -63,8 +64,10 @@ def experiment(
     for path in (data, val):
         if path is not None and not Path(path).exists():
             raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
-    if group_by is not None:
+    if group_by is not None and val is None:
         settings["group_by"] = group_by
+    elif group_by is not None and val is not None:  # groups of a separate validation set matter to the intervals only
+        group_images(read_dataset(val, data_format), group_by)
     check_settings(recipe or AUTO, settings, variants, seeds)
     if val is None and (
         moving := sorted({"group_by", "split_seed", "val_fraction"} & next(iter(variants.values())).keys())
@@ -85,8 +88,9 @@ def experiment(
     _train_all(data, runs, device)
     # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
-    # A recipe's file may say how images are grouped, too.
-    return compare(sources, output=folder, group_by=read_plan(next(iter(runs)) / "plan.json").group_by, device=device)
+    if val is None:  # a recipe's file may say how images are grouped, too
+        group_by = read_plan(next(iter(runs)) / "plan.json").group_by
+    return compare(sources, output=folder, group_by=group_by, device=device)
 
 
 def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -101,6 +105,8 @@ def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
         name, parts = name.strip().replace("-", "_"), [value.strip() for value in values.split(",")]
         if name == "seed":
             raise PlanError("seed cannot be varied; seeds are given with --seeds 0,1,2")
+        if name == "crowd_as_objects":
+            raise PlanError("crowd_as_objects changes what is scored, so it cannot be varied; set it for all")
         if name in CHANGEABLE:
             raise PlanError(f"{name} does not change the result, so there is nothing to compare; leave it out")
         if not name or not values or not all(parts) or len(set(parts)) < len(parts) or name in choices:

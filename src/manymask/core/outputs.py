@@ -73,21 +73,23 @@ def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole
         folder: The folder of the outputs.
         command: Who writes.
         names: All files that may be written, by their place in the folder.
-        is_whole: Whether they take the place of all that the command wrote there before, which is then removed first.
+        is_whole: Whether they take the place of all that the command wrote there before, which is then removed first:
+            what is left after a kill is of one call, not a mix of two.
     """
     records, names = _read_records(folder), list(names)
     before = records.get(command, {})
     if is_whole:
-        for name in before.keys() - set(names):
+        for name in before:
             if _is_unchanged(folder / name, name, before):
                 _remove(folder, name)
         before = {}
-    # A kill leaves the record of files that are half of the old and half of the new: all of them are the command's.
     _write_records(folder, records | {command: before | dict.fromkeys(names)})
     try:
         yield
     finally:
         written = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+        records = _read_records(folder)  # another command may have written its own meanwhile
+        before = {} if is_whole else {name: d for name, d in records.get(command, {}).items() if name not in names}
         _write_records(folder, records | {command: before | written})
 
 
@@ -119,7 +121,7 @@ def _is_output(folder: Path, recorded: _Digests) -> bool:
         if path.is_dir():
             if not _is_output(path, _list_below(recorded, path.name)):
                 return False
-        elif path.name not in _OLD_NAMES and not _is_unchanged(path, path.name, recorded):
+        elif path.name not in _OLD_NAMES and not _is_recorded(path, recorded):
             return False
     return bool(children) or any((folder / name).exists() for name in (RECORD_NAME, LOCK_NAME))
 
@@ -141,8 +143,17 @@ def _is_old_output(folder: Path, command: str) -> bool:
 
 
 def _is_unchanged(path: Path, name: str, digests: _Digests) -> bool:
-    """Whether a file is as it was recorded under a name; one whose writing was cut short has no digest yet."""
-    return name in digests and path.is_file() and digests[name] in (None, _digest(path))
+    """Whether a file is as it was recorded under a name.
+
+    A file whose command was killed has no digest, and may have been corrected since: it is not known to be unchanged.
+    """
+    return digests.get(name) is not None and path.is_file() and digests[name] == _digest(path)
+
+
+def _is_recorded(path: Path, digests: _Digests) -> bool:
+    """Whether a file is an output: as it was recorded, or of a command that was killed before it wrote a digest."""
+    name = path.name
+    return (name in digests and digests[name] is None) or _is_unchanged(path, name, digests)
 
 
 def _digest(path: Path) -> str:

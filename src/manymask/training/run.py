@@ -233,7 +233,7 @@ def reload_data(
     places = ("path", "val_path", "train_digests", "val_digests")
     if found.record.model_copy(update={name: getattr(old, name) for name in places}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
-        what = f"images added or removed: {', '.join(changed[:5])}" if changed else "pixels, labels or classes changed"
+        what = f"images added or removed: {', '.join(changed[:5])}" if changed else f"pixels, labels or classes changed, or {CHOICE_NAME} is set otherwise"
         raise DatasetError(
             f"the data in {data or old.path} is not what the run began with ({what}); restore it, or start a new run"
         )
