@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -91,10 +90,13 @@ def test_names_that_the_terminal_cannot_show(tmp_path):
 
 
 def test_help_is_quick():
+    """By the time of its process on a core: a machine that does other things beside the tests makes it wait."""
+
     def measure() -> float:
-        start = time.perf_counter()
+        before = os.times()
         assert "synthetic" in run_process("--help").stdout
-        return time.perf_counter() - start
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(measure() for _ in range(3)) < 1
 
