@@ -569,7 +569,9 @@ def test_background_of_a_crowded_image_is_found(tmp_path):
     write_pair(tmp_path, "a", ids + np.uint16(1))
     assert (ids == 0).mean() < 0.5
     found = inspect_dataset(read_dataset(tmp_path))
-    assert "id 1 at x 0, y 0" in find_one(found, "a", "background-instance").detail
+    finding = find_one(found, "a", "likely-background")
+    assert "id 1 at x 0, y 0" in finding.detail
+    assert (finding.severity, finding.is_fixable) == ("warning", False)
 
 
 def test_orientation_tags_are_named(tmp_path):
@@ -582,4 +584,4 @@ def test_orientation_tags_are_named(tmp_path):
     found = inspect_dataset(read_dataset(tmp_path))
     assert_says(find_one(found, "b", "orientation-in-doubt"), "b.tif", "has orientation tag 3")
     assert "MANYMASK_ORIENTATION" in find_one(found, "b", "orientation-in-doubt").remedy
-    assert find_one(found, "c", "orientation-by-size").severity == "note"
+    assert find_one(found, "c", "orientation-as-stored").severity == "warning"

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -202,6 +203,14 @@ class TestCrowds:
         assert count_objects(score(path, data)) == 2
         assert count_objects(score(path, data, crowd_as_objects=True)) == 4
 
+    def test_data_that_are_read_already(self, tmp_path):
+        """The setting acts when data are read, and differently trained models can be scored on what is read."""
+        dataset = read_dataset(write_half_crowd(tmp_path / "data"), crowd_as_objects=True)
+        path = write_results(tmp_path / "a.json", dataset)
+        assert count_objects(score(path, dataset)) == 4
+        with pytest.raises(PlanError, match="is read already, so crowd_as_objects cannot act on it"):
+            score(path, dataset, crowd_as_objects=False)
+
     def test_models_that_were_trained_differently_are_not_mixed(self, tmp_path):
         paths = [write_tiny_model(tmp_path / f"{flag}.ckpt", crowd_as_objects=flag) for flag in (True, False)]
         assert [choose_crowds([path], {}) for path in paths] == [True, False]
@@ -277,6 +286,14 @@ class TestFiles:
         results = write_results(tmp_path / "out" / "others.json", cells)
         score(results, cells, output=tmp_path / "out")  # of files only the scores are written, so nothing is in the way
         assert (tmp_path / "out" / "evaluation.json").is_file()
+
+    def test_predictions_that_evaluate_wrote_stay_when_they_are_scored(self, model, tmp_path):
+        data = write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)
+        score(model, data, output=tmp_path / "out")
+        before = (tmp_path / "out" / "predictions.json").read_bytes()
+        score(tmp_path / "out" / "predictions.json", data, output=tmp_path / "out")
+        assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+        score(model, data, output=tmp_path / "out")  # they are still known as its own
 
     def test_newer_label_images_are_scored_not_older_results(self, model, cells, tmp_path):
         predict_files(model, cells.root, tmp_path / "out")
@@ -427,6 +444,15 @@ class TestHeldOut:
         evaluate(results, cells, output=tmp_path / "out", draws=0)
         with pytest.warns(UserWarning, match="out held the scores on .*, which are now replaced"):
             evaluate(results, other, output=tmp_path / "out", draws=0)
+
+    def test_an_accent_in_another_form_is_the_same_name(self, cells, tmp_path):
+        root = Path(shutil.copytree(cells.root, tmp_path / "data"))
+        old = cells.records[0].name
+        (root / old).rename(root / "zell-a\u0308")
+        digest = read_class_folders(root)[len(cells) - 1].digest_pixels()
+        record = make_record(root).model_copy(update={"val_names": ("zell-\u00e4",), "val_digests": (digest,)})
+        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path)
+        assert [sample.name for sample in found] == ["zell-a\u0308"]
 
     def test_moved_and_lost_images(self, cells, tmp_path):
         write_record(tmp_path / "moved", tmp_path / "gone")

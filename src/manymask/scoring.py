@@ -22,6 +22,7 @@ from manymask.evaluation import (
     write_scores,
 )
 from manymask.formats import encode_coco_results, read_dataset, read_json, read_predictions, write_json
+from manymask.formats.images import make_key
 from manymask.formats.orientation import CHOICE_NAME
 from manymask.formats.predictions import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.inspection import group_images
@@ -165,7 +166,7 @@ def _holds_validation(plan: Plan, dataset: Dataset, digests: Mapping[str, str]) 
         return not set(digests.values()).isdisjoint(record.val_digests)
     if record is None or Path(record.val_path or record.path).resolve() != dataset.root.resolve():
         return False
-    return not {r.name for r in dataset.records}.isdisjoint(record.val_names)
+    return not {make_key(r.name) for r in dataset.records}.isdisjoint(map(make_key, record.val_names))
 
 
 def find_training_images(plan: Plan, dataset: Dataset, digests: Mapping[str, str]) -> list[str]:
@@ -188,8 +189,9 @@ def find_training_images(plan: Plan, dataset: Dataset, digests: Mapping[str, str
         return sorted(name for name, digest in digests.items() if digest in trained)
     if Path(record.path).resolve() != dataset.root.resolve():
         return []
-    own_val = set() if record.val_path else set(record.val_names)  # names of a separate set say nothing here
-    return sorted({r.name for r in dataset.records} & set(record.train_names) - own_val)
+    own_val = () if record.val_path else record.val_names  # names of a separate set say nothing here
+    trained = set(map(make_key, record.train_names)) - set(map(make_key, own_val))
+    return sorted(r.name for r in dataset.records if make_key(r.name) in trained)
 
 
 def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Source:
@@ -315,16 +317,16 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None)
     if crowd_as_objects is None:
         crowd_as_objects = plan.crowd_as_objects
     dataset = read_dataset(path, record.data_format, crowd_as_objects=crowd_as_objects)
-    places = {r.name: index for index, r in enumerate(dataset.records)}
-    if lost := [name for name in record.val_names if name not in places]:
+    places = {make_key(r.name): index for index, r in enumerate(dataset.records)}
+    if lost := [name for name in record.val_names if make_key(name) not in places]:
         raise DatasetError(
             f"{path} no longer holds {len(lost)} of the images that {run} was validated on ({', '.join(lost[:5])}); "
             "restore them, or give the data"
         )
-    dataset = dataset.subset([places[name] for name in record.val_names])
+    dataset = dataset.subset([places[make_key(name)] for name in record.val_names])
     if not record.val_digests:
         return dataset
-    digests = dict(zip(record.val_names, record.val_digests, strict=True))
+    digests = dict(zip(map(make_key, record.val_names), record.val_digests, strict=True))
     return replace(dataset, read_record=partial(_read_unchanged, dataset.read_record, digests, run))
 
 
@@ -341,7 +343,7 @@ def _read_unchanged(
         DatasetError: Its pixels are others than then.
     """
     sample = read_record(record, categories)
-    if sample.digest_pixels() != digests[record.name]:
+    if sample.digest_pixels() != digests[make_key(record.name)]:
         raise DatasetError(
             f"{record.path} is no longer the image that {run} was validated on, its pixels have changed (or "
             f"{CHOICE_NAME} was set otherwise then); restore it, or give the data"
@@ -366,8 +368,14 @@ def read_data(
 
     Raises:
         DatasetError: No data is given and the source is no run, or its images are no longer there.
+        PlanError: ``crowd_as_objects`` is given for a data set, whose labels are read already.
     """
     if isinstance(data, Dataset):
+        if "crowd_as_objects" in (settings or {}):
+            raise PlanError(
+                f"the data set of {data.root} is read already, so crowd_as_objects cannot act on it; leave it out, and "
+                "read the data with it: read_dataset(path, crowd_as_objects=True)"
+            )
         return data
     crowd_as_objects = choose_crowds([source], settings or {})
     if data is not None:

@@ -176,12 +176,24 @@ class TestRefused:
             ({"group_by": "["}, PlanError, "group_by is '\\['"),
             ({"vary": ["group_by=0,1"]}, PlanError, "group_by changes which images are held out"),
             ({"vary": ["split_seed=0,1"]}, PlanError, "split_seed changes which images are held out"),
+            ({"vary": ["crowd_as_objects=true,false"]}, PlanError, "crowd_as_objects changes what is scored"),
             ({"val": Path("nowhere")}, DatasetError, "nowhere does not exist"),
         ],
     )
     def test_before_anything_is_trained(self, images, tmp_path, changes, error, message):
         with pytest.raises(error, match=message):
             begin(images, tmp_path / "e", **changes)
+        assert not (tmp_path / "e").exists()
+
+    def test_groups_are_those_of_the_validation_set(self, images, tmp_path):
+        val = tmp_path / "val"
+        shutil.copytree(images, val)
+        for folder in sorted(val.iterdir()):
+            folder.rename(val / f"slide_{folder.name}")
+        with pytest.raises(DatasetError, match="slide_0000"):
+            begin(images, tmp_path / "e", val=val, group_by=r"^(\d)")
+        with pytest.raises(PlanError, match="seeds are none"):  # names of training images need not fit
+            begin(images, tmp_path / "e", val=val, group_by=r"slide_(\d+)", seeds=[])
         assert not (tmp_path / "e").exists()
 
     def test_settings_that_only_fit_together(self, images, tmp_path):

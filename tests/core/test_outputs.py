@@ -61,10 +61,31 @@ class TestOverwriting:
     def test_what_was_stopped_half_way_is_written_again(self, tmp_path):
         with pytest.raises(IsADirectoryError), record_outputs(tmp_path, "predict", ["a", "b"]):
             [path.write_text("half") for path in (tmp_path / "a", tmp_path)]
-        write(tmp_path, "predict", "a", "b")
-        (tmp_path / RECORD_NAME).write_text(json.dumps({"predict": {"a": None, "b": None}}))  # as a kill leaves it
         write(tmp_path, "predict", "a")
         assert list_names(tmp_path) == ["a"]
+
+    def test_what_a_kill_left_may_be_corrected_since(self, tmp_path):
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels" / "1.tif").write_text("corrected?")
+        (tmp_path / RECORD_NAME).write_text(json.dumps({"predict": {"labels/1.tif": None}}))  # as a kill leaves it
+        with pytest.raises(PlanError, match=r"labels/1\.tif is not as manymask predict wrote it"):
+            write(tmp_path, "predict", "labels/1.tif")
+        assert (tmp_path / "labels" / "1.tif").read_text() == "corrected?"
+        assert drop_outputs([tmp_path / "labels"]) == []
+
+    def test_nothing_of_the_call_before_is_left_beside_what_was_stopped(self, tmp_path):
+        write(tmp_path, "predict", "a", "b", "labels/1.tif")
+        with pytest.raises(IsADirectoryError), record_outputs(tmp_path, "predict", ["a", "b", "labels/1.tif"]):
+            [path.write_text("new") for path in (tmp_path / "a", tmp_path)]
+        assert list_names(tmp_path) == ["a"]
+        assert (tmp_path / "a").read_text() == "new"
+
+    def test_two_calls_at_the_same_time_keep_both_records(self, tmp_path):
+        with record_outputs(tmp_path, "report", ["a.html"], is_whole=False):
+            write(tmp_path, "report", "b.html", is_whole=False)
+            (tmp_path / "a.html").write_text("own")
+        check_outputs(tmp_path, "report", ["a.html", "b.html"])
+        assert list_writers(tmp_path) == {"a.html": "report", "b.html": "report"}
 
     @pytest.mark.parametrize("name", ["evaluation.json", "predictions.json"])
     def test_outputs_of_versions_without_a_record(self, tmp_path, name):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
@@ -6,6 +8,7 @@ from format_files import cut_short, make_ids, make_instances, make_many, make_pi
 from manymask.core import Category, Instances, RunLengths
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import find_images, read_class_folders, write_class_folder
+from manymask.formats.class_folders import name_class_ids
 
 CATEGORIES = (Category(1, "class1"), Category(4, "class4"))
 
@@ -172,6 +175,18 @@ def test_real_folder(shared_data):
     assert sample.pixels.shape == (397, 482, 3)
     assert set(sample.labels) == {1, 2}
     assert (sample.to_instances().runs.areas > 0).all()
+
+
+def test_only_files_whose_values_are_no_ids_are_split(tmp_path):
+    good, binary = make_ids((0, 0, 1, 8), (2, 0, 3, 8)), make_ids((0, 0, 2, 2), (4, 4, 6, 6)) > 0
+    good[0, 3:5] = 0  # one object in two pieces
+    write_folder(tmp_path / "a", class1=good, class2=binary * np.uint8(255))
+    dataset = read_class_folders(tmp_path)
+    with pytest.raises(FormatError, match=r"class2\.tif holds only 0 and 255"):
+        dataset[0]
+    split = replace(dataset.records[0], is_split=True)
+    assert dataset.read_record(split, dataset.categories).labels.tolist() == [1, 1, 2, 2]
+    assert len(name_class_ids(split)) == 4
 
 
 def test_a_link_has_one_name(tmp_path, monkeypatch):

@@ -329,6 +329,32 @@ def test_other_categories_of_a_hierarchy_are_classes(tmp_path, categories):
     assert len(found) == len(categories)
 
 
+def test_a_file_name_in_another_form_of_unicode_is_the_same(tmp_path):
+    """Also where another folder holds an image of that name."""
+    images = [{"id": 5, "file_name": "\u00e4/\u00e4.png", "height": 6, "width": 8}]
+    path = make_coco(tmp_path, [TRIANGLE], images=images)
+    for folder in ("a\u0308", "b"):
+        write_array(tmp_path / "images" / folder / "a\u0308.png", make_pixels())
+    dataset = read_dataset(path)
+    assert [record.path.parent.name for record in dataset.records] == ["a\u0308"]
+    assert dataset.problems == ()
+
+
+def test_a_moved_file_in_another_form_of_unicode_is_found(tmp_path):
+    images = [{"id": 5, "file_name": "elsewhere/\u00c4.png", "height": 6, "width": 8}]
+    path = make_coco(tmp_path, [TRIANGLE], images=images)
+    write_array(tmp_path / "images" / "b" / "a\u0308.png", make_pixels())
+    assert [record.name for record in read_dataset(path).records] == ["a\u0308"]
+
+
+def test_splits_of_one_file_keep_a_parent_that_one_has_no_annotation_of(tmp_path):
+    """Only id 0 is Roboflow's root; and a split without any annotation does not tell what is a class."""
+    parent, child = ROOT | {"id": 1}, LEAF | {"name": "mitotic"}
+    for number, (categories, annotations) in enumerate([([parent, child], [TRIANGLE]), ([ROOT, child], [])]):
+        path = make_coco(tmp_path / str(number), annotations, categories=categories)
+        assert [category.name for category in read_dataset(path).categories] == ["seed", "mitotic"]
+
+
 def test_categories_without_a_list_or_without_names(tmp_path):
     assert read_dataset(make_coco(tmp_path, [TRIANGLE], categories=[])).categories == (Category(7, "class7"),)
     assert read_dataset(make_coco(tmp_path, [TRIANGLE], categories=[{"id": 7}])).categories == (Category(7, "class7"),)

@@ -24,6 +24,16 @@ def is_border(ids):
     return (ids > 0) & (cv2.erode((ids > 0).astype(np.uint8), np.ones((3, 3))) == 0)
 
 
+def draw_squares(side):
+    return (ROWS // side * (96 // side) + COLUMNS // side + 1).astype(np.uint16)
+
+
+def draw_rods():
+    """Parallel rods of 1, 2 and 3 pixels across that touch, their ids ascending."""
+    widths = np.resize([1, 2, 3], 48)
+    return np.repeat(np.arange(1, 49), widths)[:96].astype(np.uint16) * np.ones((96, 1), np.uint16)
+
+
 COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]], dtype=np.uint8)
 DISCS = draw_discs()
 IN_TURN = np.where(DISCS > 0, DISCS % 5 + 1, 0)
@@ -56,6 +66,8 @@ def test_values_that_several_objects_share_are_refused(tmp_path, values, message
         np.where(DISCS < 20, DISCS, 20),  # 19 objects, and one in 6 pieces
         DISCS,
         np.arange(1, 9601).reshape(96, 100),
+        np.where((ROWS % 4 == 0) | (COLUMNS % 4 == 0), 0, draw_squares(12)),  # each crossed by lines of one pixel
+        draw_rods(),
     ],
 )
 def test_ids_stay_ids(tmp_path, ids):

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -133,6 +134,49 @@ def test_masks_as_tools_write_them(tmp_path, save):
     (tmp_path / "a" / "masks").mkdir()
     save(tmp_path / "a" / "masks" / "m", DISC)
     np.testing.assert_array_equal(read_mask_files(tmp_path)[0].layers.numpy()[0], DISC)
+
+
+LARGE = np.hypot(*(np.mgrid[:60, :80] - np.array([30, 40])[:, None, None])) < 33
+TO_BORDERS = (
+    np.hypot(*((np.mgrid[:60, :80] - np.array([29.5, 39.5])[:, None, None]) / np.array([30, 40])[:, None, None])) < 1
+)
+
+
+def save_palette(path, mask):
+    image = Image.fromarray(mask.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(path.with_suffix(".png"))
+
+
+def save_smooth(path, mask):
+    """With a second, thin piece, which does not reach 255."""
+    Image.fromarray(cv2.GaussianBlur(mask.astype(np.uint8) * 255, (5, 5), 0)).save(path.with_suffix(".png"))
+
+
+@pytest.mark.parametrize(
+    ("save", "mask"),
+    [
+        (save_bool, LARGE & (np.arange(80) > 9)),
+        (save_inverted_table, LARGE & (np.arange(80) > 9)),
+        (save_palette, TO_BORDERS),
+        (save_smooth, DISC | np.isin(np.arange(80), (70, 71))),
+    ],
+)
+def test_large_masks_and_thin_pieces_are_kept(tmp_path, save, mask):
+    write_array(tmp_path / "a" / "images" / "a.png", make_pixels(60, 80))
+    (tmp_path / "a" / "masks").mkdir()
+    save(tmp_path / "a" / "masks" / "m", mask)
+    found = read_mask_files(tmp_path)[0].layers.numpy()[0]
+    assert (found != mask).mean() < 0.01
+
+
+def test_label_image_as_gif_is_refused(tmp_path):
+    write_array(tmp_path / "a" / "images" / "a.png", make_pixels())
+    (tmp_path / "a" / "masks").mkdir()
+    labels = make_ids((0, 0, 2, 2), (4, 4, 6, 6)).astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / "a" / "masks" / "m.gif")
+    with pytest.raises(FormatError, match=r"m\.gif holds 2 separate objects with 2 values: a label image"):
+        read_mask_files(tmp_path)[0]
 
 
 def test_label_image_among_masks_and_unknown_types_are_refused(tmp_path):

@@ -42,11 +42,15 @@ def write_data(root, data_format, orientation, label_size):
 @pytest.mark.parametrize("data_format", ["label_images", "class_folders", "mask_files", "coco"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("is_turned", [False, True])
-def test_labels_decide_by_their_size(tmp_path, data_format, orientation, is_turned):
+def test_labels_decide_by_their_size(tmp_path, monkeypatch, data_format, orientation, is_turned):
     stored, read = write_data(tmp_path, data_format, orientation, (8, 6) if is_turned else (6, 8))
     sample = read(tmp_path)[0]
     np.testing.assert_array_equal(sample.pixels, turn(stored, orientation) if is_turned else stored)
-    assert [doubt.kind for doubt in sample.doubts] == ["orientation-by-size"]
+    assert [doubt.kind for doubt in sample.doubts] == ["orientation-by-size" if is_turned else "orientation-as-stored"]
+    if not is_turned:
+        monkeypatch.setenv("MANYMASK_ORIENTATION", "ignore")
+        assert [doubt.kind for doubt in read(tmp_path)[0].doubts] == ["orientation-by-size"]
+        monkeypatch.delenv("MANYMASK_ORIENTATION")
     assert len(sample.labels) == 1
 
 
@@ -65,6 +69,15 @@ def test_the_user_chooses_where_size_says_nothing(tmp_path, monkeypatch, data_fo
     monkeypatch.setenv("MANYMASK_ORIENTATION", "yes")
     with pytest.raises(PlanError, match="MANYMASK_ORIENTATION is 'yes', expected obey or ignore"):
         read(tmp_path)[0]
+
+
+@pytest.mark.parametrize("orientation", [2, 6])
+def test_coco_without_sizes_leaves_the_tag_in_doubt(tmp_path, orientation):
+    make_coco(tmp_path, [{"segmentation": [[2, 1, 5, 1, 5, 3, 2, 3]]}], images=[{"id": 5, "file_name": "a.png"}])
+    stored = write_tagged(tmp_path / "images" / "a.png", orientation)
+    sample = read_coco(tmp_path)[0]
+    np.testing.assert_array_equal(sample.pixels, turn(stored, orientation))
+    assert [doubt.kind for doubt in sample.doubts] == ["orientation-in-doubt"]
 
 
 @pytest.mark.parametrize("orientation", [3, 6])

@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dense import assert_same_runs, count_pixels
-from format_files import make_ids, make_instances, make_many, make_pixels, write_array
+from format_files import make_coco, make_ids, make_instances, make_many, make_pixels, write_array
 
 from manymask.core import Category, Dataset, Instances, Record, RunLengths
 from manymask.core.outputs import record_outputs
@@ -161,6 +162,39 @@ def test_images_json_leads_to_the_data_by_name(tmp_path):
     stored = read_predictions(tmp_path, dataset)
     assert stored.missing == ("a",)  # nothing was found in c, but it was predicted on
     assert [len(instances) for instances in read(stored, dataset)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("image_id", ["\u00e4", "\u00e4.png", 1])
+def test_names_in_another_form_of_unicode_are_the_same(tmp_path, image_id):
+    dataset = make_dataset(["a\u0308"])
+    write_list(tmp_path, (1, "\u00e4"))
+    stored = read_predictions(write_entries(tmp_path / "predictions.json", SQUARE | {"image_id": image_id}), dataset)
+    assert list(stored.sources) == [10]
+    assert stored.missing == ()
+
+
+def test_one_image_by_two_names_is_refused(tmp_path):
+    path = write_entries(tmp_path / "a.json", SQUARE | {"image_id": "a"}, SQUARE | {"image_id": "a.png"})
+    with pytest.raises(FormatError, match=r"calls the image a both 'a' and 'a\.png'"):
+        read_predictions(path, make_dataset())
+
+
+def test_ids_that_are_texts_are_those_of_the_data(tmp_path):
+    images = [{"id": "0b5e-77", "file_name": "a.png", "height": 6, "width": 8}]
+    dataset = read_coco(
+        make_coco(tmp_path, [{"image_id": "0b5e-77", "segmentation": SQUARE["segmentation"]}], images=images)
+    )
+    path = write_entries(tmp_path / "results.json", SQUARE | {"image_id": "0b5e-77"})
+    assert list(read_predictions(path, dataset).sources) == [dataset.records[0].image_id]
+
+
+def test_many_images_by_name_are_found_at_once(tmp_path):
+    """Time grows with the number of images, not with its square, which took 11 s."""
+    names = [f"image{number}" for number in range(10_000)]
+    path = write_entries(tmp_path / "a.json", *(SQUARE | {"image_id": name} for name in names))
+    dataset, start = make_dataset(names), time.process_time()
+    assert len(read_predictions(path, dataset).sources) == len(names)
+    assert time.process_time() - start < 5
 
 
 def test_results_for_a_task_keep_the_ids_of_the_task(tmp_path):

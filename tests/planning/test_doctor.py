@@ -75,6 +75,14 @@ def test_instances_that_touch_two_borders_only_are_no_background():
     assert "background-instance" not in examine(draw_masks((0, 0, 60, 80)), iscrowd=[True])
 
 
+def test_large_objects_of_full_images_are_no_background():
+    cross = draw_masks((0, 35, 60, 45), (25, 0, 35, 80)).any(axis=0)
+    overlapping = draw_masks((0, 0, 45, 60), (0, 20, 45, 80), (15, 0, 60, 60), (15, 20, 60, 80))
+    grains = draw_masks((0, 0, 25, 35), (0, 45, 25, 80), (35, 0, 60, 35), (35, 45, 60, 80))
+    for masks in (np.stack([cross, *overlapping]), np.stack([cross, *grains])):
+        assert not {"background-instance", "likely-background"} & examine(masks).keys()
+
+
 @pytest.mark.parametrize(
     ("pixels", "kind", "detail"),
     [

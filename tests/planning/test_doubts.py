@@ -1,3 +1,5 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,35 @@ def test_each_kind_of_doubt_names_its_images_and_remedy():
     assert "(background); write 0 for background." in found[0]
     assert "1 of 3 images have an orientation tag" in found[1]
     assert "MANYMASK_ORIENTATION to obey or ignore." in found[1]
+
+
+def test_labels_on_stored_pixels_warn_that_predict_obeys_the_tag():
+    doubt = Doubt("orientation-as-stored", "has orientation tag 6")
+    (sentence,) = describe(make_sample(draw((4, 4, 9, 9)), (doubt,)))
+    assert "predict obeys the tag (a); set the environment variable MANYMASK_ORIENTATION=ignore" in sentence
+
+
+def test_images_of_several_threads_are_all_counted():
+    class Slow(LabelDoubts):
+        """Gives other threads their turn between reading and writing the number."""
+
+        def __getattribute__(self, name):
+            value = super().__getattribute__(name)
+            if name == "num_images":
+                time.sleep(0.001)
+            return value
+
+    doubts, sample = Slow(), make_sample(draw((4, 4, 9, 9)))
+    truth = sample.to_instances()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: doubts.add(sample, truth), range(64)))
+    assert doubts.num_images == 64
+
+
+def test_objects_crossed_by_lines_are_no_scattered_ones():
+    ids = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((20, 20), dtype=np.int32)).astype(np.int32)
+    ids[::4], ids[:, ::4] = 0, 0
+    assert describe(make_sample(ids)) == []
 
 
 def test_values_that_objects_share():

@@ -143,6 +143,17 @@ class TestRefused:
         with pytest.raises(PlanError, match=text):
             train(resume=output)
 
+    def test_a_run_that_would_see_other_intensities(self, run, output):
+        output.mkdir()
+        shutil.copy(run / "last.ckpt", output)
+        plan = json.loads((run / "plan.json").read_text()) | {"normalization": "image"}
+        (output / "plan.json").write_text(json.dumps(plan | {"min_contrast": 0.01}))
+        with pytest.raises(PlanError, match=r"began with min_contrast=0\.01 .*other intensities; start a new run"):
+            train(resume=output)
+        (output / "plan.json").write_text(json.dumps(plan | {"min_contrast": 0.0}))  # it did nothing then
+        with pytest.raises(PlanError, match="says normalization=image, but the checkpoint"):
+            train(resume=output)
+
     def test_no_run(self, tmp_path):
         for path in (tmp_path, tmp_path / "nowhere"):
             with pytest.raises(PlanError, match=r"expected a plan at .*plan.json.*is this a run folder"):

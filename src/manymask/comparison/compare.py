@@ -138,11 +138,14 @@ def compare(
     if output is not None:
         check_outputs(Path(output), "compare", COMPARISON_NAMES)
     paths = [path for variant in variants for path in variant.sources]
-    crowds = {"crowd_as_objects": choose_crowds(paths, settings)}
-    if data is None:
-        dataset = _read_common_validation(paths, **crowds)
+    if isinstance(data, Dataset):
+        dataset = read_data(paths[0], data, data_format, settings)
     else:
-        dataset = read_data(paths[0], data, data_format, crowds)
+        crowds = {"crowd_as_objects": choose_crowds(paths, settings)}
+        if data is None:
+            dataset = _read_common_validation(paths, **crowds)
+        else:
+            dataset = read_data(paths[0], data, data_format, crowds)
     groups = group_images(dataset, group_by)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]

@@ -95,6 +95,7 @@ class Record:
         path: The image file.
         annotation: What the data set's ``read_record`` needs to find the labels.
         is_split: Take every piece of a value of its label images for an instance of its own.
+        source_id: The id that the data's files give the image, where their ids are texts such as UUIDs.
     """
 
     image_id: int
@@ -102,6 +103,7 @@ class Record:
     path: Path
     annotation: Any
     is_split: bool = False
+    source_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,13 @@ def find_pieces(runs: RunLengths, gap: int = FAR_GAP) -> tuple[RunLengths, Int64
     return pieces, piece_owner[order]
 
 
-def count_pieces(runs: RunLengths) -> Float64[np.ndarray, " instances"]:
-    """In how many pieces that do not touch each instance is, small ones counted less; 0 for empty masks.
+def count_pieces(runs: RunLengths, gap: int = FAR_GAP) -> Float64[np.ndarray, " instances"]:
+    """In how many pieces more than ``gap`` pixels apart each instance is, small ones counted less; 0 for empty masks.
 
     The number of equal pieces that would give the same sum of squared areas (the inverse of Simpson's index), so that
     crumbs beside one large piece leave it near 1.
     """
-    pieces, owner = find_pieces(runs, 0)
+    pieces, owner = find_pieces(runs, gap)
     areas = pieces.areas.astype(np.float64)
     totals = np.bincount(owner, areas, len(runs))
     return totals**2 / np.maximum(np.bincount(owner, areas**2, len(runs)), 1)

@@ -22,7 +22,7 @@ from manymask.core import (
 )
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.ids import LabelImage, check_size, read_label_image
 from manymask.formats.images import CLASS_FILE, list_folders, list_images, name_folder
 from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.painting import paint_ids
@@ -82,7 +82,7 @@ def _find_class_files(folder: Path) -> dict[int, Path]:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
-    files = {path: read_label_image(path, is_split=record.is_split) for path in record.annotation.values()}
+    files = {path: _read_class_file(path, record.is_split) for path in record.annotation.values()}
     first = next(iter(files.values()))
     pixels, doubts = read_labelled_pixels(record.path, first.ids.shape, first.orientation)
     for path, label in files.items():
@@ -94,6 +94,16 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     ]
     layers = _merge_label_images(label_images, labels)
     return make_sample(record, pixels, layers, np.concatenate(labels), doubts=doubts)
+
+
+def _read_class_file(path: Path, is_split: bool) -> LabelImage:
+    """The ids of a class; where an image is to be split, only the files whose values are no ids are."""
+    try:
+        return read_label_image(path)
+    except FormatError:
+        if not is_split:
+            raise
+        return read_label_image(path, is_split=True)
 
 
 def _merge_label_images(
@@ -116,7 +126,7 @@ def name_class_ids(record: Record) -> list[str]:
     return [
         f"id {i} of {path.name}"
         for path in record.annotation.values()
-        for i in read_label_image(path, is_split=record.is_split).old_ids
+        for i in _read_class_file(path, record.is_split).old_ids
     ]
 
 

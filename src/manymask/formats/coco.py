@@ -37,7 +37,8 @@ class _Annotations:
 
     Attributes:
         json_path: Where they are from, for messages.
-        size: (height, width) that the file gives for the image.
+        size: (height, width) that the file gives for the image, else of the image itself.
+        is_size_given: Whether it is the file that gives it.
         image: The image's entry.
         ids: Number of each annotation, for messages.
         category_ids: COCO's category of each.
@@ -47,6 +48,7 @@ class _Annotations:
 
     json_path: Path
     size: tuple[int, int]
+    is_size_given: bool
     image: dict[str, Any]
     ids: list[int]
     category_ids: list[int]
@@ -227,12 +229,13 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
     for number, (key, name) in enumerate(zip(paths, names, strict=True), start=1):
         entry = images[key] | {"id": key if has_image_ids else number}
         try:
-            size = _read_size(entry, paths[key])
+            size = (given := _read_size(entry)) or read_pixels(paths[key]).shape[:2]
         except DatasetError as error:
             reading.fault("bad-image-entry", str(error), name)
             continue
-        group = _Annotations(reading.json_path, size, entry, [], [], [], [])
-        records[key] = Record(entry["id"], name, paths[key], group)
+        group = _Annotations(reading.json_path, (size[0], size[1]), given is not None, entry, [], [], [], [])
+        source_id = None if has_image_ids else str(key)
+        records[key] = Record(entry["id"], name, paths[key], group, source_id=source_id)
     return records, has_image_ids
 
 
@@ -246,11 +249,11 @@ def _find_image(reading: _Reading, finder: ImageFinder, key: int | str, entry: d
     return path
 
 
-def _read_size(entry: dict[str, Any], path: Path) -> tuple[int, int]:
-    """(height, width) as the entry gives them, else of the image."""
+def _read_size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) where the entry gives them."""
     height, width = (to_integer(entry.get(side)) for side in ("height", "width"))
     if height is None or width is None or not is_size(height, width):
-        height, width = read_pixels(path).shape[:2]
+        return None
     return height, width
 
 
@@ -315,7 +318,7 @@ def _leave_out_bad_rles(reading: _Reading, record: Record) -> None:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     group: _Annotations = record.annotation
-    pixels, doubts = read_labelled_pixels(record.path, group.size)
+    pixels, doubts = read_labelled_pixels(record.path, group.size, is_size_given=group.is_size_given)
     if pixels.shape[:2] != group.size:
         raise DatasetError(
             f"{group.json_path} gives image {record.image_id} as {group.size[0]} x {group.size[1]} (height x width), "

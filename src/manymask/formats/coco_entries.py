@@ -8,7 +8,8 @@ from typing import Any, TypeGuard
 from manymask.core import Category
 from manymask.errors import FormatError
 
-# What Roboflow writes as the supercategory of its root category.
+# The id and the supercategory that Roboflow's exports give to their root category.
+_ROOT_ID = 0
 _NO_PARENT = ("none", "", None)
 
 
@@ -73,8 +74,9 @@ def read_categories(
 ) -> tuple[tuple[Category, ...], str | None]:
     """The classes of a file, by ascending id, and what was unusual about them.
 
-    A category that all others name as their supercategory, and that no annotation is of, is the root that Roboflow adds
-    to every export: no class. A file without categories has those that its annotations are of.
+    Category 0 is the root that Roboflow adds to every export, and no class, where all others name it as their
+    supercategory and all annotations are of others. A parent with another id is a class that this file may just have no
+    annotation of. A file without categories has those that its annotations are of.
 
     Raises:
         FormatError: Two categories have one id or one name, or one has no id.
@@ -95,10 +97,10 @@ def read_categories(
         if number in indexed:
             raise FormatError(f"{json_path}: id {number} occurs twice in 'categories'; number the entries anew")
         indexed[number] = entry
-    root = next((number for number in sorted(indexed) if number not in used and _is_root(number, indexed)), None)
     unusual = None
-    if root is not None:
-        unusual = f"has a category {root} ({indexed.pop(root)['name']}), the root of the others, which is no class"
+    if used and _ROOT_ID not in used and _is_root(_ROOT_ID, indexed):
+        name = indexed.pop(_ROOT_ID)["name"]
+        unusual = f"has a category {_ROOT_ID} ({name}), the root of the others, which is no class"
     names: dict[str, int] = {}
     for number, entry in sorted(indexed.items()):
         name = entry.get("name")
@@ -114,8 +116,8 @@ def read_categories(
 
 
 def _is_root(number: int, entries: dict[int, dict[str, Any]]) -> bool:
-    """Whether a category has no supercategory, and is that of all others."""
-    root, others = entries[number], [entry for other, entry in entries.items() if other != number]
+    """Whether there is a category that has no supercategory, and is that of all others."""
+    root, others = entries.get(number, {}), [entry for other, entry in entries.items() if other != number]
     is_top = isinstance(root.get("name"), str) and root.get("supercategory") in _NO_PARENT
     return is_top and bool(others) and all(entry.get("supercategory") == root["name"] for entry in others)
 

@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
 from manymask.errors import DatasetError
-from manymask.formats.images import IMAGE_SUFFIXES, is_hidden
+from manymask.formats.images import IMAGE_SUFFIXES, is_hidden, make_key
 
 
 class ImageFinder:
@@ -43,20 +43,25 @@ class ImageFinder:
                 if (path := self._look("/".join(parts[first:]))) is not None:
                     return path, False
         base = PureWindowsPath(unquote(file_name)).name
-        found = self._by_name.get(base.casefold(), [])
+        found = self._by_name.get(_fold(base), [])
         if not found and Path(base).suffix.lower() not in IMAGE_SUFFIXES:
-            found = self._by_stem.get(base.casefold(), [])
+            found = self._by_stem.get(_fold(base), [])
         if len(found) == 1:
             return found[0], False
         raise DatasetError(f"{self.json_path} lists the image {file_name}, {self._explain(file_name, base, found)}")
 
     def _look(self, name: str) -> Path | None:
         """A file in one of the places where tools put images; no name leads out of the data folder."""
-        for place in self.places:
-            path = Path(os.path.normpath(place / name))
-            is_inside = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(self.root))
-            if is_inside and os.path.isfile(path):  # Path.is_file raises on a name that is too long
+        paths = [Path(os.path.normpath(place / name)) for place in self.places]
+        root = os.path.abspath(self.root)
+        paths = [path for path in paths if Path(os.path.abspath(path)).is_relative_to(root)]
+        for path in paths:
+            if os.path.isfile(path):  # Path.is_file raises on a name that is too long
                 return path
+        if not name.isascii():  # the file system may hold it in the other form of Unicode
+            for path in paths:
+                if found := self._by_place.get(make_key(os.path.abspath(path))):
+                    return found[0]
         return None
 
     @cached_property
@@ -70,12 +75,16 @@ class ImageFinder:
         return found
 
     @cached_property
+    def _by_place(self) -> dict[str, list[Path]]:
+        return _group(self._images, lambda path: make_key(os.path.abspath(path)))
+
+    @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: path.name.casefold())
+        return _group(self._images, lambda path: _fold(path.name))
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: path.stem.casefold())
+        return _group(self._images, lambda path: _fold(path.stem))
 
     def _explain(self, file_name: str, base: str, found: Sequence[Path]) -> str:
         if found:
@@ -87,9 +96,14 @@ class ImageFinder:
                 "JSON file above the images"
             )
         looked = ", ".join(str(place) for place in self.places)
-        if near := self._by_stem.get(Path(base).stem.casefold()):
+        if near := self._by_stem.get(_fold(Path(base).stem)):
             return f"which is not in {looked}, but {near[0]} is; correct the ending"
         return f"which is not in {looked}; put it there"
+
+
+def _fold(name: str) -> str:
+    """What names are compared by where upper case does not matter."""
+    return make_key(name.casefold())
 
 
 def _group(paths: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
@@ -103,9 +117,11 @@ def name_images(paths: Sequence[Path]) -> list[str]:
     """Names of images: their stems, and where images of several folders share one, with the folders before it."""
     if not paths:
         return []
-    counts = Counter(path.stem for path in paths)
+    counts = Counter(make_key(path.stem) for path in paths)
     base = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
     return [
-        path.stem if counts[path.stem] == 1 else "_".join(Path(os.path.relpath(path, base)).with_suffix("").parts)
+        path.stem
+        if counts[make_key(path.stem)] == 1
+        else "_".join(Path(os.path.relpath(path, base)).with_suffix("").parts)
         for path in paths
     ]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int32, Int64, Shaped
 
 from manymask.core import RunLengths, encode_layers
-from manymask.core.pieces import are_scattered, count_pieces, find_pieces
+from manymask.core.pieces import FAR_GAP, are_scattered, count_pieces, find_pieces
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.decoding import read_raster
 from manymask.formats.orientation import is_obeyed
@@ -24,6 +24,7 @@ _MAX_SHARED_VALUES = 255
 # than that many may be classes, such as border and inside; where nearly all are on rims they are objects of one pixel.
 _MAX_RIM_SHARE = 0.1
 _MIN_RIM_VALUES = 10
+_MIN_ROD = 10  # pixels of a thin object; interpolation makes smaller pieces of a value that no other has
 
 _OWN_NUMBER = "every object needs its own number"
 _NUMBER = "number the objects anew"
@@ -125,7 +126,8 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
     Args:
         path: The file.
         is_split: Take every piece of a value for an instance of its own, as for masks of 0 and 1.
-        is_checked: Refuse values that are no ids: one that is white, or a few in many pieces far from each other.
+        is_checked: Refuse values that are no ids: one that is white, a few in many pieces far from each other, or many
+            that mostly lie between others.
 
     Raises:
         FormatError: The file cannot be read, or does not hold ids; with ``is_split`` also where two values touch, since
@@ -134,7 +136,8 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
     ids, old_ids = renumber_ids(turn(_to_ids(raster, path), orientation))
-    _check_not_resampled(path, ids, len(old_ids))
+    if is_checked:
+        _check_not_resampled(path, ids, len(old_ids))
     if is_split:
         ids, source = _split(path, ids, len(old_ids))
         return LabelImage(ids, old_ids[source], orientation)
@@ -155,7 +158,8 @@ def _check_not_binary(path: Path, ids: Int64[np.ndarray, " instances"]) -> None:
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
     """Refuse values that mostly lie between a smaller and a larger one.
 
-    Interpolation and lossy codecs make such rims around objects; one object between two others is no rim by itself.
+    Interpolation and lossy codecs make such rims around objects. A thin object between two others is rim as a whole and
+    does not count.
     """
     if num_ids <= _MIN_RIM_VALUES:
         return
@@ -166,6 +170,9 @@ def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num
         rim[:, 1:-1] |= (rises[:, 1:] & rises[:, :-1]) | (falls[:, 1:] & falls[:, :-1])
     areas = np.bincount(ids.ravel(), minlength=num_ids + 1)[1:]
     rim_areas = np.bincount(ids[is_rim], minlength=num_ids + 1)[1:]
+    # Interpolated values come back all along a rim or are of a few pixels; a thin object is in one place.
+    _, owner = find_pieces(_encode(ids, num_ids))
+    rim_areas[(rim_areas == areas) & (areas >= _MIN_ROD) & (np.bincount(owner, minlength=num_ids) == 1)] = 0
     share = rim_areas.sum() / areas.sum()
     if share > _MAX_RIM_SHARE and areas[2 * rim_areas <= areas].sum() > _MAX_RIM_SHARE * areas.sum():
         raise FormatError(
@@ -181,7 +188,10 @@ def _check_not_shared(
     """Refuse a few values that each cover several objects: 0 and 1, inside and border, or a few colours in turn."""
     if len(old_ids) > _MAX_SHARED_VALUES:
         return
-    counts = count_pieces(_encode(ids, len(old_ids)))
+    # One or two values are a mask, or inside and border, of objects that may lie close together; more of them may be
+    # the ids of objects that thin lines cross.
+    gap = 0 if len(old_ids) <= 2 else FAR_GAP
+    counts = count_pieces(_encode(ids, len(old_ids)), gap)
     if are_scattered(counts, 3.0):
         values = ", ".join(map(str, old_ids[:5].tolist())) + (", .." if len(old_ids) > 5 else "")
         what = "the value" if len(old_ids) == 1 else f"{len(old_ids)} values"

@@ -84,16 +84,21 @@ def _read_crops(
 def _read_mask(path: Path) -> tuple[Bool[np.ndarray, "height width"], int]:
     """The pixels of one object, and the orientation tag that was obeyed."""
     raster = read_raster(path)
-    mask = _find_object(raster, path)
-    if (raster.is_inverted or raster.palette is not None) and _is_background(mask) and not mask.all():
-        # ImageJ's inverted look-up table and tifffile's files of bool show an object as black on white.
+    # ImageJ's inverted look-up table and tifffile's files of bool show an object as black on white: it is what they
+    # store. Other files of that kind store the background.
+    mask = _find_object(raster, raster.values if raster.is_inverted else raster.show(), path)
+    if raster.is_inverted and _is_background(mask):
+        mask = _find_object(raster, raster.show(), path)
+    is_white_first = raster.palette is not None and raster.palette[0].any()
+    if is_white_first and _is_background(mask) and not mask.all():
         mask = ~mask
     orientation = raster.orientation if is_obeyed() else 1
     return turn(mask, orientation), orientation
 
 
-def _find_object(raster: Raster, path: Path) -> Bool[np.ndarray, "height width"]:
-    shown = raster.show()
+def _find_object(
+    raster: Raster, shown: Shaped[np.ndarray, "height width channels"], path: Path
+) -> Bool[np.ndarray, "height width"]:
     if raster.alpha is not None and (shown == shown[0, 0]).all():
         shown = raster.alpha[..., None]  # one colour everywhere, cut out by its opacity
     mask = np.asarray(shown.any(axis=2))
@@ -101,21 +106,26 @@ def _find_object(raster: Raster, path: Path) -> Bool[np.ndarray, "height width"]
     if (values == values[:1]).all():
         return mask
     grey = shown.max(axis=2)
-    if raster.lossy is None:
+    if raster.lossy in (None, "GIF"):  # GIF keeps the values of flat areas apart
         _check_one_object(grey, path)
     is_smooth = raster.lossy is not None or len(np.unique(grey)) > _MAX_FLAT_VALUES
     return np.asarray(grey > grey.max() / 2) if is_smooth else mask
 
 
 def _check_one_object(grey: Shaped[np.ndarray, "height width"], path: Path) -> None:
-    """Refuse a label image: separate objects of like size with values of their own."""
+    """Refuse a label image: separate objects of like size, each mostly of one value of its own.
+
+    A thin piece of a smoothed mask has a lower maximum than the others, but few pixels that reach it.
+    """
     islands, _ = find_pieces(encode_layers(torch.from_numpy((grey != 0).astype(np.int32)[None]), 1), 0)
     large = islands.select(np.flatnonzero(islands.areas * _MIN_SHARE >= islands.areas.max()))
     columns = grey.T.ravel()  # runs are in column order
     place = np.repeat(large.start - np.cumsum(large.length) + large.length, large.length)
     highest = np.zeros(len(large), dtype=grey.dtype)
-    np.maximum.at(highest, np.repeat(large.owner, large.length), columns[place + np.arange(len(place))])
-    if len(found := np.unique(highest)) > 1:
+    owner, values = np.repeat(large.owner, large.length), columns[place + np.arange(len(place))]
+    np.maximum.at(highest, owner, values)
+    is_flat = 2 * np.bincount(owner, values == highest[owner], len(large)) > large.areas
+    if len(found := np.unique(highest[is_flat])) > 1:
         raise FormatError(
             f"{path} holds {len(large)} separate objects with {len(found)} values: a label image, where one file for "
             "each object was expected; put label images into 'labels' beside 'images', named like the images"

@@ -32,7 +32,7 @@ def _read_choice() -> str | None:
 
 
 def read_labelled_pixels(
-    path: Path, label_size: tuple[int, int] | None, label_orientation: int = 1
+    path: Path, label_size: tuple[int, int] | None, label_orientation: int = 1, *, is_size_given: bool = True
 ) -> tuple[Shaped[np.ndarray, "height width channels"], tuple[Doubt, ...]]:
     """Read a labelled image turned as the labels were drawn on it.
 
@@ -43,6 +43,7 @@ def read_labelled_pixels(
         path: The image.
         label_size: (height, width) of its labels; None where there are none.
         label_orientation: Orientation tag of the file of labels, which ``label_size`` obeys already.
+        is_size_given: Whether the labels give their size; else it is that of the image, and says nothing.
 
     Returns:
         The pixels, and a doubt where the tag leaves one.
@@ -59,11 +60,13 @@ def read_labelled_pixels(
     fits_stored, fits_turned = stored.shape[:2] == label_size, turned.shape[:2] == label_size
     is_turned = choice != "ignore"
     doubts: tuple[Doubt, ...] = ()
-    if fits_stored != fits_turned and tag != 1:
+    if is_size_given and fits_stored != fits_turned and tag != 1:
         is_turned = fits_turned
         how = "as the tag says" if is_turned else "as it is stored"
-        doubts = (Doubt("orientation-by-size", f"has orientation tag {tag}, and its labels fit only the image {how}"),)
-    elif tag in range(2, 9) and fits_stored and choice is None:
+        is_read_alike = is_turned or choice == "ignore"  # by predict, which sees no labels
+        kind = "orientation-by-size" if is_read_alike else "orientation-as-stored"
+        doubts = (Doubt(kind, f"has orientation tag {tag}, and its labels fit only the image {how}"),)
+    elif tag in range(2, 9) and (fits_stored or not is_size_given) and choice is None:
         doubts = (
             Doubt(
                 "orientation-in-doubt",

@@ -134,7 +134,8 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
 
     - A JSON file of COCO results, or a folder that holds one as ``predictions.json`` or ``test-results.json``. Its
       ``image_id`` is the data set's, unless ``images.json`` beside it, as ``predict`` writes it, gives names, or it is
-      the image's name itself. Only COCO files give images ids; other data are matched by name.
+      a text: the one that the COCO file has as id, or the image's name itself. Only COCO files give images ids; other
+      data are matched by name.
     - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or
       ``<name>_masks``, ``_cp_masks``, ``_label`` or ``_labels``. Where some files end so, the others are taken for
       images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
@@ -290,10 +291,14 @@ def _match_image_ids(
     path: Path, image_ids: Collection[int | str], dataset: Dataset
 ) -> tuple[dict[int | str, int], tuple[str, ...]]:
     """The data set's image_id for each of the file, and the names of images that nothing was predicted for."""
+    known = {make_key(record.name): record.name for record in dataset.records}
     if image_ids and all(isinstance(image_id, str) for image_id in image_ids):
-        names = {image_id: _find_name(str(image_id), dataset) for image_id in image_ids}
+        own_ids = {make_key(record.source_id): record.name for record in dataset.records if record.source_id}
+        names = _match_texts(path, [str(image_id) for image_id in image_ids], known | own_ids)
+    elif (listed := _read_image_names(path)) is not None:
+        names = {image_id: known.get(make_key(name), name) for image_id, name in listed.items()}
     else:
-        names = _read_image_names(path)
+        names = None
     if names is None and not dataset.has_image_ids and image_ids:
         raise FormatError(
             f"{path} gives its images by image_id, but {dataset.root} has no such numbers; give the names, in a list "
@@ -316,11 +321,20 @@ def _match_image_ids(
     return {image_id: records[keys[image_id]].image_id for image_id in image_ids}, missing
 
 
-def _find_name(text: str, dataset: Dataset) -> str:
-    """The name of the image that a text means, which may be its name or its file's name; else the text."""
-    known = {record.name for record in dataset.records}
-    stem = PureWindowsPath(text).stem  # splits at both kinds of slash
-    return text if text in known or stem not in known else stem
+def _match_texts(path: Path, image_ids: Sequence[str], known: Mapping[str, str]) -> dict[int | str, str]:
+    """The name of the image that each text means, by what an image or its file may be called; else the text.
+
+    Raises:
+        FormatError: Two texts mean one image.
+    """
+    names: dict[int | str, str] = {}
+    owners: dict[str, str] = {}
+    for text in image_ids:
+        stem = PureWindowsPath(text).stem  # splits at both kinds of slash
+        name = names[text] = known.get(make_key(text)) or known.get(make_key(stem), text)
+        if (owner := owners.setdefault(name, text)) != text:
+            raise FormatError(f"{path} calls the image {name} both {owner!r} and {text!r}; give it one image_id")
+    return names
 
 
 def _read_image_names(path: Path) -> dict[int | str, str] | None:
@@ -334,8 +348,10 @@ def _read_image_names(path: Path) -> dict[int | str, str] | None:
     for place, image in enumerate(images):
         if not isinstance(image, dict) or not is_integer(image.get("id")) or not isinstance(image.get("name"), str):
             raise FormatError(f"{list_path}: entry {place} needs id and name, as predict writes them; predict again")
-    for key in ("id", "name"):
-        values = [image[key] for image in images]
+    for key, values in (
+        ("id", [image["id"] for image in images]),
+        ("name", [make_key(image["name"]) for image in images]),
+    ):
         if len(set(values)) < len(values):
             raise FormatError(f"{list_path} gives the {key} {mode(values)} twice; predict again")
     return {image["id"]: image["name"] for image in images}

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 
 from manymask.core import Category
 from manymask.core.pieces import are_scattered
-from manymask.planning.facts import ImageFacts, InstanceFacts, find_background
+from manymask.planning.facts import ImageFacts, InstanceFacts, find_background, find_likely_background
 from manymask.planning.findings import MIN_SIDE, Finding, make_finding
 from manymask.planning.fingerprint import find_cut
 
@@ -78,8 +78,10 @@ def find_rows(instances: InstanceFacts, size: tuple[int, int]) -> dict[str, Int6
         size: (height, width) of the image.
     """
     is_background = instances.is_object & find_background(instances.areas, instances.boxes, size)
+    is_likely = find_likely_background(instances.areas, instances.boxes, size)
+    is_likely &= not (instances.iscrowd | instances.is_overlapping).any()
     is_scattered = np.isin(np.arange(len(instances.areas)), list(instances.pieces))
-    is_scattered &= ~is_background & (instances.areas > MAX_TINY_AREA)
+    is_scattered &= ~is_background & ~is_likely & (instances.areas > MAX_TINY_AREA)
     flags = {
         "zero-area-instance": instances.areas == 0,
         "one-pixel-instance": instances.is_object & (instances.areas <= MAX_TINY_AREA),
@@ -87,6 +89,7 @@ def find_rows(instances: InstanceFacts, size: tuple[int, int]) -> dict[str, Int6
         "fragmented-instance": is_scattered & ~instances.is_occluded,
         "occluded-instance": is_scattered & instances.is_occluded,
         "background-instance": is_background,
+        "likely-background": is_likely,
     }
     return {kind: np.flatnonzero(flag) for kind, flag in flags.items()}
 
@@ -99,6 +102,7 @@ def _list_rows(kind: str, rows: np.ndarray, instances: InstanceFacts, names: Seq
         "fragmented-instance": "in pieces far from each other",
         "occluded-instance": "in pieces far from each other, with other instances between them",
         "background-instance": "over most of the image, up to all of its borders",
+        "likely-background": "up to all borders, by far the largest of an image without any pixel of background",
     }[kind]
     named = [_describe_row(kind, row, instances, names) for row in rows[:NUM_NAMED].tolist()]
     return f"has {count_of(len(rows), 'instance')} {what}: {list_some(named, len(rows))}"

@@ -1,5 +1,6 @@
 """What makes training and scores on labelled images doubtful, collected image by image."""
 
+import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,16 @@ from jaxtyping import Float64
 from manymask.core import Instances, Sample
 from manymask.core.pieces import are_scattered, count_pieces
 from manymask.planning.doctor import MIN_MEDIAN_PIECES, list_some
-from manymask.planning.facts import find_background
+from manymask.planning.facts import find_background, find_likely_background
 from manymask.planning.findings import KINDS
 
 _WHAT = {
     "orientation-in-doubt": "have an orientation tag, and nothing says whether their labels were drawn on the turned "
     "or on the stored pixels",
+    "orientation-as-stored": "have an orientation tag, and their labels fit only the stored pixels, while predict "
+    "obeys the tag",
     "background-instance": "hold an instance over most of the image, up to all of its borders: the background",
+    "likely-background": "have no pixel of background, but an instance up to all borders that is by far the largest",
 }
 
 
@@ -27,17 +31,23 @@ class LabelDoubts:
     num_images: int = 0
     names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     piece_counts: list[Float64[np.ndarray, " _"]] = field(default_factory=list[Any])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, sample: Sample, truth: Instances) -> None:
         """Look at one image and its instances."""
-        self.num_images += 1
         kinds = {doubt.kind for doubt in sample.doubts}
         objects = truth[~truth.iscrowd]
-        if find_background(objects.runs.areas, objects.runs.boxes, objects.size).any():
+        place = (objects.runs.areas, objects.runs.boxes, objects.size)
+        if find_background(*place).any():
             kinds.add("background-instance")
-        for kind in kinds & _WHAT.keys():
-            self.names[kind].append(sample.name)
-        self.piece_counts.append(count_pieces(objects.runs))
+        if find_likely_background(*place).any():
+            kinds.add("likely-background")
+        counts = count_pieces(objects.runs)
+        with self._lock:
+            self.num_images += 1
+            self.piece_counts.append(counts)
+            for kind in kinds & _WHAT.keys():
+                self.names[kind].append(sample.name)
 
     def describe(self) -> list[str]:
         """A sentence with its remedy for each kind of doubt."""

@@ -21,6 +21,9 @@ DUPLICATE_IOU = 0.9
 
 # Percentiles, trends and hashes see every so-manieth row and column of images with more pixels than this.
 _MAX_LOOKED_AT = 1 << 20
+# A background without pixels of 0 is more than so many times the median area: the grains of a tessellation, which fill
+# their image as well, stay below that, apart from a rare one.
+_MIN_BACKGROUND_RATIO = 10
 # Boxes are compared in blocks of this many, so that memory does not grow with instances x instances.
 _BOX_BLOCK = 256
 _HASH_SIDE = 32
@@ -42,7 +45,7 @@ class InstanceFacts:
         duplicate_of: First row before it of its class whose mask is the same or nearly so (``DUPLICATE_IOU``), or -1.
         pieces: Areas, largest first, of the pieces of each row that is in several pieces far from each other.
         is_occluded: Whether it is in such pieces and lies behind others: of the pixels between the nearest points of
-            its two largest pieces, in a straight line, most are on other instances (``find_background`` aside).
+            its two largest pieces, in a straight line, most are on other instances (their background aside).
     """
 
     labels: Int64[np.ndarray, " instances"]
@@ -229,12 +232,23 @@ def measure_instances(
 def find_background(
     areas: Int64[np.ndarray, " instances"], boxes: Float32[np.ndarray, "instances 4"], size: tuple[int, int]
 ) -> Bool[np.ndarray, " instances"]:
-    """Instances that touch all four borders of an image and cover more than half of it, or leave no pixel without id.
+    """Instances that touch all four borders of an image and cover more than half of it."""
+    height, width = size
+    return (boxes == [0, 0, width, height]).all(axis=1) & (areas > height * width / 2)
 
-    In a crowded image the background is less than half, but then there is no other.
+
+def find_likely_background(
+    areas: Int64[np.ndarray, " instances"], boxes: Float32[np.ndarray, "instances 4"], size: tuple[int, int]
+) -> Bool[np.ndarray, " instances"]:
+    """Instances over less of an image that are likely its background, since there is no other.
+
+    All instances together leave no pixel without an id, and this one touches all four borders and is by far the largest
+    (``_MIN_BACKGROUND_RATIO``), as the background of a crowded image is. Only for instances that share no pixels.
     """
     height, width = size
-    is_large = (areas > height * width / 2) | (areas.sum() >= height * width)
+    if areas.sum() != height * width:
+        return np.zeros(len(areas), dtype=bool)
+    is_large = (areas > _MIN_BACKGROUND_RATIO * np.median(areas)) & (areas <= height * width / 2)
     return (boxes == [0, 0, width, height]).all(axis=1) & is_large
 
 
@@ -260,7 +274,8 @@ def group_several(
 
 def _find_occluded(runs: RunLengths, rows: Int64[np.ndarray, " rows"], pieces: RunLengths) -> Bool[np.ndarray, " rows"]:
     """Whether most of what lies between two pieces of each row is on other rows; two pieces a row, in their order."""
-    is_front = ~find_background(runs.areas, runs.boxes, runs.size)[runs.owner]
+    place = (runs.areas, runs.boxes, runs.size)
+    is_front = ~(find_background(*place) | find_likely_background(*place))[runs.owner]
     zeros = np.zeros(int(is_front.sum()), dtype=np.int64)
     front = RunLengths.from_intervals(runs.size, 1, zeros, runs.start[is_front], runs.length[is_front])
     splits, piece_splits = runs.row_splits, pieces.row_splits

@@ -72,6 +72,12 @@ KINDS: dict[str, Kind] = {
     "orientation-by-size": Kind(
         "note", "the image is read so that its labels fit", "nothing, or save the image turned and without the tag"
     ),
+    "orientation-as-stored": Kind(
+        "warning",
+        "the image is read so that its labels fit, but predict obeys the tag",
+        "set the environment variable MANYMASK_ORIENTATION=ignore for training and predict alike, or save the image "
+        "without the tag",
+    ),
     "size-mismatch": Kind("fault", _STOPS, "find the labels that belong to the image", True),
     "bad-annotation": Kind("fault", _STOPS_AT_ONCE, "correct or remove it", True),
     "bad-image-entry": Kind("fault", _STOPS_AT_ONCE, "correct the entry, or remove it", True),
@@ -121,6 +127,7 @@ KINDS: dict[str, Kind] = {
         "nothing, if the others lie in front of the object; else give each piece an id of its own",
     ),
     "background-instance": Kind("fault", _TRAINS, "write 0 for background", True),
+    "likely-background": Kind("warning", _TRAINS, "write 0 for background, unless it is an object"),
     "out-of-frame": Kind(
         "warning", "what lies outside the image is cut off", "correct the polygons, or cut it off for good", True
     ),

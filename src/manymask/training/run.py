@@ -1,5 +1,6 @@
 """Train a model, from the check of every file to the last checkpoint."""
 
+import json
 import logging
 import time
 import warnings
@@ -18,6 +19,7 @@ from manymask.core import Category
 from manymask.core.files import explain_reading, replace_file
 from manymask.data.datamodule import InstanceDataModule
 from manymask.errors import DatasetError, PlanError
+from manymask.formats.orientation import CHOICE_NAME
 from manymask.modeling.architectures import assemble_model, load_starting_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
@@ -94,6 +96,7 @@ def train(
         else:
             plan = read_plan(folder.plan_file)
             if checkpoint is not None:
+                _check_retired(folder.plan_file)
                 check_plan_file(plan, folder.plan_file, checkpoint)
             plan = check_changes(plan, recipe, settings)
             choose_device(plan.device)
@@ -191,6 +194,20 @@ def check_plan_file(plan: Plan, file: Path, checkpoint: Path) -> None:
             )
 
 
+def _check_retired(file: Path) -> None:
+    """Refuse to go on with a run whose images this version would normalize otherwise.
+
+    Raises:
+        PlanError: The ``plan.json`` of an earlier version limited how far the contrast of an image was stretched.
+    """
+    values = json.loads(file.read_bytes())
+    if values.get("min_contrast") and values.get("normalization") == "image":
+        raise PlanError(
+            f"the run began with min_contrast={values['min_contrast']} in {file}, which this version no longer has, so "
+            "its remaining epochs would see other intensities; start a new run"
+        )
+
+
 def check_changes(plan: Plan, recipe: str | None, settings: dict[str, Any]) -> Plan:
     """The plan of a run that is resumed with some settings given again.
 
@@ -233,7 +250,11 @@ def reload_data(
     places = ("path", "val_path", "train_digests", "val_digests")
     if found.record.model_copy(update={name: getattr(old, name) for name in places}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
-        what = f"images added or removed: {', '.join(changed[:5])}" if changed else f"pixels, labels or classes changed, or {CHOICE_NAME} is set otherwise"
+        what = (
+            f"images added or removed: {', '.join(changed[:5])}"
+            if changed
+            else f"pixels, labels or classes changed, or {CHOICE_NAME} is set otherwise"
+        )
         raise DatasetError(
             f"the data in {data or old.path} is not what the run began with ({what}); restore it, or start a new run"
         )
