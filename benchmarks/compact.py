@@ -9,9 +9,9 @@ import time
 import torch
 
 from manymask.core import InstanceLayers
-from manymask.modeling.architectures import assemble_model
+from manymask.modeling.build import assemble_model
 from manymask.modeling.device import choose_precision
-from manymask.planning import make_plan
+from manymask.plan import make_plan
 
 SIDE, DIAMETER, PITCH, NUM_ROUNDS = 256, 18, 36, 6
 COMPACT = {"architecture": "maskrcnn_compact", "anchor_sizes": (8, 16, 32, 64, 128)}

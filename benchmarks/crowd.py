@@ -130,7 +130,7 @@ def case_predict(model_path, num_instances, size):
 
     from manymask import load_model
     from manymask.core import encode_coco_rle
-    from manymask.data.transforms import scale_pixels
+    from manymask.imaging.normalization import scale_pixels
     from manymask.prediction import predict_tensor
     from manymask.synthetic import make_sample
 
@@ -170,7 +170,7 @@ def case_paste(kind, num_instances, size):
     start = time.perf_counter()
     if kind == "ours":
         from manymask.core import encode_coco_rle
-        from manymask.modeling.masks import paste_masks
+        from manymask.modeling.detections import paste_masks
 
         start = time.perf_counter()
         rles = encode_coco_rle(paste_masks(masks, boxes, (size, size)))

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from manymask.core import Category
-from manymask.evaluation import ScoredImage, Tally, compute_interval, draw_weights, make_tally
-from manymask.evaluation.matching import Pairs, Table
-from manymask.evaluation.precision import RankedPredictions, compute_average_precision
+from manymask.metrics import ScoredImage, Tally, compute_interval, draw_weights, make_tally
+from manymask.metrics.matching import Pairs, Table
+from manymask.metrics.precision import RankedPredictions, compute_average_precision
 
 NUM_SETS, DRAWS, NUM_GROUPS, GROUP_SIZE = 200, 1000, 500, 4
 NAMES = {"F1": ("detection", "F1"), "AP(0.5)": ("ap_t", "pooled", "0.50"), "PQ": ("panoptic", "PQ")}

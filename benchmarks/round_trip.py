@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from manymask.core import compute_iou, encode_layers, find_layers, intersect_runs
-from manymask.data.transforms import make_target
 from manymask.formats import read_dataset
-from manymask.modeling.mask_rcnn import map_boxes
-from manymask.modeling.masks import paste_masks
+from manymask.modeling.detections import paste_masks
+from manymask.modeling.roi_heads import map_boxes
 from manymask.modeling.targets import sample_mask_targets
+from manymask.training.augmentation import make_target
 
 SIZES = ((0, 8), (8, 12), (12, 16), (16, 24), (24, 48), (48, 96), (96, 1000))
 

@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 
 from manymask.comparison import compare
+from manymask.evaluation import evaluate
 from manymask.prediction import load_model
-from manymask.scoring import evaluate
 
 # Settings that act at prediction, each against the first: torchvision's box suppression at 0.5 with no cap that bites.
 PREDICTION = {

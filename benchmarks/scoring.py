@@ -17,9 +17,9 @@ import psutil
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from manymask.core import Instances, encode_coco_rle, encode_crops
-from manymask.formats import encode_coco_results, write_json
-from manymask.scoring import evaluate
+from manymask.core import Instances, encode_coco_rle, encode_crops, write_json
+from manymask.evaluation import evaluate
+from manymask.formats import encode_coco_results
 from manymask.synthetic import make_categories, make_sample
 
 NUM_IMAGES, NUM_OBJECTS, SIDE, CAP = 100, 300, 512, 450

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manymask.core import Dataset, Instances, Sample
-from manymask.formats import encode_coco_results, read_dataset, write_class_folder, write_json, write_label_image
+from manymask.core import Dataset, Instances, Sample, write_json
+from manymask.formats import encode_coco_results, read_dataset, write_class_folder, write_label_image
 from manymask.synthetic import make_categories, make_sample
 
 Change = Callable[[Sample], Instances]

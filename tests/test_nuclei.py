@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from manymask import load_model, predict
+from manymask.modeling.catalogue import list_shipped
 from manymask.modeling.checkpoint import read_card
-from manymask.modeling.shipped import list_shipped
-from manymask.planning import Plan, make_plan
-from manymask.training.preparation import check_start, read_start
+from manymask.plan import Plan, make_plan
+from manymask.training.setup import check_start, read_start
 
 BYTES_AT_MOST = 25e6
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from manymask.core import Category
-from manymask.modeling.architectures import assemble_model
+from manymask.modeling.build import assemble_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, NETWORK_PREFIX, write_checkpoint
-from manymask.planning import DataRecord, Plan, make_plan
+from manymask.plan import DataRecord, Plan, make_plan
 
 CATEGORIES = (Category(2, "round"), Category(5, "long"))
 # Mask probabilities of random weights are all near 1/2, so that this threshold fills the whole box.

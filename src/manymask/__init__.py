@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from manymask.core import RunLengths as RunLengths
     from manymask.core import Sample as Sample
     from manymask.errors import ManymaskError as ManymaskError
+    from manymask.evaluation import evaluate as evaluate
     from manymask.formats import read_dataset as read_dataset
     from manymask.inspection import inspect as inspect
-    from manymask.modeling.architectures import build_model as build_model
-    from manymask.planning import Plan as Plan
+    from manymask.modeling.build import build_model as build_model
+    from manymask.plan import Plan as Plan
     from manymask.prediction import Model as Model
     from manymask.prediction import load_model as load_model
     from manymask.prediction import predict as predict
     from manymask.prediction import predict_files as predict_files
     from manymask.reporting import report as report
-    from manymask.scoring import evaluate as evaluate
     from manymask.training import plan_run as plan_run
     from manymask.training import train as train
 
@@ -38,12 +38,12 @@ _MODULES = {
     "Instances": "manymask.core",
     "ManymaskError": "manymask.errors",
     "Model": "manymask.prediction",
-    "Plan": "manymask.planning",
+    "Plan": "manymask.plan",
     "RunLengths": "manymask.core",
     "Sample": "manymask.core",
-    "build_model": "manymask.modeling.architectures",
+    "build_model": "manymask.modeling.build",
     "compare": "manymask.comparison",
-    "evaluate": "manymask.scoring",
+    "evaluate": "manymask.evaluation",
     "experiment": "manymask.comparison",
     "inspect": "manymask.inspection",
     "load_model": "manymask.prediction",

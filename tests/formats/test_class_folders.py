@@ -3,12 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
-from format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
 from manymask.core import Category, Instances, RunLengths
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import find_images, read_class_folders, write_class_folder
+from manymask.formats import read_class_folders, write_class_folder
 from manymask.formats.class_folders import name_class_ids
+from manymask.imaging import find_images
+from tests.formats.format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
 CATEGORIES = (Category(1, "class1"), Category(4, "class4"))
 

@@ -2,15 +2,15 @@ import json
 
 import numpy as np
 import pytest
-from format_files import make_coco, make_ids, make_instances, make_pixels, write_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as pycoco_mask
 
-from manymask.core import Category, Instances, RunLengths, encode_coco_rle
+from manymask.core import Category, Instances, RunLengths, encode_coco_rle, write_json
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import encode_coco_results, open_dataset, read_coco, read_dataset, write_json
+from manymask.formats import encode_coco_results, open_dataset, read_coco, read_dataset
 from manymask.formats.coco_masks import _to_rle
+from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
 
 TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}
 IMAGE = {"id": 5, "file_name": "a.png", "height": 6, "width": 8}

@@ -2,11 +2,12 @@ import pickle
 
 import numpy as np
 import pytest
-from format_files import cut_short, make_coco, make_ids, make_pixels, write_array
 
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import READERS, check_dataset, detect_format, find_images, read_dataset
+from manymask.formats import READERS, check_dataset, detect_format, read_dataset
+from manymask.imaging import find_images
+from tests.formats.format_files import cut_short, make_coco, make_ids, make_pixels, write_array
 
 TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}
 

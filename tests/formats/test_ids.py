@@ -2,12 +2,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from format_files import make_ids, write_array
 from PIL import Image
 
 from manymask.errors import FormatError
 from manymask.formats import read_ids
 from manymask.formats.ids import read_label_image
+from tests.formats.format_files import make_ids, write_array
 
 ROWS, COLUMNS = np.mgrid[:96, :96]
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import tifffile
-from format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
 from manymask.core import Category
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import read_label_images, read_predictions, write_label_image
+from tests.formats.format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
 OBJECTS = (Category(1, "object"),)
 

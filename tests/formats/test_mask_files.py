@@ -2,11 +2,11 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from format_files import make_ids, make_pixels, write_array
 from PIL import Image
 
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import read_mask_files
+from tests.formats.format_files import make_ids, make_pixels, write_array
 
 
 def write_folder(root, name, *masks):

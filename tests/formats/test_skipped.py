@@ -1,8 +1,7 @@
 import pytest
-from format_files import make_ids, make_pixels, write_array
 
-from manymask.formats import open_dataset, read_dataset
-from manymask.formats.skipped import find_skipped
+from manymask.formats import find_skipped, open_dataset, read_dataset
+from tests.formats.format_files import make_ids, make_pixels, write_array
 
 
 def make_side_by_side(root):

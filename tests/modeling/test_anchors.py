@@ -6,7 +6,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
 from manymask.modeling import anchors as anchors_module
-from manymask.modeling.anchors import AnchorGrid, CrowdRegionProposalNetwork, Float32AnchorGenerator, match_anchors
+from manymask.modeling.anchors import AnchorGrid, match_anchors
+from manymask.modeling.rpn import CrowdRegionProposalNetwork, Float32AnchorGenerator
 
 LARGE = (32, 64, 128, 256, 512)
 SMALL = (8, 16, 32, 64, 128)

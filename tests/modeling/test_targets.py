@@ -5,7 +5,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from manymask.core import InstanceLayers, find_layers
 from manymask.modeling import targets as targets_module
-from manymask.modeling.mask_rcnn import map_boxes
+from manymask.modeling.roi_heads import map_boxes
 from manymask.modeling.targets import sample_mask_targets
 from tests.modeling.scenes import make_scene
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from manymask.planning import Fingerprint, Machine, StepCost
-from manymask.planning.fingerprint import ClassFacts, Distribution
+from manymask.inspection import Fingerprint
+from manymask.inspection.fingerprint import ClassFacts, Distribution
+from manymask.planning import Machine, StepCost
 
 CPU = Machine("cpu", 2, 8000.0)
 CUDA = Machine("cuda", 16, 24_000.0)

@@ -3,16 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manymask.errors import PlanError
-from manymask.planning import (
-    SETTINGS,
-    change_plan,
-    fit_schedule,
-    format_value,
-    list_decisions,
-    make_plan,
-    plan_training,
-    write_explanation,
-)
+from manymask.plan import SETTINGS, change_plan, make_plan
+from manymask.planning import fit_schedule, format_value, list_decisions, plan_training, write_explanation
 from manymask.planning.rules import INHERITED, RULES
 from tests.planning.fingerprints import COST, CPU, costs, fingerprints, machines, make_data, make_distribution
 

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manymask.planning import SETTINGS, Machine, Plan, StepCost, change_plan
+from manymask.plan import SETTINGS, Plan, change_plan
+from manymask.planning import Machine, StepCost
 from manymask.planning.rules import RULES, Facts
 from tests.planning.fingerprints import (
     COST,

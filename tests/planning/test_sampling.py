@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from manymask.planning import weigh_images
-from tests.planning.samples import draw_masks, measure
+from tests.inspection.samples import draw_masks, measure
 
 BOX = (2, 2, 8, 8)
 

@@ -4,15 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from manymask.core import (
-    Category,
-    Instances,
-    RunLengths,
-    compute_iou,
-    concatenate_instances,
-    intersect_runs,
-)
-from manymask.planning import DataRecord, Plan, make_plan
+from manymask.core import Category, Instances, RunLengths, compute_iou, concatenate_instances, intersect_runs
+from manymask.plan import DataRecord, Plan, make_plan
 from manymask.reporting import ViewedImage, write_report
 from manymask.synthetic import make_categories, make_sample
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from manymask.cli import main
+from manymask.cli.app import main
+from manymask.core import write_json
 from manymask.errors import DatasetError
-from manymask.formats import read_dataset, write_class_folder, write_json
-from manymask.formats.coco_masks import encode_coco_results
+from manymask.formats import encode_coco_results, read_dataset, write_class_folder
 from manymask.reporting import report
 from manymask.synthetic import make_categories, make_sample
 from tests.tiny_model import write_tiny_model

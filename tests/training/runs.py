@@ -36,7 +36,7 @@ STEPS_PER_EPOCH = 3
 
 # Starts with manymask imported: a process of its own costs no seconds.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["manymask.cli", "manymask.training"])
+_SERVER.set_forkserver_preload(["manymask.cli.app", "manymask.training"])
 
 
 def make_data(root: Path, num_images: int) -> Path:
@@ -117,7 +117,7 @@ def _main(arguments: list[str], log: Path, action: str, epoch: int, batch: int) 
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
     torch.set_num_threads(1)
-    from manymask.cli import main
+    from manymask.cli.app import main
     from manymask.training.module import TrainingModule
 
     step = TrainingModule.training_step

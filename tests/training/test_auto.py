@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from manymask.comparison.compare import _describe_unfinished
+from manymask.comparison.comparing import _describe_unfinished
 from manymask.errors import CheckpointError, PlanError
-from manymask.modeling import shipped
+from manymask.modeling import catalogue
+from manymask.modeling.catalogue import resolve_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint, write_model
-from manymask.modeling.shipped import resolve_weights
-from manymask.planning import SETTINGS, change_plan, read_plan, write_plan
+from manymask.plan import SETTINGS, change_plan, read_plan, write_plan
 from manymask.planning.rules import INHERITED
 from manymask.prediction import load_model
 from manymask.training import plan_run, train
@@ -159,7 +159,7 @@ class TestStartFromShippedModel:
         )
         (tmp_path / "models").mkdir()
         write_model(read_checkpoint(tmp_path / "a.ckpt"), tmp_path / "models" / "nuclei.safetensors", {})
-        monkeypatch.setattr(shipped, "FOLDER", tmp_path / "models")
+        monkeypatch.setattr(catalogue, "FOLDER", tmp_path / "models")
 
     # The rule takes it by itself: objects are of its sizes, and there is no GPU.
     @pytest.mark.parametrize("weights", [{}, {"weights": "nuclei"}])

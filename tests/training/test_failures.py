@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from manymask.cli import main
-from manymask.data.datamodule import TrainingImages
+from manymask.cli.app import main
 from manymask.errors import FormatError, TrainingError
-from manymask.modeling.mask_rcnn import MaskRCNN
+from manymask.modeling.network import MaskRCNN
 from manymask.training import train
 from manymask.training.failures import explain_failures
+from manymask.training.loading import TrainingImages
 from tests.training.runs import (
     PLAN_SETTINGS,
     SETTINGS,

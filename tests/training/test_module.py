@@ -5,14 +5,14 @@ import torch
 
 from manymask.core import Category
 from manymask.errors import TrainingError
-from manymask.evaluation import choose_score_threshold
-from manymask.modeling.architectures import assemble_model
-from manymask.modeling.mask_rcnn import MaskRCNN
-from manymask.planning import make_plan
+from manymask.metrics import choose_score_threshold
+from manymask.modeling.build import assemble_model
+from manymask.modeling.network import MaskRCNN
+from manymask.plan import make_plan
 from manymask.training import train
 from manymask.training.module import TrainingModule
-from manymask.training.pace import SECONDS_AT_END, Pace
-from tests.evaluation.cases import make_predictions, make_truth, score
+from manymask.training.time_budget import SECONDS_AT_END, Pace
+from tests.metrics.cases import make_predictions, make_truth, score
 from tests.training.runs import PLAN_SETTINGS, SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
 
 CATEGORIES = (Category(1, "class1"), Category(2, "class2"))

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.planning import read_plan
+from manymask.plan import read_plan
 from manymask.training import train
 from tests.training.runs import (
     SETTINGS,

@@ -10,11 +10,11 @@ import tifffile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manymask.errors import DatasetError, ManymaskError, PlanError
+from manymask.evaluation import evaluate
 from manymask.formats import read_dataset
-from manymask.planning import make_plan, read_plan
+from manymask.plan import make_plan, read_plan
 from manymask.prediction import predict_files
 from manymask.reporting import report
-from manymask.scoring import evaluate
 from manymask.training import train
 from tests.training.runs import SETTINGS, add_image, load_checkpoint, make_data, read_rows
 
@@ -194,7 +194,7 @@ class TestClaim:
     def other(self, output):
         """Another process that trains in the folder."""
         output.mkdir()
-        code = "import sys; from manymask.training.run_folder import *\n"
+        code = "import sys; from manymask.run_folder import *\n"
         code += "with RunFolder(Path(sys.argv[1])).claim(): print('held', flush=True); sys.stdin.read()"
         command = [sys.executable, "-c", code, str(output)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

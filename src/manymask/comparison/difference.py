@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import t
 
-from manymask.evaluation import FEW_UNITS, compute_interval
+from manymask.metrics import FEW_UNITS, compute_interval
 
 MetricPath = tuple[str, ...]
 

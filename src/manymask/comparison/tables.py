@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from manymask.core import write_json
 from manymask.core.files import replace_file
 from manymask.drawing import draw_overlaid_curves
-from manymask.formats import write_json
-from manymask.training import read_metrics
+from manymask.run_folder import read_metrics
 
 COMPARISON_NAMES = ("comparison.json", "comparison.csv", "comparison.md", "curves/loss.png", "curves/map.png")
 """The files of a comparison; curves only where there are runs."""

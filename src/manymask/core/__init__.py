@@ -10,6 +10,8 @@ from manymask.core.dataset import Record as Record
 from manymask.core.dataset import Sample as Sample
 from manymask.core.instances import Instances as Instances
 from manymask.core.instances import concatenate_instances as concatenate_instances
+from manymask.core.json_files import read_json as read_json
+from manymask.core.json_files import write_json as write_json
 from manymask.core.layers import InstanceLayers as InstanceLayers
 from manymask.core.layers import compact_layers as compact_layers
 from manymask.core.layers import encode_layers as encode_layers
@@ -19,8 +21,9 @@ from manymask.core.merging import merge_views as merge_views
 from manymask.core.overlap import Overlaps as Overlaps
 from manymask.core.overlap import compute_iou as compute_iou
 from manymask.core.overlap import intersect_runs as intersect_runs
+from manymask.core.painting import paint_ids as paint_ids
+from manymask.core.rle import decode_coco_rle as decode_coco_rle
+from manymask.core.rle import encode_coco_rle as encode_coco_rle
 from manymask.core.runs import RunLengths as RunLengths
 from manymask.core.runs import concatenate_runs as concatenate_runs
-from manymask.core.runs import decode_coco_rle as decode_coco_rle
-from manymask.core.runs import encode_coco_rle as encode_coco_rle
 from manymask.core.runs import encode_crops as encode_crops

@@ -18,15 +18,15 @@ from manymask.core import (
     Sample,
     concatenate_runs,
     encode_layers,
+    paint_ids,
     paint_layers,
 )
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import LabelImage, check_size, read_label_image
-from manymask.formats.images import CLASS_FILE, list_folders, list_images, name_folder
-from manymask.formats.orientation import read_labelled_pixels
-from manymask.formats.painting import paint_ids
 from manymask.formats.records import make_records, make_sample
+from manymask.imaging.files import CLASS_FILE, list_folders, list_images, name_folder
+from manymask.imaging.orientation import read_labelled_pixels
 
 IMAGE_NAMES = ("image.tif", "image.tiff")
 

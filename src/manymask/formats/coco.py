@@ -1,6 +1,5 @@
 """COCO: data sets of polygons and RLE masks, and results."""
 
-import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from manymask.core import Category, Dataset, Problem, Record, Sample, paint_layers
-from manymask.core.files import replace_file
+from manymask.core.json_files import read_json
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import (
     clean_segmentation,
@@ -21,9 +20,10 @@ from manymask.formats.coco_entries import (
 )
 from manymask.formats.coco_files import ImageFinder, name_images
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
-from manymask.formats.images import check_unique_names, read_pixels
-from manymask.formats.orientation import read_labelled_pixels
 from manymask.formats.records import list_some, make_sample
+from manymask.imaging import read_pixels
+from manymask.imaging.files import check_unique_names
+from manymask.imaging.orientation import read_labelled_pixels
 
 # Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
 _NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
@@ -159,25 +159,6 @@ def _find_json(path: Path) -> Path:
             "give the JSON file itself"
         )
     return files[0]
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        FormatError: The file is not there, cannot be read, or is not JSON.
-    """
-    path = Path(path)
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise FormatError(f"{path} does not exist; expected a JSON file") from error
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON ({error}); it is damaged or cut short: export it again") from error
 
 
 def is_size(height: object, width: object) -> bool:
@@ -351,9 +332,3 @@ def find_polygon_faults(record: Record) -> dict[str, list[int]]:
         if any(crosses_itself(points.astype(np.float64)) for points in polygons):
             faults["self-crossing"].append(annotation_id)
     return faults
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replace_file(path, "w") as file:
-        json.dump(data, file, allow_nan=False)

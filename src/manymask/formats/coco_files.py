@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
 from manymask.errors import DatasetError
-from manymask.formats.images import IMAGE_SUFFIXES, is_hidden, make_key
+from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, make_key
 
 
 class ImageFinder:

@@ -17,11 +17,11 @@ from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats.class_folders import is_class_folders, name_class_ids, read_class_folders
 from manymask.formats.coco import find_coco_files, find_other_coco_files, name_annotations, read_coco
-from manymask.formats.images import list_folders
 from manymask.formats.label_images import is_label_images, name_ids, read_label_images
 from manymask.formats.mask_files import is_mask_files, name_masks, read_mask_files
 from manymask.formats.records import list_some
 from manymask.formats.skipped import find_skipped, list_files
+from manymask.imaging.files import list_folders
 
 READERS: dict[str, Callable[[str | Path], Dataset]] = {
     "class_folders": read_class_folders,

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Int32, Int64, Shaped
 
 from manymask.core import RunLengths, encode_layers
-from manymask.core.pieces import FAR_GAP, are_scattered, count_pieces, find_pieces
+from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.decoding import read_raster
-from manymask.formats.orientation import is_obeyed
-from manymask.formats.raster import Raster, turn
+from manymask.imaging.decoding import read_raster
+from manymask.imaging.orientation import is_obeyed
+from manymask.imaging.raster import Raster, turn
 
 _MAX_ID = 2**53  # the largest range in which float64 holds every whole number
 # "White" of 8-bit, 16-bit and RGB-coded files.

@@ -8,15 +8,14 @@ import numpy as np
 import tifffile
 from jaxtyping import Int32
 
-from manymask.core import Category, Dataset, Instances, Record, Sample
+from manymask.core import Category, Dataset, Instances, Record, Sample, paint_ids
 from manymask.core.files import replace_file
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image
-from manymask.formats.images import LABEL_STEM, check_unique_names, list_images, make_key
-from manymask.formats.orientation import read_labelled_pixels
-from manymask.formats.painting import paint_ids
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
+from manymask.imaging.files import LABEL_STEM, check_unique_names, list_images, make_key
+from manymask.imaging.orientation import read_labelled_pixels
 
 LABEL_FOLDERS = ("labels", "masks")
 

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Shaped
 
 from manymask.core import Category, Dataset, Record, Sample, encode_crops, encode_layers, paint_layers
-from manymask.core.pieces import find_pieces
+from manymask.core.components import find_pieces
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.decoding import read_raster
 from manymask.formats.ids import check_size
-from manymask.formats.images import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
-from manymask.formats.orientation import is_obeyed, read_labelled_pixels
-from manymask.formats.raster import Raster, turn
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
+from manymask.imaging.decoding import read_raster
+from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
+from manymask.imaging.orientation import is_obeyed, read_labelled_pixels
+from manymask.imaging.raster import Raster, turn
 
 # Other kinds of image are listed as well, so that a mask that cannot be read is named and not missing.
 _MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".webp", ".jp2", ".jxl", ".avif", ".heic", ".pgm", ".ppm", ".tga", ".npy")

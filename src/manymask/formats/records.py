@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped
 
 from manymask.core import Category, Doubt, InstanceLayers, Record, Sample
 from manymask.errors import DatasetError
-from manymask.formats.images import check_unique_names
+from manymask.imaging.files import check_unique_names
 
 OBJECT_CATEGORIES = (Category(1, "object"),)
 

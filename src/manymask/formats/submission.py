@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manymask.core import read_json, write_json
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.coco import is_size, read_json, write_json
+from manymask.formats.coco import is_size
 from manymask.formats.coco_entries import is_integer
 
 RESULTS_NAME = "test-results.json"

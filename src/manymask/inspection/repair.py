@@ -12,25 +12,26 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from manymask.core import Dataset, InstanceLayers, Instances, Record, Sample, concatenate_instances
-from manymask.core.files import check_writable, replace_file
-from manymask.core.outputs import is_unused
-from manymask.core.pieces import find_pieces
-from manymask.errors import DatasetError, PlanError
-from manymask.formats import (
-    encode_coco_results,
-    find_empty_masks,
-    name_instances,
+from manymask.core import (
+    Dataset,
+    InstanceLayers,
+    Instances,
+    Record,
+    Sample,
+    concatenate_instances,
     paint_ids,
     read_json,
-    write_class_folder,
-    write_ids,
     write_json,
 )
-from manymask.inspection.reading import Inspection, Repair, drop_masks
-from manymask.planning.doctor import MAX_TINY_AREA, count_of, find_rows, list_some
-from manymask.planning.facts import ImageFacts, measure_instances
-from manymask.planning.findings import KINDS
+from manymask.core.components import find_pieces
+from manymask.core.files import check_writable, replace_file
+from manymask.core.outputs import is_unused
+from manymask.errors import DatasetError, PlanError
+from manymask.formats import encode_coco_results, find_empty_masks, name_instances, write_class_folder, write_ids
+from manymask.inspection.checks import MAX_TINY_AREA, count_of, find_rows, list_some
+from manymask.inspection.findings import KINDS
+from manymask.inspection.inspector import Inspection, Repair, drop_masks
+from manymask.inspection.measurement import ImageFacts, measure_instances
 
 LEFT_OUT = (
     "unreadable-image",

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork
 
 # Pairs looked at at once: about 100 MB of temporaries.
 PAIRS_AT_ONCE = 1 << 20
@@ -153,59 +150,3 @@ def _measure_pairs(
     iou = intersection / (_areas(boxes[rows]).repeat_interleave(num_pairs) + area - intersection)
     anchor = grid.first + (row * grid.columns + column) * len(grid.shapes) + shape_index
     return rows.repeat_interleave(num_pairs), anchor, iou
-
-
-class Float32AnchorGenerator(AnchorGenerator):
-    """torchvision's anchors in float32 also under autocast, where bfloat16 would round coordinates to 4 in 1,000."""
-
-    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
-        """Move the anchors around the origin to the features' device, but leave their type."""
-        super().set_cell_anchors(torch.float32, device)
-
-
-class CrowdRegionProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN with anchor matching by windows; same parameters, same losses."""
-
-    def forward(
-        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """As torchvision's; remembers the sizes that the anchors' grids follow from."""
-        self._input_size = images.tensors.shape[-2:]
-        self._feature_sizes = [tuple(feature.shape[-2:]) for feature in features.values()]
-        return super().forward(images, features, targets)
-
-    def filter_proposals(
-        self,
-        proposals: Tensor,
-        objectness: Tensor,
-        image_shapes: list[tuple[int, int]],
-        num_anchors_per_level: list[int],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's, with scores in float32: in bfloat16 most of the good ones are equal, and NMS picks any."""
-        return super().filter_proposals(proposals, objectness.float(), image_shapes, num_anchors_per_level)
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Label every anchor 1 (object), 0 (background) or -1 (neither) and give it a box to regress to."""
-        grids = self._make_grids()
-        labels, matched_boxes = [], []
-        for image_anchors, target in zip(anchors, targets, strict=True):
-            boxes = target["boxes"].to(image_anchors.dtype)
-            if len(boxes) == 0:
-                labels.append(image_anchors.new_zeros(len(image_anchors)))
-                matched_boxes.append(torch.zeros_like(image_anchors))
-                continue
-            matcher = self.proposal_matcher
-            matches = match_anchors(boxes, grids, matcher.high_threshold, matcher.low_threshold)
-            labels.append(torch.where(matches >= 0, 1.0, torch.where(matches == -1, 0.0, -1.0)))
-            matched_boxes.append(boxes[matches.clamp(min=0)])
-        return labels, matched_boxes
-
-    def _make_grids(self) -> list[AnchorGrid]:
-        grids, first = [], 0
-        for (rows, columns), shapes in zip(self._feature_sizes, self.anchor_generator.cell_anchors, strict=True):
-            stride = (self._input_size[0] // rows, self._input_size[1] // columns)
-            grids.append(AnchorGrid(shapes, rows, columns, stride, first))
-            first += rows * columns * len(shapes)
-        return grids

@@ -4,9 +4,9 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from manymask.planning.fingerprint import Fingerprint
+from manymask.inspection import Fingerprint
+from manymask.plan import AUTO, SETTINGS, Plan, change_plan, parse_values
 from manymask.planning.machine import Machine, StepCost
-from manymask.planning.plan import AUTO, SETTINGS, Plan, change_plan, parse_values
 from manymask.planning.rules import INHERITED, RULES, Facts, Rule
 
 # Rules that fit a run into a time budget, whatever its recipe.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manymask.planning.fingerprint import Fingerprint
+from manymask.inspection import Fingerprint
+from manymask.plan import Plan
 from manymask.planning.machine import Machine, StepCost
-from manymask.planning.plan import Plan
 
 # Pixels of the resized image that a training step sees of each image: the multiply-adds of a step hang on them.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}

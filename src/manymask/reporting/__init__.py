@@ -2,5 +2,5 @@
 
 from manymask.reporting.images import ViewedImage as ViewedImage
 from manymask.reporting.images import choose_images as choose_images
-from manymask.reporting.report import write_report as write_report
+from manymask.reporting.page import write_report as write_report
 from manymask.reporting.run_report import report as report

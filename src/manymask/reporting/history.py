@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manymask.planning import RECIPES, SETTINGS, DataRecord, Plan
+from manymask.plan import RECIPES, SETTINGS, DataRecord, Plan
 from manymask.reporting.charts import Frame, Line, choose_ticks, draw_chart
 from manymask.reporting.markup import escape, escape_prose, format_count, format_plural, make_table
 

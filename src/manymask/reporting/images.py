@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from manymask.core import Instances
 from manymask.drawing import decode_crop, to_8bit
-from manymask.reporting.kinds import ERRORS, KINDS
+from manymask.reporting.error_kinds import ERRORS, KINDS
 from manymask.reporting.markup import Number
 
 _LONG_SIDE = 1024  # of embedded pictures; outlines stay in the image's own pixels

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from manymask.reporting.charts import Frame, Line, draw_chart, draw_columns, draw_diagonal
-from manymask.reporting.kinds import ERRORS
+from manymask.reporting.error_kinds import ERRORS
 from manymask.reporting.markup import MINUS, NONE, Number, escape, format_count, format_score, look_up, make_table
 
 _MAX_CONFUSED = 20  # classes in the confusion matrix

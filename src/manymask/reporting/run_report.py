@@ -9,12 +9,12 @@ import numpy as np
 
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.evaluation import ScoredImage, split_errors
+from manymask.evaluation import DRAWS, choose_folder, open_source, read_data, summarize, view_images
 from manymask.inspection import group_images
+from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
-from manymask.reporting.report import write_report
-from manymask.scoring import DRAWS, choose_folder, open_source, read_data, summarize, view_images
-from manymask.training import find_run, read_metrics
+from manymask.reporting.page import write_report
+from manymask.run_folder import find_run, read_metrics
 
 MAX_IMAGES = 60
 """Images that a report shows at most."""

@@ -12,12 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from manymask.data.datamodule import InstanceDataModule
 from manymask.errors import Interrupted
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_checkpoint
+from manymask.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
+from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
-from manymask.training.pace import Pace
-from manymask.training.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
+from manymask.training.time_budget import Pace
 
 # Seconds between lines of progress where there is no terminal to draw a bar on.
 SECONDS_BETWEEN_LINES = 30

@@ -9,17 +9,12 @@ from torch import Tensor
 
 from manymask.core import Category, Instances, match_categories
 from manymask.errors import TrainingError
-from manymask.evaluation import (
-    ScoredImage,
-    choose_score_threshold,
-    score_image,
-    summarize_headline,
-)
+from manymask.metrics import ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
-from manymask.modeling.mask_rcnn import MaskRCNN
-from manymask.modeling.masks import make_instances
-from manymask.planning import Plan
-from manymask.training.pace import Pace
+from manymask.modeling.detections import make_instances
+from manymask.modeling.network import MaskRCNN
+from manymask.plan import Plan
+from manymask.training.time_budget import Pace
 
 _REMEDY = (
     "the last good checkpoint is kept: look at these images, or start anew with a lower learning_rate, warmup_steps, "

@@ -17,32 +17,22 @@ from rich.console import Console
 
 from manymask.core import Category
 from manymask.core.files import explain_reading, replace_file
-from manymask.data.datamodule import InstanceDataModule
 from manymask.errors import DatasetError, PlanError
-from manymask.formats.orientation import CHOICE_NAME
-from manymask.modeling.architectures import assemble_model, load_starting_weights
+from manymask.imaging.orientation import CHOICE_NAME
+from manymask.modeling.build import assemble_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
-from manymask.planning import (
-    AUTO,
-    CHANGEABLE,
-    SETTINGS,
-    Decision,
-    Plan,
-    change_plan,
-    load_plan,
-    make_plan,
-    read_plan,
-    write_explanation,
-    write_plan,
-)
+from manymask.modeling.weights import load_starting_weights
+from manymask.plan import AUTO, CHANGEABLE, SETTINGS, Plan, change_plan, load_plan, make_plan, read_plan, write_plan
+from manymask.planning import Decision, write_explanation
+from manymask.run_folder import MetricsRow, RunFolder, count_epochs
 from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
 from manymask.training.failures import explain_failures
 from manymask.training.global_state import keep_global_state
+from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
-from manymask.training.pace import Pace
-from manymask.training.preparation import TrainingData, check_start, decide_settings, read_data, split_data
-from manymask.training.run_folder import MetricsRow, RunFolder, count_epochs
+from manymask.training.setup import TrainingData, check_start, decide_settings, read_data, split_data
+from manymask.training.time_budget import Pace
 
 
 @keep_global_state()

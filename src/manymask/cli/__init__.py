@@ -1,0 +1,3 @@
+"""The command line."""
+
+from manymask.cli.app import main as main

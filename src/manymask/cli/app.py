@@ -1,0 +1,406 @@
+"""The command line: one command a step."""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Column, Table
+from rich.text import Text
+
+from manymask import __version__
+from manymask.cli.options import (
+    DeviceOption,
+    FormatOption,
+    GroupOption,
+    ModelArgument,
+    RecipeOption,
+    SetOption,
+    SettingsCommand,
+    SourceArgument,
+    TtaOption,
+    parse_options,
+)
+from manymask.errors import Interrupted, ManymaskError, PlanError
+
+app = typer.Typer(
+    help="Mask R-CNN instance segmentation for crowded images.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(stderr=True)
+STARTED = time.monotonic()
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on becomes one line and exit code 2."""
+    # torch's threads spin while they wait, which on a machine that does anything else made steps about ten times
+    # slower; asleep they cost some ten percent on an idle one (benchmarks/RESULTS.md). Set it before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
+    try:
+        app(prog_name="manymask")
+    except ManymaskError as error:
+        message = " ".join(str(error).splitlines())
+        console.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
+        sys.exit(2)
+    except Interrupted as error:
+        console.print(Text(str(error)), soft_wrap=True)
+        sys.exit(128 + error.signal_number)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code."""
+    console.print(Text.assemble(("warning:", "bold yellow"), f" {message}"), soft_wrap=True)
+
+
+def _show_version(is_asked: bool) -> bool:
+    if is_asked:
+        typer.echo(__version__)
+        raise typer.Exit
+    return is_asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Mask R-CNN instance segmentation for crowded images."""
+
+
+@app.command(cls=SettingsCommand)
+def train(
+    data: Annotated[Path | None, typer.Argument(help="Folder of labelled images, or a COCO file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder. [runs/NAME OF DATA]")] = None,
+    recipe: RecipeOption = None,
+    val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time that the whole command may take; the schedule is fitted to it.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="A run folder, or a checkpoint in one, to go on with.")] = None,
+    data_format: FormatOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
+    from manymask.training import train as run
+
+    values = parse_options(settings, minutes=minutes)
+    places: dict[str, Any] = {"output": output, "val": val, "data_format": data_format, "resume": resume}
+    folder = run(data, recipe=recipe, started=STARTED, **{**places, **values})
+    typer.echo(f"written to {folder}")
+
+
+@app.command(cls=SettingsCommand)
+def plan(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Say for each setting what led to it.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the plan here, to edit and train with: --recipe FILE.")
+    ] = None,
+    recipe: RecipeOption = None,
+    val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
+    data_format: FormatOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Show the settings that train would take for these data on this machine, without training."""
+    from manymask.core.outputs import check_outputs, record_outputs
+    from manymask.plan import write_plan
+    from manymask.planning import NO_RULE, format_value, list_decisions
+    from manymask.training import plan_run
+
+    if output is not None:
+        check_outputs(output.parent, "plan", [output.name])
+    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **parse_options(settings))
+    if decisions and explain:
+        ruled = [decision for decision in decisions if decision.because != NO_RULE]
+        _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
+        typer.echo(f"No rule decides the other {len(decisions) - len(ruled)} settings: docs/settings.md lists them.")
+    else:
+        for name, value in made.model_dump(exclude={"version", "recipe", "data"}).items():
+            typer.echo(f"{name}={format_value(value)}")
+    if output is not None:
+        with record_outputs(output.parent, "plan", [output.name], is_whole=False):
+            write_plan(made, output)
+        typer.echo(f"written to {output}")
+
+
+@app.command(cls=SettingsCommand)
+def evaluate(
+    source: SourceArgument,
+    data: Annotated[Path | None, typer.Argument(help="Labelled images. [those that the run held out]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write. [evaluation/ in SOURCE]")] = None,
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    device: DeviceOption = None,
+    tta: TtaOption = False,
+    settings: SetOption = None,
+) -> None:
+    """Score a model, or predictions of any tool, on labelled images: evaluation.json, with intervals."""
+    from manymask import evaluation as scoring
+    from manymask.metrics import format_scores
+
+    folder = output or scoring.choose_folder(source) / "evaluation"
+    with _show_progress("scoring") as progress:
+        scores = scoring.evaluate(
+            source,
+            data,
+            output=folder,
+            data_format=data_format,
+            progress=progress,
+            **parse_options(settings, group_by=group_by, device=device, tta=tta or None),
+        )
+    title, names, rows = format_scores(scores)
+    _print_table(title, names, rows)
+    typer.echo(f"written to {folder / 'evaluation.json'}")
+
+
+@app.command(cls=SettingsCommand)
+def compare(
+    sources: Annotated[list[Path], typer.Argument(help="Two or more runs, folders of runs seed_*, or predictions.")],
+    data: Annotated[Path | None, typer.Option(help="Labelled images. [those that the runs held out]")] = None,
+    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("comparison"),
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Compare runs, or predictions of any tool, on the same images, and say with an interval which is better."""
+    from manymask import comparison
+
+    with _show_progress("comparing") as progress:
+        result = comparison.compare(
+            sources,
+            data,
+            output=output,
+            data_format=data_format,
+            progress=progress,
+            **parse_options(settings, group_by=group_by, device=device),
+        )
+    _print_comparison(result, output)
+
+
+@app.command(cls=SettingsCommand)
+def experiment(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    vary: Annotated[list[str], typer.Option(metavar="NAME=VALUE,VALUE", help="Settings to vary, with their values.")],
+    output: Annotated[Path, typer.Option(help="Folder of the experiment; the same again goes on with it.")],
+    seeds: Annotated[str, typer.Option(help="Seeds of each variant.")] = "0,1,2",
+    recipe: RecipeOption = None,
+    val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Train variants with several seeds each, and compare them on the same images."""
+    from manymask import comparison
+
+    parts = [part.strip() for part in seeds.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
+    values = {"recipe": recipe, "val": val, "data_format": data_format, **parse_options(settings, group_by=group_by)}
+    result = comparison.experiment(data, vary=vary, seeds=[int(part) for part in parts], output=output, **values)
+    _print_comparison(result, output)
+
+
+@app.command(cls=SettingsCommand)
+def report(
+    source: SourceArgument,
+    data: Annotated[Path | None, typer.Argument(help="Labelled images. [those that the run held out]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write. [report.html in SOURCE]")] = None,
+    data_format: FormatOption = None,
+    group_by: GroupOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Write report.html: scores with intervals, errors, curves, settings, and the images to look through."""
+    from manymask import reporting
+
+    with _show_progress("scoring") as progress:
+        path = reporting.report(
+            source,
+            data,
+            output=output,
+            data_format=data_format,
+            progress=progress,
+            **parse_options(settings, group_by=group_by, device=device),
+        )
+    typer.echo(f"written to {path}")
+
+
+def _print_comparison(result: dict[str, Any], folder: Path) -> None:
+    from manymask.comparison.tables import list_scores
+
+    names, rows = list_scores(result["variants"])
+    _print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
+    for pair in result["comparisons"]:
+        for sentence in pair["sentences"]:
+            typer.echo(sentence)
+        images = pair["images"]
+        typer.echo(
+            f"By F1 {pair['second']} wins {images['won']} images against {pair['first']}, loses {images['lost']}, ties "
+            f"{images['tied']}."
+        )
+    for note in result["notes"]:
+        _show_warning(note, UserWarning)
+    typer.echo(f"written to {folder / 'comparison.md'}")
+
+
+def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*(Column(name, overflow="fold") for name in names), title=title)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 160  # a file has no width
+    Console(markup=False, emoji=False, highlight=False, width=width).print(table)  # classes may be named [like this]
+
+
+@app.command(cls=SettingsCommand)
+def predict(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("out"),
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="JSON list of file_name, id, height and width: writes test-results.json and .zip."),
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
+    ] = None,
+    device: DeviceOption = None,
+    tta: TtaOption = False,
+    settings: SetOption = None,
+) -> None:
+    """Find the instances of images and write COCO results, label images and overlays."""
+    from manymask import prediction
+
+    loaded = prediction.load_model(model, **parse_options(settings, device=device, tta=tta or None))
+    with _show_progress("predicting") as progress:
+        written = prediction.predict_files(
+            loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress
+        )
+    for path in written:
+        typer.echo(f"written to {path}")
+
+
+@app.command()
+def models() -> None:
+    """List the models that are part of the package: size, classes, data, licence, scores."""
+    from manymask.modeling.catalogue import list_shipped
+    from manymask.modeling.checkpoint import read_card
+
+    rows = []
+    for name, path in list_shipped().items():
+        card = read_card(path)
+        texts = [card[part] for part in ("data", "licence", "scores")]
+        rows.append(
+            (name, f"{path.stat().st_size / 1e6:.0f} MB", card["parameters"], ", ".join(card["classes"]), *texts)
+        )
+    _print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
+    typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
+
+
+@app.command()
+def inspect(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    val: Annotated[Path | None, typer.Option(help="A separate validation set, searched for images of DATA.")] = None,
+    group_by: GroupOption = None,
+    fix: Annotated[Path | None, typer.Option(help="New folder for a repaired copy of DATA.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for findings.json and fingerprint.json. [none]")] = None,
+    data_format: FormatOption = None,
+    cap: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Names images that hold more instances than this; by default training takes its cap from the data.",
+        ),
+    ] = None,
+    crowd_as_objects: Annotated[
+        bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects, in the copy too.")
+    ] = False,
+) -> None:
+    """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
+    from manymask import inspection
+
+    with _show_progress("inspecting") as progress:
+        found = inspection.inspect(
+            data,
+            val=val,
+            data_format=data_format,
+            group_by=group_by,
+            output=output,
+            fix=fix,
+            cap=cap,
+            crowd_as_objects=crowd_as_objects,
+            progress=progress,
+        )
+    title, names, rows = inspection.format_findings(found.findings, data)
+    if not rows:
+        typer.echo("no findings: nothing is wrong or unusual")
+    else:
+        _print_table(title, names, rows[:20])
+        if len(rows) > 20:
+            where = f"in {output / 'findings.json'}" if output else "that --output FOLDER writes to findings.json"
+            typer.echo(f"and {len(rows) - 20} more {where}")
+        _print_table(*inspection.format_treatments(found.findings))
+    _print_table(*inspection.format_fingerprint(found.fingerprint))
+    if output is not None:
+        for name in ("findings.json", "fingerprint.json"):
+            typer.echo(f"written to {output / name}")
+    if fix is not None:
+        typer.echo(inspection.describe_copy(found, fix))
+    if found.has_faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def synthetic(
+    output: Annotated[Path, typer.Argument(help="Folder to write class folders to.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 20,
+    size: Annotated[int, typer.Option(min=33, help="Side of an image in pixels.")] = 256,
+    instances: Annotated[int, typer.Option(min=0, help="About so many instances an image.")] = 60,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 3,
+    diameter: Annotated[float, typer.Option(min=4, help="Median diameter of an instance in pixels.")] = 14.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
+) -> None:
+    """Make a data set of crowded, touching and overlapping cells of several classes."""
+    from manymask.core.files import check_writable
+    from manymask.core.outputs import is_unused
+    from manymask.formats import write_class_folder
+    from manymask.synthetic import make_categories, make_sample
+
+    if not is_unused(output):
+        raise PlanError(f"{output} is not an empty folder; choose another")
+    check_writable(output / "0000")
+    categories, total = make_categories(classes), 0
+    with _show_progress("drawing") as progress:
+        for index in range(images):
+            pixels, cells = make_sample(
+                index, seed=seed, size=(size, size), num_instances=instances, num_classes=classes, diameter=diameter
+            )
+            write_class_folder(output, f"{index:04d}", pixels, cells, categories)
+            total += len(cells)
+            progress(index + 1, images)
+    typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
+
+
+@contextmanager
+def _show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for a loop that calls back with the number done and the total."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda num_done, total: bar.update(task, completed=num_done, total=total)

@@ -1,0 +1,95 @@
+"""Options that commands share, and settings as options of their own."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from manymask.errors import PlanError
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set a setting (docs/settings.md), as in `--set epochs=20`; `--epochs 20` is short for it.",
+    ),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(help="Reader of the data: class_folders, label_images, mask_files or coco. Found out by default."),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="auto (settings that the data ask for), baseline (the course report's), or a plan.json. [auto]"),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Finds an image's group (slide, patient) in its name; intervals then draw groups, not images.",
+    ),
+]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A run, a checkpoint, a shipped model, COCO results (.json), or a folder of any tool's label images."
+    ),
+]
+ModelArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a shipped model such as nuclei.")]
+TtaOption = Annotated[
+    bool, typer.Option("--tta", help="Predict flipped and enlarged views too, and merge them: better, but slower.")
+]
+
+
+class SettingsCommand(TyperCommand):
+    """A command that takes settings as options of their own: ``--epochs 5`` is short for ``--set epochs=5``."""
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command's own options, with all others turned into ``--set``.
+
+        Raises:
+            PlanError: A setting has no value, or an argument is too many.
+        """
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if extra := super().parse_args(ctx, _expand_settings(args, own)):
+            raise PlanError(f"there is nothing to do with {extra[0]!r}; see {ctx.command_path} --help")
+        return []
+
+
+def _expand_settings(arguments: list[str], own: set[str]) -> list[str]:
+    """``--set name=value`` in place of each ``--name value`` or ``--name=value`` that is not an option of its own."""
+    expanded, rest = [], list(arguments)
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        name, has_value, value = argument.partition("=")
+        if name in own or not name.startswith("--"):
+            expanded.append(argument)
+            continue
+        if not has_value and (not rest or rest[0].startswith("--")):
+            raise PlanError(f"{name} needs a value; settings are given as --set name=value or --name value")
+        expanded += ["--set", f"{name[2:]}={value if has_value else rest.pop(0)}"]
+    return expanded + rest
+
+
+def parse_options(assignments: list[str] | None, **own: Any) -> dict[str, Any]:
+    """The settings of ``--set``, whose values are still text, and those that are options of the command.
+
+    Args:
+        assignments: What ``--set`` was given.
+        **own: Options of the command that are settings by name; None where they were not given. ``--set`` goes first.
+
+    Raises:
+        PlanError: A text is not of the form name=value, there is no such setting, or one is given twice.
+    """
+    from manymask.plan import SETTINGS, Plan, change_plan, parse_settings, parse_values
+
+    values = parse_settings(assignments or [])
+    change_plan(Plan(), {name: values[name] for name in values if name not in SETTINGS})  # refuses what does not exist
+    # Functions take settings that are parameters of theirs as they are: no plan makes "none" of their text None.
+    parsed = parse_values({name: values[name] for name in own if name in values})
+    return {**{name: value for name, value in own.items() if value is not None}, **values, **parsed}

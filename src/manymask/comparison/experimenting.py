@@ -1,0 +1,204 @@
+"""Train variants, each with several seeds, and compare them."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from manymask.comparison.comparing import compare
+from manymask.comparison.tables import COMPARISON_NAMES
+from manymask.core import read_json, write_json
+from manymask.core.outputs import check_outputs, is_unused
+from manymask.errors import DatasetError, Interrupted, PlanError
+from manymask.formats import read_dataset
+from manymask.inspection import group_images
+from manymask.plan import AUTO, CHANGEABLE, Plan, change_plan, make_plan, read_plan
+from manymask.training import train
+from manymask.training.callbacks import print_line
+from manymask.training.setup import check_start
+
+
+def experiment(
+    data: str | Path,
+    *,
+    vary: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2),
+    output: str | Path,
+    recipe: str | None = None,
+    val: str | Path | None = None,
+    data_format: str | None = None,
+    group_by: str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train every variant with every seed on the same images, and compare their last epochs on the same others.
+
+    Run again with the same arguments it goes on where it was stopped: finished runs stay, the one that was cut short
+    goes on from its last epoch. With ``device=auto`` and several CUDA devices, as many runs go at a time.
+
+    Args:
+        data: The training data.
+        vary: Settings with their values, as ``scheduler=multistep,none``; with several, all combinations. The first
+            combination is what the others are compared with.
+        seeds: Seeds of each variant; the split does not depend on them (``split_seed``).
+        output: Folder of the experiment; a run is in ``<setting=value>/seed_<seed>``.
+        recipe: Where the settings start from.
+        val: A separate validation set; by default a part of ``data`` is held out.
+        data_format: Name of the reader.
+        group_by: Regular expression that finds an image's group in its name; groups are held out whole, and intervals
+            draw groups.
+        **settings: Settings of all runs.
+
+    Returns:
+        What ``compare`` returns; it is also written to ``output``.
+
+    Raises:
+        PlanError: A setting is wrong, or the folder holds another experiment.
+        ManymaskError: A run cannot go on; run the same again once the cause is mended.
+    """
+    variants, folder = list_variants(vary), Path(output)
+    for path in (data, val):
+        if path is not None and not Path(path).exists():
+            raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
+    if group_by is not None and val is None:
+        settings["group_by"] = group_by
+    elif group_by is not None and val is not None:  # groups of a separate validation set matter to the intervals only
+        group_images(read_dataset(val, data_format), group_by)
+    check_settings(recipe or AUTO, settings, variants, seeds)
+    if val is None and (
+        moving := sorted({"group_by", "split_seed", "val_fraction"} & next(iter(variants.values())).keys())
+    ):
+        raise PlanError(f"{moving[0]} changes which images are held out, so it can be varied only with --val")
+    manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
+    manifest |= {"data_format": data_format, "recipe": recipe or AUTO, "variants": list(variants)}
+    manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
+    check_manifest(folder / "experiment.json", manifest)
+    check_outputs(folder, "compare", COMPARISON_NAMES)
+    arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}
+    runs = {
+        folder / name / f"seed_{seed}": {**arguments, **settings, **values, "seed": seed}
+        for seed in seeds
+        for name, values in variants.items()
+    }
+    device = str(settings.get("device", "auto"))
+    _train_all(data, runs, device)
+    # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
+    sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
+    if val is None:  # a recipe's file may say how images are grouped, too
+        group_by = read_plan(next(iter(runs)) / "plan.json").group_by
+    return compare(sources, output=folder, group_by=group_by, device=device)
+
+
+def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The settings of each variant by its name.
+
+    Raises:
+        PlanError: A text is not ``name=value,value``, a name or value occurs twice, or there is one variant only.
+    """
+    choices: dict[str, list[str]] = {}
+    for text in vary:
+        name, _, values = text.partition("=")
+        name, parts = name.strip().replace("-", "_"), [value.strip() for value in values.split(",")]
+        if name == "seed":
+            raise PlanError("seed cannot be varied; seeds are given with --seeds 0,1,2")
+        if name == "crowd_as_objects":
+            raise PlanError("crowd_as_objects changes what is scored, so it cannot be varied; set it for all")
+        if name in CHANGEABLE:
+            raise PlanError(f"{name} does not change the result, so there is nothing to compare; leave it out")
+        if not name or not values or not all(parts) or len(set(parts)) < len(parts) or name in choices:
+            raise PlanError(
+                f"expected name=value,value with different values, found {text!r}; as scheduler=multistep,none"
+            )
+        choices[name] = parts
+    combined = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    # A value may be the path of a weights file, but a variant is one folder.
+    names = [re.sub(r"[/\\]", "_", ",".join(f"{name}={value}" for name, value in v.items())) for v in combined]
+    if len(set(names)) < max(len(combined), 2):
+        raise PlanError("expected at least two variants of different names; as --vary scheduler=multistep,none")
+    return dict(zip(names, combined, strict=True))
+
+
+def check_settings(
+    recipe: str, settings: Mapping[str, Any], variants: Mapping[str, Mapping[str, str]], seeds: Sequence[int]
+) -> None:
+    """Refuse what any of the runs would refuse, before the first is trained.
+
+    Raises:
+        PlanError: A setting or a seed is wrong, a setting is given and varied, or two variants are the same.
+        CheckpointError: A weights file is not there.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise PlanError(f"seeds are {', '.join(map(str, seeds)) or 'none'}, expected one or more different numbers")
+    plans: dict[Plan, str] = {}
+    for name, values in variants.items():
+        if twice := sorted(settings.keys() & {"seed", *values}):
+            raise PlanError(f"{twice[0]} differs from run to run, so it cannot be set for all; leave it out")
+        plan = make_plan(recipe, {**settings, **values})
+        check_start(plan)
+        for seed in seeds:
+            change_plan(plan, {"seed": seed})
+        if (same := plans.setdefault(plan, name)) != name:
+            raise PlanError(f"{same} and {name} are the same; leave one of them out")
+
+
+def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write what the experiment is, or check that it is the one that was begun here.
+
+    Raises:
+        PlanError: The folder holds something else.
+    """
+    folder = path.parent
+    if not path.exists() and not is_unused(folder):
+        raise PlanError(f"{folder} is not empty and holds no experiment; choose another --output")
+    if not any(folder.glob("*/seed_*/plan.json")):
+        write_json(path, manifest)
+        return
+    begun = read_json(path)
+    if not isinstance(begun, dict):
+        raise PlanError(f"{path} is not an experiment's; choose another --output")
+    for name in {**manifest, **begun}:
+        if begun.get(name) != manifest.get(name):
+            raise PlanError(
+                f"the experiment in {folder} began with {name} {_format(begun.get(name))}, not "
+                f"{_format(manifest.get(name))}; go on with the same, or choose another --output"
+            )
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(value)
+    return "by default" if value is None else str(value)
+
+
+def _train_all(data: str | Path, runs: Mapping[Path, dict[str, Any]], device: str) -> None:
+    """Train what is not finished: one run after the other, or side by side where there are several CUDA devices."""
+    num_devices = torch.cuda.device_count() if device == "auto" else 1
+    if num_devices < 2:
+        _train_runs(data, runs)
+        return
+    shares: list[dict[Path, dict[str, Any]]] = [{} for _ in range(num_devices)]
+    for place, (run, settings) in enumerate(runs.items()):
+        shares[place % num_devices][run] = {**settings, "device": f"cuda:{place % num_devices}"}
+    with ProcessPoolExecutor(num_devices, mp_context=get_context("spawn")) as executor:
+        for result in [executor.submit(_train_runs, data, share) for share in shares]:
+            result.result()
+
+
+def _train_runs(data: str | Path, runs: Mapping[Path, dict[str, Any]]) -> None:
+    console = Console(stderr=True)
+    for number, (run, settings) in enumerate(runs.items(), start=1):
+        print_line(console, f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
+        try:
+            if (run / "plan.json").is_file():
+                changed = {name: settings[name] for name in CHANGEABLE & settings.keys()}
+                train(data, resume=run, val=settings["val"], **changed)
+            else:
+                train(data, output=run, **settings)
+        except Interrupted as error:
+            remedy = "the same experiment command again goes on with it"
+            raise Interrupted(error.signal_number, remedy) from error

@@ -1,0 +1,154 @@
+"""Instances drawn over their image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+
+from manymask.core import Category, Instances
+from manymask.core.files import replace_file
+from manymask.imaging.intensities import keep_differences
+
+# Okabe and Ito, "Color Universal Design" (2008), without black, in the order that shows best on stained tissue.
+PALETTE = (
+    (240, 228, 66),
+    (0, 158, 115),
+    (213, 94, 0),
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 114, 178),
+    (204, 121, 167),
+)
+_SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
+_DPI = 100
+
+
+def draw_overlay(
+    pixels: Shaped[np.ndarray, "height width channels"],
+    instances: Instances,
+    categories: Sequence[Category],
+    *,
+    score_threshold: float = 0.0,
+) -> UInt8[np.ndarray, "canvas_height canvas_width 3"]:
+    """Draw a thin outline around every instance, in the colour of its class, and a legend below the image.
+
+    Outlines are the outermost pixels of the masks, so touching and overlapping instances each keep theirs. An image
+    whose short side is below 800 is enlarged by a whole factor. With no instances the image stays bare.
+
+    Args:
+        pixels: The image. Of more than three channels the first three are shown, of fewer the first, in grey. The
+            brightest 0.1 % become white, and except in 8-bit images the darkest 0.1 % black.
+        instances: The masks, of the image's size.
+        categories: The classes; label i + 1 is ``categories[i]``.
+        score_threshold: Instances of lower scores are left out.
+
+    Raises:
+        ValueError: The instances are of another size than the image, or have labels beyond the categories.
+    """
+    height, width = pixels.shape[:2]
+    if instances.size != (height, width):
+        raise ValueError(f"expected instances of the image's size {(height, width)}, got {instances.size}")
+    if instances.labels.max(initial=0) > len(categories):
+        raise ValueError(f"expected labels of {len(categories)} categories, got label {instances.labels.max()}")
+    shown = instances[instances.scores >= score_threshold]
+    factor = min(-(-_SHORT_SIDE // min(height, width)), max(1, _LONG_SIDE // max(height, width)))
+    canvas = to_8bit(pixels).repeat(factor, axis=0).repeat(factor, axis=1)
+    _draw_outlines(canvas, shown, factor)
+    return np.concatenate([canvas, _draw_legend(canvas.shape[1], shown, categories)])
+
+
+def write_overlay(
+    path: Path,
+    pixels: Shaped[np.ndarray, "height width channels"],
+    instances: Instances,
+    categories: Sequence[Category],
+    *,
+    score_threshold: float = 0.0,
+) -> None:
+    """Write the picture of ``draw_overlay`` as PNG."""
+    picture = draw_overlay(pixels, instances, categories, score_threshold=score_threshold)
+    _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    with replace_file(path) as f:
+        f.write(png)
+
+
+def to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Stretch the brightness for display, all channels alike, so that colours stay."""
+    shown = np.nan_to_num(keep_differences(pixels[..., : 3 if pixels.shape[2] >= 3 else 1]))
+    low, high = np.percentile(shown, [0.1, 99.9])
+    if pixels.dtype == np.uint8:
+        low = 0.0
+    grey = np.clip((shown - low) / max(high - low, np.finfo(shown.dtype).tiny), 0, 1)
+    return np.broadcast_to((grey * 255 + 0.5).astype(np.uint8), (*pixels.shape[:2], 3))
+
+
+def _draw_outlines(canvas: UInt8[np.ndarray, "height width 3"], instances: Instances, factor: int) -> None:
+    """Colour the outermost pixels of every mask, later instances over earlier ones."""
+    runs = instances.runs
+    boxes, splits = runs.boxes.astype(np.int64), runs.row_splits
+    sides = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    thickness = int(np.clip(np.median(sides) * factor / 12, 1, 3)) if len(sides) else 1
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for row in np.flatnonzero(np.diff(splits)):
+        here = slice(splits[row], splits[row + 1])
+        x1, y1, x2, y2 = boxes[row].tolist()
+        mask = decode_crop(runs.start[here], runs.length[here], runs.size[0], (x1, y1, x2, y2))
+        mask = mask.astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
+        inside = cv2.erode(mask, cross, iterations=thickness, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        window = canvas[y1 * factor : y2 * factor, x1 * factor : x2 * factor]
+        window[mask > inside] = PALETTE[(instances.labels[row] - 1) % len(PALETTE)]
+
+
+def decode_crop(
+    start: np.ndarray, length: np.ndarray, height: int, box: tuple[int, int, int, int]
+) -> Bool[np.ndarray, "crop_height crop_width"]:
+    """One instance's mask inside its box. A run over several columns means that the box is as tall as the image."""
+    x1, y1, x2, y2 = box
+    column, row = np.divmod(start, height)
+    begin = (column - x1) * (y2 - y1) + row - y1
+    steps = np.zeros((x2 - x1) * (y2 - y1) + 1, dtype=np.int8)
+    steps[begin] += 1
+    steps[begin + length] -= 1
+    return np.cumsum(steps[:-1], dtype=np.int8).reshape(x2 - x1, y2 - y1).T.astype(bool)
+
+
+def _draw_legend(
+    width: int, instances: Instances, categories: Sequence[Category]
+) -> UInt8[np.ndarray, "legend_height width 3"]:
+    """A white strip with the number of instances, then the colour, name and number of each class that occurs."""
+    counts = np.bincount(instances.labels, minlength=len(categories) + 1)[1:]
+    present = np.flatnonzero(counts).tolist()
+    texts = [
+        f"{len(instances)} instance{'s' * (len(instances) != 1)}",
+        *(f"{categories[i].name}  {counts[i]}" for i in present),
+    ]
+    font_size = float(np.clip(width / 45, 12, 32))
+    font = FontProperties(size=font_size * 72 / _DPI)
+    cell_width = _measure_texts(texts, font) + 2.5 * font_size
+    columns = min(len(texts), max(1, int(width / cell_width)))
+    line = 1.8 * font_size
+    height = round(line * -(-len(texts) // columns))
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for place, text in enumerate(texts):
+        x, y = place % columns * cell_width + font_size / 2, height - line * (place // columns + 0.5)
+        if place > 0:
+            color = [value / 255 for value in PALETTE[present[place - 1] % len(PALETTE)]]
+            corner = (x / width, (y - font_size / 2) / height)
+            figure.add_artist(Rectangle(corner, font_size / width, font_size / height, color=color))
+            x += 1.4 * font_size
+        figure.text(x / width, y / height, text, fontproperties=font, va="center_baseline", parse_math=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _measure_texts(texts: Sequence[str], font: FontProperties) -> float:
+    """Width of the longest in pixels."""
+    renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+    return max(renderer.get_text_width_height_descent(text, font, False)[0] for text in texts)

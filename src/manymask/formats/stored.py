@@ -1,0 +1,495 @@
+"""Predictions that were made earlier, by manymask or any other tool: COCO results, or label images."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from statistics import mode
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+
+from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers, match_categories, read_json
+from manymask.core.files import explain_reading
+from manymask.core.outputs import list_writers
+from manymask.errors import DatasetError, FormatError
+from manymask.formats.coco_entries import check_polygons, is_integer
+from manymask.formats.coco_masks import decode_segmentations
+from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.submission import RESULTS_NAME
+from manymask.imaging.files import list_images, make_key
+
+PREDICTIONS_NAME = "predictions.json"
+IMAGES_NAME = "images.json"
+
+# What tools add to an image's name: Cellpose _cp_masks and _masks, others _label or _labels.
+_LABEL_STEM = re.compile(r"(?P<name>.+?)(_cp_masks|_masks|_labels?)", re.IGNORECASE)
+_MAX_ID = 2**53  # as in label images
+_MAX_COORDINATE = 2**31  # beyond any image
+
+
+@dataclass(frozen=True)
+class _Results:
+    """COCO results for one image, checked apart from what needs the image's size.
+
+    Attributes:
+        path: The file, for messages.
+        places: Where each entry stands in the file, for messages.
+        entries: The entries.
+        labels: Class index of each.
+    """
+
+    path: Path
+    places: list[int]
+    entries: list[dict[str, Any]]
+    labels: list[int]
+
+    def read(self, record: Record, size: tuple[int, int]) -> Instances:
+        segmentations = [entry["segmentation"] for entry in self.entries]
+        runs = decode_segmentations(segmentations, size, f"{self.path}: entry", self.places)
+        boxes = runs.boxes
+        for row, entry in enumerate(self.entries):
+            if entry.get("bbox") is not None:
+                x, y, width, height = entry["bbox"]
+                boxes[row] = x, y, x + width, y + height
+        scores = np.array([entry.get("score", 1) for entry in self.entries], dtype=np.float32)
+        return Instances.from_runs(runs, np.array(self.labels, dtype=np.int64), scores=scores, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class _LabelImage:
+    """A label image.
+
+    Attributes:
+        path: The file.
+        table: Those of ``id``, ``class`` (class index) and ``score`` that the CSV file beside it has, by ascending id.
+    """
+
+    path: Path
+    table: dict[str, np.ndarray]
+
+    def read(self, record: Record, size: tuple[int, int]) -> Instances:
+        # A table beside it says that the ids are ids, even those of a poor model in many pieces.
+        label = read_label_image(self.path, is_checked=not self.table)
+        ids, old_ids = label.ids, label.old_ids
+        check_size(self.path, ids.shape, record.path, size)
+        if self.table and not np.array_equal(self.table["id"], old_ids):
+            raise FormatError(
+                f"{self.path} holds {len(old_ids)} ids, but not just the {len(self.table['id'])} of the CSV file "
+                "beside it; the two are of different predictions: write both again"
+            )
+        runs = encode_layers(torch.from_numpy(ids[None]), len(old_ids))
+        labels = self.table.get("class", np.ones(len(old_ids), dtype=np.int64))
+        return Instances.from_runs(runs, labels, scores=self.table.get("score"))
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Predictions in files, for the images of a data set; masks are decoded image by image.
+
+    Attributes:
+        path: The JSON file, or the folder of label images.
+        categories: The classes, those of the data set. None: the files know no classes, and every label is 1.
+        has_scores: Whether the files give scores; otherwise every score is 1.
+        missing: Names of the data set's images that nothing was predicted for: they have no file, or neither an entry
+            nor a place in ``images.json``.
+        sources: Where the predictions for an image are, by its ``image_id``.
+        notes: What must be said of the classes, in sentences.
+    """
+
+    path: Path
+    categories: tuple[Category, ...] | None
+    has_scores: bool
+    missing: tuple[str, ...]
+    sources: Mapping[int, _Results | _LabelImage]
+    notes: tuple[str, ...] = ()
+
+    def read(self, record: Record, size: tuple[int, int]) -> Instances:
+        """The predictions for an image, by falling score; no instances where there are none.
+
+        Args:
+            record: The image's record in the data set.
+            size: (height, width) of the image.
+
+        Raises:
+            FormatError: A mask is damaged, an RLE is of another size than the image, or a CSV file does not belong to
+                its label image.
+            DatasetError: A label image is of another size than the image.
+        """
+        source = self.sources.get(record.image_id)
+        if source is None:
+            return Instances.from_runs(RunLengths.empty(size), np.zeros(0, dtype=np.int64))
+        instances = source.read(record, size)
+        return instances[np.argsort(-instances.scores, kind="stable")]
+
+
+@explain_reading()
+def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
+    """Find the predictions for the images of a data set, and check all but the masks.
+
+    - A JSON file of COCO results, or a folder that holds one as ``predictions.json`` or ``test-results.json``. Its
+      ``image_id`` is the data set's, unless ``images.json`` beside it, as ``predict`` writes it, gives names, or it is
+      a text: the one that the COCO file has as id, or the image's name itself. Only COCO files give images ids; other
+      data are matched by name.
+    - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or
+      ``<name>_masks``, ``_cp_masks``, ``_label`` or ``_labels``. Where some files end so, the others are taken for
+      images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
+
+    Args:
+        path: The file or folder.
+        dataset: The data set to score against.
+
+    Raises:
+        DatasetError: There are no predictions, or they are of images that the data set does not have, or an image has
+            two files.
+        FormatError: A file is of another kind, or has a class that the data set does not have, a score outside [0, 1]
+            or an entry twice.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = [file for file in (path / PREDICTIONS_NAME, path / RESULTS_NAME) if file.is_file()]
+        if files and (path / "labels").is_dir():
+            _check_same_writer(files[0], path / "labels")
+        if len(files) > 1:
+            raise DatasetError(f"{path} holds both {PREDICTIONS_NAME} and {RESULTS_NAME}; give one of the files")
+        if not files:
+            return _read_label_folder(path / "labels" if (path / "labels").is_dir() else path, dataset)
+        path = files[0]
+    elif path.suffix.lower() != ".json" or not path.exists():
+        found = "another file" if path.exists() else "nothing"
+        raise DatasetError(
+            f"expected a .json file of COCO results or a folder of label images at {path}, found {found}"
+        )
+    return _read_results(path, dataset)
+
+
+def _check_same_writer(results: Path, labels: Path) -> None:
+    """Refuse a folder with two sets of predictions, of which either may be the older one."""
+    writers = list_writers(results.parent)
+    if {writers.get(f"labels/{path.name}") for path in list_images(labels)} - {writers.get(results.name), None}:
+        raise DatasetError(
+            f"{results} and the label images in {labels} were not written by one command, so they may be of different "
+            "predictions; give the one that you mean itself"
+        )
+
+
+def _read_results(path: Path, dataset: Dataset) -> StoredPredictions:
+    entries = _read_entries(path)
+    has_scores = _check_scores(path, entries)
+    _check_categories(path, entries, dataset)
+    class_index = {category.id: index for index, category in enumerate(dataset.categories, start=1)}
+    places: dict[int | str, list[int]] = {}
+    for place, entry in enumerate(entries):
+        places.setdefault(entry["image_id"], []).append(place)
+    record_ids, missing = _match_image_ids(path, places.keys(), dataset)
+    sources: dict[int, _Results | _LabelImage] = {}
+    for image_id, own in places.items():
+        group = [entries[place] for place in own]
+        _check_repeats(path, own, group)
+        labels = [class_index[entry["category_id"]] for entry in group]
+        sources[record_ids[image_id]] = _Results(path, own, group, labels)
+    notes = _describe_single_category(path, {entry["category_id"] for entry in entries}, dataset)
+    return StoredPredictions(path, dataset.categories, has_scores, missing, sources, notes)
+
+
+def _describe_single_category(path: Path, category_ids: set[int], dataset: Dataset) -> tuple[str, ...]:
+    """What must be said where all results are of one of several classes: COCO results do not say what it means."""
+    own = [category for category in dataset.categories if category.id in category_ids]
+    if len(own) != 1 or len(dataset.categories) == 1:
+        return ()
+    return (
+        f"All results in {path} are of category_id {own[0].id} and are scored as {own[0].name}, one of "
+        f"{len(dataset.categories)} classes of the data; if they are of a model that knows one class, score the model "
+        "or its label images, where instances of all classes are scored as one.",
+    )
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of COCO results, each with all but the score checked."""
+    entries = read_json(path)
+    if isinstance(entries, dict) and ("annotations" in entries or "images" in entries):
+        raise FormatError(f"{path} is a COCO data set, expected COCO results; give the predictions, not the labels")
+    if not isinstance(entries, list):
+        raise FormatError(f"{path} holds a {type(entries).__name__}, expected COCO's list of results; export it again")
+    for place, entry in enumerate(entries):
+        _check_entry(f"{path}: entry {place}", entry)
+    return entries
+
+
+def _check_entry(where: str, entry: Any) -> None:
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where} is a {type(entry).__name__}, expected COCO's entry of results; export it again")
+    if not is_integer(entry.get("category_id")):
+        raise FormatError(f"{where} has category_id {entry.get('category_id')!r}, expected a whole number; correct it")
+    if not is_integer(entry.get("image_id")) and not isinstance(entry.get("image_id"), str):
+        raise FormatError(
+            f"{where} has image_id {entry.get('image_id')!r}, expected a whole number or the image's name; correct it"
+        )
+    if not isinstance(entry.get("segmentation"), dict):
+        check_polygons(where, entry.get("segmentation"))
+    bbox = entry.get("bbox")
+    if bbox is not None and not _is_box(bbox):
+        raise FormatError(f"{where} has bbox {bbox!r}, expected x, y, width and height; correct it or leave it out")
+
+
+def _is_box(bbox: object) -> bool:
+    """Whether a value of a JSON file is x, y, width and height of a box."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return False
+    is_number = (type(number) in (int, float) and abs(number) < _MAX_COORDINATE for number in bbox)
+    return all(is_number) and min(bbox[2:]) >= 0
+
+
+def _check_scores(path: Path, entries: list[dict[str, Any]]) -> bool:
+    """Whether the entries have scores; all must, or none."""
+    without = [place for place, entry in enumerate(entries) if "score" not in entry]
+    if 0 < len(without) < len(entries):
+        raise FormatError(f"{path}: entry {without[0]} has no score, but others have; give all entries one, or none")
+    for place, entry in enumerate([] if without else entries):
+        score = entry["score"]
+        if type(score) not in (int, float) or not 0 <= score <= 1:
+            raise FormatError(f"{path}: entry {place} has score {score!r}, expected a number from 0 to 1; scale scores")
+    return not without
+
+
+def _check_categories(path: Path, entries: list[dict[str, Any]], dataset: Dataset) -> None:
+    known = {category.id for category in dataset.categories}
+    if unknown := sorted({entry["category_id"] for entry in entries} - known):
+        raise FormatError(
+            f"{path} holds category_id {_shorten(unknown)}, but {dataset.root} has {_name_categories(dataset)}; give "
+            "the data that the predictions were made for, or correct the ids"
+        )
+
+
+def _name_categories(dataset: Dataset) -> str:
+    return _shorten([f"{category.id} ({category.name})" for category in dataset.categories])
+
+
+def _shorten(values: Sequence[object]) -> str:
+    """Up to five of several values, as text."""
+    return ", ".join(str(value) for value in values[:5]) + (" and more" if len(values) > 5 else "")
+
+
+def _check_repeats(path: Path, places: list[int], entries: list[dict[str, Any]]) -> None:
+    """Refuse entries of an image that are equal."""
+    seen: dict[str, int] = {}
+    for place, entry in zip(places, entries, strict=True):
+        content = json.dumps([entry.get(key) for key in ("category_id", "score", "bbox", "segmentation")])
+        if seen.setdefault(content, place) != place:
+            raise FormatError(
+                f"{path}: entry {place} repeats entry {seen[content]}, as in a file that was joined with itself; keep "
+                "each prediction once"
+            )
+
+
+def _match_image_ids(
+    path: Path, image_ids: Collection[int | str], dataset: Dataset
+) -> tuple[dict[int | str, int], tuple[str, ...]]:
+    """The data set's image_id for each of the file, and the names of images that nothing was predicted for."""
+    known = {make_key(record.name): record.name for record in dataset.records}
+    if image_ids and all(isinstance(image_id, str) for image_id in image_ids):
+        own_ids = {make_key(record.source_id): record.name for record in dataset.records if record.source_id}
+        names = _match_texts(path, [str(image_id) for image_id in image_ids], known | own_ids)
+    elif (listed := _read_image_names(path)) is not None:
+        names = {image_id: known.get(make_key(name), name) for image_id, name in listed.items()}
+    else:
+        names = None
+    if names is None and not dataset.has_image_ids and image_ids:
+        raise FormatError(
+            f"{path} gives its images by image_id, but {dataset.root} has no such numbers; give the names, in a list "
+            f'{path.parent / IMAGES_NAME} of {{"id": 1, "name": "a"}} or as image_id, or score on the COCO file that '
+            "the numbers are of"
+        )
+    if names is None:
+        how, keys = "by image_id, without images.json", {image_id: image_id for image_id in image_ids}
+    elif unlisted := sorted(set(image_ids) - names.keys(), key=str):
+        raise FormatError(
+            f"{path} holds image_id {_shorten(unlisted)}, which {path.parent / IMAGES_NAME} does not list; the two are "
+            "of different predictions: predict again, or remove the list to match the data by image_id"
+        )
+    else:
+        how, keys = "by name", names
+    records = {record.image_id if names is None else record.name: record for record in dataset.records}
+    _check_known(path, how, [keys[image_id] for image_id in image_ids], records, dataset)
+    predicted = set(keys.values())
+    missing = tuple(record.name for key, record in records.items() if key not in predicted)
+    return {image_id: records[keys[image_id]].image_id for image_id in image_ids}, missing
+
+
+def _match_texts(path: Path, image_ids: Sequence[str], known: Mapping[str, str]) -> dict[int | str, str]:
+    """The name of the image that each text means, by what an image or its file may be called; else the text.
+
+    Raises:
+        FormatError: Two texts mean one image.
+    """
+    names: dict[int | str, str] = {}
+    owners: dict[str, str] = {}
+    for text in image_ids:
+        stem = PureWindowsPath(text).stem  # splits at both kinds of slash
+        name = names[text] = known.get(make_key(text)) or known.get(make_key(stem), text)
+        if (owner := owners.setdefault(name, text)) != text:
+            raise FormatError(f"{path} calls the image {name} both {owner!r} and {text!r}; give it one image_id")
+    return names
+
+
+def _read_image_names(path: Path) -> dict[int | str, str] | None:
+    """Names of images by the ids in the results, as ``predict`` writes them beside; None where it did not."""
+    list_path = path.parent / IMAGES_NAME
+    if path.name == RESULTS_NAME or not list_path.is_file():  # results for a task have the task's own ids
+        return None
+    images = read_json(list_path)
+    if not isinstance(images, list):
+        raise FormatError(f"{list_path} holds a {type(images).__name__}, expected a list of images; predict again")
+    for place, image in enumerate(images):
+        if not isinstance(image, dict) or not is_integer(image.get("id")) or not isinstance(image.get("name"), str):
+            raise FormatError(f"{list_path}: entry {place} needs id and name, as predict writes them; predict again")
+    for key, values in (
+        ("id", [image["id"] for image in images]),
+        ("name", [make_key(image["name"]) for image in images]),
+    ):
+        if len(set(values)) < len(values):
+            raise FormatError(f"{list_path} gives the {key} {mode(values)} twice; predict again")
+    return {image["id"]: image["name"] for image in images}
+
+
+def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any], dataset: Dataset) -> None:
+    """Refuse predictions for images that the data set does not have."""
+    found, known = set(found), set(known)
+    if unknown := sorted(found - known, key=lambda value: (isinstance(value, str), value)):
+        share = "all" if len(unknown) == len(found) else str(len(unknown))
+        raise DatasetError(
+            f"{share} of the {len(found)} images that {path} has predictions for are not in {dataset.root} ({how}: "
+            f"{_shorten(unknown)}; the data have {_shorten(sorted(known))}); give the data that they were made for"
+        )
+
+
+def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
+    files = _find_label_images(folder, dataset)
+    record_ids = {record.name: record.image_id for record in dataset.records}
+    _check_known(folder, "by name", files, record_ids, dataset)
+    csv_files = {name: path.with_suffix(".csv") for name, path in files.items()}
+    texts = {name: _read_table(path) for name, path in csv_files.items()}
+    notes = _match_classes({text for table in texts.values() for text in table.get("class", [])}, dataset)
+    if notes is not None:
+        texts = {name: {key: v for key, v in table.items() if key != "class"} for name, table in texts.items()}
+    tables = {name: _parse_table(csv_files[name], table, dataset) for name, table in texts.items()}
+    columns = {tuple(table): files[name] for name, table in tables.items()}
+    if len(columns) > 1:
+        (one, first), (other, second) = [(" ".join(key) or "nothing", path) for key, path in columns.items()][:2]
+        raise FormatError(
+            f"the CSV file beside {first} gives {one}, that beside {second} {other}; give all label images the same"
+        )
+    (column_names,) = columns
+    has_classes = "class" in column_names or len(dataset.categories) == 1
+    return StoredPredictions(
+        folder,
+        dataset.categories if has_classes else None,
+        "score" in column_names,
+        tuple(name for name in record_ids if name not in files),
+        {record_ids[name]: _LabelImage(path, tables[name]) for name, path in files.items()},
+        notes or (),
+    )
+
+
+def _match_classes(found: set[str | None], dataset: Dataset) -> tuple[str, ...] | None:
+    """What must be said where the files' classes are none of the data's and one side has a single one.
+
+    The classes then say nothing that can be scored. None where their names are to be looked up.
+    """
+    names = sorted(name for name in found if name)
+    known = {text for category in dataset.categories for text in (category.name, str(category.id))}
+    if not names or not known.isdisjoint(names) or 1 not in (len(names), len(dataset.categories)):
+        return None
+    return match_categories(dataset.categories, tuple(Category(*row) for row in enumerate(names, start=1))).notes
+
+
+def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
+    """The label images in a folder by the names of their images."""
+    names = {make_key(record.name): record.name for record in dataset.records}
+    own_images = {record.path.resolve() for record in dataset.records}
+    paths = list_images(folder)
+    matches = [None if make_key(path.stem) in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
+    named = [(match["name"], path) for match, path in zip(matches, paths, strict=True) if match]
+    if not named and (arrays := sorted(folder.glob("*_seg.npy"))):
+        raise DatasetError(f"{arrays[0]} is a pickle, which may run code; save Cellpose's masks as TIFF or PNG")
+    files: dict[str, Path] = {}
+    for found, path in named or [(path.stem, path) for path in paths]:
+        name = names.get(make_key(found), found)
+        if path.resolve() in own_images:
+            raise DatasetError(f"{path} is an image of the data, expected label images; give the predictions' folder")
+        if name in files:
+            raise DatasetError(f"{files[name]} and {path} are both label images of '{name}'; keep one of them")
+        files[name] = path
+    if not files:
+        raise DatasetError(
+            f"{folder} holds no predictions; expected {PREDICTIONS_NAME}, {RESULTS_NAME} or label images "
+            "<name>.tif; give a JSON file of another name itself"
+        )
+    return files
+
+
+def _read_table(path: Path) -> dict[str, list[str | None]]:
+    """The texts of those of the columns id, class and score that a CSV file has; none if there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(f"{path} cannot be read as CSV ({error}); write it again") from error
+    if "id" not in columns:
+        found = ", ".join(columns) or "none"
+        raise FormatError(
+            f"{path} has the columns {found}, expected id, class, score; if it is not of the predictions, move it away"
+        )
+    return {name: [row[name] for row in rows] for name in ("id", "class", "score") if name in columns}
+
+
+def _parse_table(path: Path, texts: dict[str, list[str | None]], dataset: Dataset) -> dict[str, np.ndarray]:
+    """The values of a table's columns, classes as class indices, by ascending id."""
+    if not texts:
+        return {}
+    indexed = list(enumerate(dataset.categories, start=1))
+    class_index = {str(category.id): i for i, category in indexed} | {category.name: i for i, category in indexed}
+    classes = f"a class of {dataset.root}: {_name_categories(dataset)}; name them alike, or drop the column"
+    parsers: dict[str, tuple[Callable[[str], Any], DTypeLike, str]] = {
+        "id": (_parse_id, np.int64, "a whole number above 0, as in the label image"),
+        "class": (class_index.__getitem__, np.int64, classes),
+        "score": (_parse_score, np.float32, "a number from 0 to 1"),
+    }
+    table = {
+        name: np.array(_parse_column(path, texts[name], name, parse, expected), dtype)
+        for name, (parse, dtype, expected) in parsers.items()
+        if name in texts
+    }
+    order = np.argsort(table["id"])
+    return {name: column[order] for name, column in table.items()}
+
+
+def _parse_column(
+    path: Path, texts: list[str | None], name: str, parse: Callable[[str], Any], expected: str
+) -> list[Any]:
+    values = []
+    for line, text in enumerate(texts, start=2):
+        try:
+            values.append(parse(text or ""))
+        except (KeyError, ValueError) as error:
+            raise FormatError(f"{path}: line {line} has {name} {text!r}, expected {expected}") from error
+    return values
+
+
+def _parse_id(text: str) -> int:
+    if not 0 < (number := int(text)) <= _MAX_ID:
+        raise ValueError
+    return number
+
+
+def _parse_score(text: str) -> float:
+    if not 0 <= (score := float(text)) <= 1:
+        raise ValueError
+    return score

@@ -1,0 +1,93 @@
+"""Decoding of image files, told apart by content."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from manymask.errors import DatasetError, FormatError, PlanError
+from manymask.imaging.raster import Raster, check_declared_size
+from manymask.imaging.tiff import read_tiff
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Readers of Pillow by the first bytes of a file. They are called directly, since Image.open compares with a limit that
+# is global to the process and so the caller's to set.
+_READERS: dict[bytes, type[ImageFile.ImageFile]] = {
+    b"\x89PNG": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+    b"BM": BmpImageFile,
+    b"GIF8": GifImageFile,
+}
+# A GIF is lossless, but what writes it may sort its colours anew, which ids do not survive.
+_LOSSY = {JpegImageFile: "JPEG", GifImageFile: "GIF"}
+
+
+def read_raster(path: Path) -> Raster:
+    """Decode a file, turning whatever a decoder raises on a damaged one into an error that names the file.
+
+    Raises:
+        DatasetError: There is no such file.
+        FormatError: It cannot be read as one 2-D image of numbers, whole, or is larger than the limit.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist or is not a file; expected an image")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(26)
+        if not head:
+            raise FormatError(f"{path} is empty; copy or export it again")
+        raster = read_tiff(path) if head.startswith(_TIFF_MAGIC) else _read_other(path, head)
+    except (FormatError, PlanError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError and their own kinds
+        raise FormatError(
+            f"{path} cannot be read as TIFF, PNG, JPEG or BMP image ({' '.join(str(error).split())}); "
+            "it is damaged, cut short or of another type: copy or export it again"
+        ) from error
+    values = raster.values
+    if values.size == 0 or values.dtype.kind not in "buif":
+        raise FormatError(f"{path} holds {values.dtype} values of shape {values.shape}, expected an image of numbers")
+    num_bits = 1 if values.dtype == bool else raster.num_bits
+    dtype = np.dtype(np.uint8) if values.dtype == bool else values.dtype.newbyteorder("=")
+    return replace(raster, values=np.ascontiguousarray(values, dtype=dtype), num_bits=num_bits)
+
+
+def _read_other(path: Path, head: bytes) -> Raster:
+    """Decode PNG, JPEG, BMP or GIF. Pillow cuts 16-bit colours to 8 bit, so 16-bit PNG goes through imagecodecs."""
+    reader = next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
+    if reader is None:
+        raise FormatError(
+            f"{path} cannot be read as TIFF, PNG, JPEG or BMP image, by its first bytes; it is damaged or of another "
+            "type: copy or export it again"
+        )
+    num_bits = head[24] if reader is PngImageFile else 8
+    with reader(path) as image:
+        shape = (image.height, image.width, len(image.getbands()))
+        check_declared_size(path, shape, np.uint16 if num_bits == 16 else np.uint8)
+        if isinstance(image, GifImageFile) and image.n_frames > 1:
+            raise FormatError(f"{path} holds {image.n_frames} images, expected one; save each in a file of its own")
+        orientation = image.getexif().get(0x0112, 1)
+        palette = None
+        if num_bits == 16:
+            values = imagecodecs.png_decode(path.read_bytes())
+        else:
+            if image.mode == "P":
+                palette = np.zeros((256, 3), dtype=np.uint8)
+                colors = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+                palette[: len(colors)] = colors
+            values = np.asarray(image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB"))
+    if num_bits in (2, 4) and palette is None and values.ndim == 2:
+        values = values // (255 // ((1 << num_bits) - 1))  # Pillow spreads grey of few bits over the whole byte
+    else:
+        num_bits = None
+    values = values[..., None] if values.ndim == 2 else values
+    alpha = None
+    if values.shape[2] in (2, 4):
+        values, alpha = values[..., :-1], values[..., -1]
+    return Raster(values, palette, alpha, orientation, num_bits, lossy=_LOSSY.get(reader))

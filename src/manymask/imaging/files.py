@@ -1,0 +1,123 @@
+"""Image files: which there are, what they are called, and their pixels."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from manymask.core.files import explain_reading
+from manymask.core.outputs import drop_outputs
+from manymask.errors import DatasetError
+from manymask.imaging.decoding import read_raster
+from manymask.imaging.orientation import is_obeyed
+from manymask.imaging.raster import turn
+
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+# What Cellpose writes beside an image: label images and flow fields.
+LABEL_STEM = re.compile(r"(?P<stem>.+?)(_cp)?_(?P<kind>masks|flows)", re.IGNORECASE)
+CLASS_FILE = re.compile(r"class(?P<category>\d+)\.tiff?", re.IGNORECASE)
+
+
+def read_pixels(path: str | Path) -> Shaped[np.ndarray, "height width channels"]:
+    """Read an image file in the type it is stored in.
+
+    TIFF, PNG, JPEG and BMP are told apart by content. Alpha is dropped, palettes become RGB, 1-bit images 0 and 255,
+    CMYK JPEG and YCbCr become RGB, "min is white" TIFF becomes what viewers show, and the orientation tag is obeyed
+    unless ``MANYMASK_ORIENTATION`` says otherwise.
+
+    Raises:
+        FormatError: The file cannot be read as one 2-D image, whole, or is larger than the limit.
+    """
+    raster = read_raster(Path(path))
+    return np.ascontiguousarray(turn(raster.show(), raster.orientation if is_obeyed() else 1))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, by name; hidden files are ignored."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted((path for path in files if not is_hidden(path) and path.is_file()), key=lambda path: path.name)
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, by name; hidden ones and outputs of manymask's own are passed over."""
+    folders = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path)]
+    return sorted(drop_outputs(folders), key=lambda path: path.name)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is hidden, or what macOS leaves in archives."""
+    return path.name.startswith((".", "__MACOSX"))
+
+
+def check_unique_names(images: Iterable[tuple[str, Path]]) -> None:
+    """Refuse images of one data set that share a name.
+
+    Raises:
+        DatasetError: Two images have the same name; the message gives both files.
+    """
+    seen: dict[str, Path] = {}
+    for name, path in images:
+        key = make_key(name)
+        if key in seen:
+            raise DatasetError(f"{seen[key]} and {path} are both named '{name}'; rename one, results are kept by name")
+        seen[key] = path
+
+
+def make_key(name: str) -> str:
+    """What names are compared by: those that look the same are, whether an accent is a character of its own or not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def name_folder(folder: Path) -> str:
+    """The name of a folder as the user sees it: that of ``.`` too, and of a link its own, not its target's."""
+    return Path(os.path.abspath(folder)).name
+
+
+@explain_reading()
+def find_images(path: str | Path) -> list[tuple[str, Path]]:
+    """Find the images to predict on.
+
+    Args:
+        path: An image file; a folder of image files; a folder with such a folder named ``images``; a folder of class
+            folders, each with its ``image.*``; or one class folder.
+
+    Returns:
+        Name and file of each image, by name. The name is the file's stem, or the class folder's name.
+
+    Raises:
+        DatasetError: Nothing is there, no image is found, or two images have the same name.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist; give an image file or a folder of images")
+    images = [(path.stem, path)] if path.is_file() else _find_in_folder(path)
+    if not images:
+        raise DatasetError(
+            f"{path} holds no images; expected files {', '.join(IMAGE_SUFFIXES)} (not named *_masks), a folder "
+            "'images', or class folders with an image.tif each"
+        )
+    check_unique_names(images)
+    return images
+
+
+def _find_in_folder(folder: Path) -> list[tuple[str, Path]]:
+    files = [path for path in list_images(folder) if not LABEL_STEM.fullmatch(path.stem)]
+    if any(CLASS_FILE.fullmatch(path.name) for path in files):
+        return [(name_folder(folder), _find_class_image(folder))]
+    if files:
+        return [(path.stem, path) for path in files]
+    if (folder / "images").is_dir():
+        return _find_in_folder(folder / "images")
+    return [(path.name, _find_class_image(path)) for path in list_folders(folder)]
+
+
+def _find_class_image(folder: Path) -> Path:
+    """The one ``image.*`` of a class folder."""
+    files = [path for path in list_images(folder) if path.stem == "image"]
+    if len(files) != 1:
+        raise DatasetError(f"{folder} holds {len(files)} files named image.*, expected one, such as image.tif")
+    return files[0]

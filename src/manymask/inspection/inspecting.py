@@ -1,0 +1,79 @@
+"""The whole look at a data set, with the files that it leaves."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from manymask.core import write_json
+from manymask.core.outputs import check_outputs, record_outputs
+from manymask.formats import open_dataset
+from manymask.inspection.checks import compare_sets
+from manymask.inspection.findings import Finding
+from manymask.inspection.fingerprint import write_fingerprint
+from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
+from manymask.inspection.repair import check_target, write_repaired
+
+_NAMES = ("fingerprint.json", "findings.json")
+
+
+def inspect(
+    data: str | Path,
+    *,
+    val: str | Path | None = None,
+    data_format: str | None = None,
+    group_by: str | None = None,
+    output: str | Path | None = None,
+    fix: str | Path | None = None,
+    cap: int | None = None,
+    crowd_as_objects: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Look at every image and label of a data set: what is wrong, and what the data is like.
+
+    Writes nothing, but with ``output`` ``fingerprint.json`` and ``findings.json``, and with ``fix`` a repaired copy
+    with its ``repairs.json``.
+
+    Args:
+        data: Folder of labelled images, or a COCO file.
+        val: A separate validation set in the format of ``data``; examined too, and searched for images of ``data``.
+        data_format: Name of the reader; found out by default.
+        group_by: Regular expression that finds an image's group (slide, patient) in its name.
+        output: Folder to write the findings and the fingerprint to.
+        fix: New or empty folder for a repaired copy of ``data``.
+        cap: Names images that hold more instances than this; by default training takes its cap from the data.
+        crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
+        progress: Called with the number of images done so far and the number of images, for each pass.
+
+    Returns:
+        What was found; ``repairs`` says what was done for the copy.
+
+    Raises:
+        DatasetError: The data set cannot be listed, none of its images can be read, or none has an instance.
+        PlanError: The pattern is no regular expression, the folder of ``fix`` is not empty, or files that ``inspect``
+            did not write are in the way of ``output``.
+    """
+    dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
+    val_set = None if val is None else open_dataset(val, dataset.data_format, crowd_as_objects=crowd_as_objects)
+    if fix is not None:
+        check_target(Path(fix), dataset.root)
+    if output is not None:
+        check_outputs(Path(output), "inspect", _NAMES)
+    found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
+    val_findings = []
+    if val_set is not None:
+        val_found = inspect_dataset(val_set, progress=progress, cap=cap)
+        val_findings = [replace(finding, is_fixable=False) for finding in val_found.findings]
+        found = replace(found, findings=(*found.findings, *compare_sets(found.facts, val_found.facts)))
+    if fix is not None:
+        found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
+    found = replace(found, findings=sort_findings([*found.findings, *val_findings]))
+    if output is not None:
+        with record_outputs(Path(output), "inspect", _NAMES):
+            write_fingerprint(found.fingerprint, Path(output) / "fingerprint.json")
+            write_json(Path(output) / "findings.json", [_to_json(finding) for finding in found.findings])
+    return found
+
+
+def _to_json(finding: Finding) -> dict[str, Any]:
+    return asdict(finding) | {"path": finding.path and str(finding.path)}

@@ -1,0 +1,118 @@
+"""From the mask head's small masks to runs, inside each box."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int64
+from torch import Tensor
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
+
+from manymask.core import Instances, RunLengths, encode_crops, intersect_runs
+from manymask.plan import Plan
+
+
+def paste_masks(
+    probabilities: Float32[Tensor, "instances bins bins"],
+    boxes: Float32[Tensor, "instances 4"],
+    size: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    is_exact: bool = False,
+) -> RunLengths:
+    """Enlarge each small mask to its box and turn it into runs of the image; no full-size mask is made.
+
+    The pixels are those of torchvision's ``paste_masks_in_image`` followed by ``> threshold``, which moves boxes to
+    whole pixels; exactly (``is_exact``), the mask is read bilinearly at each pixel's centre, with zeros outside the
+    box.
+
+    Args:
+        probabilities: The mask head's output for each instance's own class, in [0, 1].
+        boxes: x1 y1 x2 y2 in pixels of the image.
+        size: (height, width) of the image.
+        threshold: Probability above which a pixel belongs to the instance.
+        is_exact: Whether boxes keep their fractions of a pixel.
+    """
+    if len(boxes) == 0:
+        return RunLengths.empty(size)
+    if is_exact:
+        return encode_crops(_read_crops(probabilities.float().cpu(), boxes.float().cpu(), size, threshold), size)
+    padded, scale = expand_masks(probabilities[:, None].float().cpu(), padding=1)
+    corners = expand_boxes(boxes.float().cpu(), scale).to(torch.int64)
+    return encode_crops(_paste_crops(padded, corners.tolist(), size, threshold), size)
+
+
+def _paste_crops(
+    padded: Tensor, corners: list[list[int]], size: tuple[int, int], threshold: float
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """For each instance the corner of its box's visible part, and the mask there."""
+    height, width = size
+    for mask, (x1, y1, x2, y2) in zip(padded, corners, strict=True):
+        # Boxes end at their last pixel here, as in torchvision's paste_mask_in_image.
+        shape = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
+        left, right = max(x1, 0), min(x2 + 1, width)
+        top, bottom = max(y1, 0), min(y2 + 1, height)
+        enlarged = F.interpolate(mask[None], size=shape, mode="bilinear", align_corners=False)[0, 0]
+        crop = enlarged[top - y1 : max(bottom - y1, 0), left - x1 : max(right - x1, 0)] > threshold
+        yield left, top, crop.numpy()
+
+
+def _read_crops(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The same by reading each mask at the centres of the pixels in its box."""
+    limits = torch.tensor([size[1], size[0]]).repeat(2)
+    # Pixel i has its centre at i + 0.5.
+    corners = (boxes - 0.5).ceil().long().clamp(min=torch.zeros(4, dtype=torch.long), max=limits)
+    for mask, (x1, y1, x2, y2), (left, top, right, bottom) in zip(masks, boxes.tolist(), corners.tolist(), strict=True):
+        across = _weigh_bins(left, right, x1, x2, mask.shape[1])
+        down = _weigh_bins(top, bottom, y1, y2, mask.shape[0])
+        yield left, top, (down @ mask @ across.T > threshold).numpy()
+
+
+def _weigh_bins(first: int, last: int, start: float, end: float, num_bins: int) -> Float32[Tensor, "pixels bins"]:
+    """The share of each bin of [start, end] in the value at the centre of each pixel from first to last."""
+    place = (torch.arange(first, last) + 0.5 - start) / max(end - start, 1e-6) * num_bins - 0.5
+    return (1 - (place[:, None] - torch.arange(num_bins)).abs()).clamp(min=0)
+
+
+def suppress_masks(
+    runs: RunLengths, labels: Int64[np.ndarray, " instances"], threshold: float
+) -> Int64[np.ndarray, " kept"]:
+    """The rows that are left when of two masks of a class that overlap more than ``threshold`` (IoU) the first stays.
+
+    Args:
+        runs: The masks, best first.
+        labels: The class of each.
+        threshold: In (0, 1].
+    """
+    pairs = intersect_runs(runs, runs)
+    is_rival = (pairs.first < pairs.second) & (labels[pairs.first] == labels[pairs.second])
+    first, second = pairs.first[is_rival], pairs.second[is_rival]
+    areas = runs.areas
+    iou = pairs.intersection[is_rival] / (areas[first] + areas[second] - pairs.intersection[is_rival])
+    is_kept = np.ones(len(runs), dtype=bool)
+    order = np.argsort(first, kind="stable")
+    for better, worse in zip(first[order][iou[order] > threshold], second[order][iou[order] > threshold], strict=True):
+        if is_kept[better]:
+            is_kept[worse] = False
+    return np.flatnonzero(is_kept)
+
+
+def make_instances(output: dict[str, Tensor], size: tuple[int, int], plan: Plan) -> Instances:
+    """The instances of one image, by falling score.
+
+    Args:
+        output: What ``MaskRCNN`` returns for the image.
+        size: (height, width) of the image.
+        plan: The settings ``mask_threshold``, ``mask_alignment``, ``suppression``, ``nms`` and the cap.
+    """
+    is_exact = plan.mask_alignment == "exact"
+    boxes = output["boxes"].float()
+    runs = paste_masks(output["mask_probabilities"], boxes, size, plan.mask_threshold, is_exact=is_exact)
+    labels, scores = output["labels"].cpu().numpy(), output["scores"].float().cpu().numpy()
+    instances = Instances.from_runs(runs, labels, scores=scores, boxes=boxes.cpu().numpy())
+    if plan.suppression == "mask":
+        instances = instances[suppress_masks(runs, labels, plan.nms)[: plan.max_detections]]
+    return instances

@@ -1,0 +1,160 @@
+"""The box and mask heads, with a mask branch that holds no full-size masks."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+
+from manymask.core import find_layers
+from manymask.modeling.targets import sample_mask_targets
+
+# Detections that go through the mask head at once: 256 x 256 channels x 14 x 14 are 51 MB in float32.
+DETECTIONS_AT_ONCE = 256
+# Entries of the (instances x proposals) IoU that are looked at at once.
+IOUS_AT_ONCE = 1 << 20
+
+
+class Float32BoxCoder(BoxCoder):
+    """torchvision's box arithmetic in float32 also under autocast, where it would take the type of the deltas."""
+
+    def decode(self, rel_codes: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Boxes of the deltas ``rel_codes`` from ``boxes``."""
+        return super().decode(rel_codes.float(), boxes)
+
+
+class CrowdRoIHeads(RoIHeads):
+    """torchvision's RoI heads with ground-truth masks as layers and predicted masks as 28 x 28 probabilities.
+
+    Attributes:
+        is_exact: Whether boxes are placed on features and layers exactly (``mask_alignment``). Feature cells of strides
+            4 to 32 have their centres on pixels 0, 4, 8 ..., whose coordinates in a box are 0.5, 4.5, 8.5;
+            torchvision's pooling takes them for 0, 4, 8, and its mask targets are half a pixel off likewise. That holds
+            for bodies whose strides come from odd kernels, as ResNet's; cells of patches (ConvNeXt, Swin) lie up to
+            half a stride further on, which training has to learn. Boxes below 4 pixels are pooled as if of 4.
+    """
+
+    is_exact = False
+
+    def _shift(self, boxes: list[Tensor]) -> list[Tensor]:
+        """Boxes as indices of pixels, which pooling reads them as."""
+        return [b - 0.5 for b in boxes] if self.is_exact else boxes
+
+    def check_targets(self, targets: list[dict[str, Tensor]] | None) -> None:
+        """Refuse targets without boxes, labels or layers."""
+        for target in targets or [{}]:
+            if missing := {"boxes", "labels", "layers"} - target.keys():
+                raise ValueError(f"expected targets with boxes, labels and layers, {sorted(missing)} missing")
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's, over chunks of proposals, so that memory does not grow as instances x proposals."""
+        rows, labels = [], []
+        for image_proposals, boxes, box_labels in zip(proposals, gt_boxes, gt_labels, strict=True):
+            at_once = max(IOUS_AT_ONCE // max(len(boxes), 1), 1)
+            parts = [
+                super(CrowdRoIHeads, self).assign_targets_to_proposals([chunk], [boxes], [box_labels])
+                for chunk in image_proposals.split(at_once)
+            ]
+            rows.append(torch.cat([part[0][0] for part in parts]))
+            labels.append(torch.cat([part[1][0] for part in parts]))
+        return rows, labels
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Losses in training, else detections with ``boxes``, ``labels``, ``scores`` and ``mask_probabilities``."""
+        if not self.training:
+            return self._detect(features, proposals, image_shapes), {}
+        proposals, rows, labels, regression_targets = self.select_training_samples(proposals, targets)
+        class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
+        loss_classifier, loss_box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression_targets)
+        is_object = [image_labels > 0 for image_labels in labels]
+        proposals = [boxes[keep] for boxes, keep in zip(proposals, is_object, strict=True)]
+        rows = [image_rows[keep] for image_rows, keep in zip(rows, is_object, strict=True)]
+        loss_mask = self._compute_mask_loss(features, proposals, rows, image_shapes, targets or [])
+        return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+
+    def _run_box_head(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits and box deltas, in float32 also under autocast."""
+        features_of_boxes = self.box_roi_pool(features, self._shift(proposals), image_shapes)
+        class_logits, box_regression = self.box_predictor(self.box_head(features_of_boxes))
+        return class_logits.float(), box_regression.float()
+
+    def _run_mask_head(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Mask logits (boxes, classes, 28, 28)."""
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, self._shift(boxes), image_shapes)))  # pyright: ignore[reportOptionalCall]
+
+    def _compute_mask_loss(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        rows: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        """Mean binary cross-entropy of the true class's mask (Mask R-CNN, section 3)."""
+        logits = self._run_mask_head(features, proposals, image_shapes)
+        if logits.numel() == 0:
+            return logits.sum() * 0  # a batch without objects still needs a loss that every rank can differentiate
+        labels = torch.cat([target["labels"][r] for target, r in zip(targets, rows, strict=True)])
+        num_bins = logits.shape[-1]
+        mask_targets = [
+            sample_mask_targets(
+                target["layers"].as_subclass(Tensor),
+                find_layers(target["layers"], len(target["boxes"])),
+                r,
+                map_boxes(boxes.float(), shape, tuple(target["layers"].shape[-2:]), is_exact=self.is_exact),
+                num_bins,
+            )
+            for target, r, boxes, shape in zip(targets, rows, proposals, image_shapes, strict=True)
+        ]
+        chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+        return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(mask_targets))
+
+    def _detect(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
+        detections = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
+        results = []
+        for index, (boxes, scores, labels) in enumerate(zip(*detections, strict=True)):
+            of_image = {name: feature[index : index + 1] for name, feature in features.items()}
+            probabilities = []
+            for chunk, own in zip(boxes.split(DETECTIONS_AT_ONCE), labels.split(DETECTIONS_AT_ONCE), strict=True):
+                logits = self._run_mask_head(of_image, [chunk], [image_shapes[index]])
+                probabilities.append(logits[torch.arange(len(own), device=own.device), own].float().sigmoid())
+            result = {"boxes": boxes, "labels": labels, "scores": scores}
+            results.append(result | {"mask_probabilities": torch.cat(probabilities)})
+        return results
+
+
+def map_boxes(
+    boxes: Float32[Tensor, "boxes 4"], from_size: tuple[int, ...], to_size: tuple[int, ...], *, is_exact: bool = False
+) -> Float32[Tensor, "boxes 4"]:
+    """Carry sampling boxes from a resized image to the original, keeping pixel centres on pixel centres.
+
+    Bilinear resizing takes pixel i of the small grid to (i + 0.5) * scale - 0.5 of the large one, and ``roi_align``
+    without alignment reads coordinates as pixel indices; so sampling the original inside the mapped box sees what
+    sampling the resized mask inside the box would. Exactly (``is_exact``), edge x lies at index x - 0.5 in both.
+
+    Args:
+        boxes: x1 y1 x2 y2 in the resized image.
+        from_size: (height, width) of the resized image.
+        to_size: (height, width) of the original image.
+        is_exact: Whether edges are carried as edges.
+    """
+    scale = boxes.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]]).repeat(2)
+    if is_exact:
+        return boxes * scale - 0.5
+    return boxes if tuple(from_size) == tuple(to_size) else (boxes + 0.5) * scale - 0.5

@@ -1,0 +1,90 @@
+"""The weights that a network starts from."""
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torchvision.models import ResNet50_Weights
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+
+from manymask.errors import CheckpointError
+from manymask.modeling.backbones import _create_timm_body, _first_line
+from manymask.modeling.catalogue import resolve_weights
+from manymask.modeling.checkpoint import read_state_dict
+from manymask.modeling.network import MaskRCNN
+from manymask.plan import Plan
+
+COCO_WEIGHTS = {
+    "maskrcnn_resnet50_fpn": MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
+    "maskrcnn_resnet50_fpn_v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
+}
+# The parts that depend on the number of classes and are made anew for other classes.
+CLASS_PARTS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
+
+
+def load_starting_weights(model: MaskRCNN, plan: Plan) -> None:
+    """Load what ``plan.weights`` names into a new model.
+
+    Raises:
+        CheckpointError: The weights cannot be downloaded or read, or are of another architecture.
+    """
+    if plan.weights == "none":
+        return
+    if plan.weights == "coco":
+        load_weights(model, _download(COCO_WEIGHTS[plan.architecture]), "torchvision's COCO weights")
+    elif plan.weights == "imagenet":
+        _load_imagenet_weights(model, plan)
+    else:
+        load_weights(model, read_state_dict(resolve_weights(plan.weights)), plan.weights)
+
+
+def _load_imagenet_weights(model: MaskRCNN, plan: Plan) -> None:
+    body: Any = model.backbone.body
+    if plan.backbone is not None:
+        try:
+            source = _create_timm_body(plan.backbone, is_pretrained=True)
+        except (OSError, RuntimeError, ValueError) as error:  # no network, a broken cache, no such weights
+            raise _explain_download(f"timm's weights of {plan.backbone}", error) from error
+        body.load_state_dict(source.state_dict())
+        return
+    state = _download(ResNet50_Weights.IMAGENET1K_V1)
+    body.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+
+
+def _download(weights: Any) -> dict[str, Tensor]:
+    """Weights from torch's cache, or from torchvision's server."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise _explain_download(weights.url, error) from error
+
+
+def _explain_download(source: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"cannot download {source} ({_first_line(error)}); fetch it on a machine that can and set weights=FILE, or set "
+        "weights=none to start from random weights"
+    )
+
+
+def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict with torchvision's keys; where its classes are others, the class-specific parts stay new.
+
+    Raises:
+        CheckpointError: A part besides the class-specific ones is missing, of another shape or not known.
+    """
+    own = model.state_dict()
+    class_parts = {name for name in own if name.startswith(CLASS_PARTS)}
+    if any(name in state and state[name].shape != own[name].shape for name in class_parts):
+        state = {name: value for name, value in state.items() if name not in class_parts}
+        state |= {name: own[name] for name in class_parts}
+    wrong = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    if not wrong:
+        # Not compared by name here: torchvision's modules rename the keys of its older files while loading.
+        missing, unknown = model.load_state_dict(state, strict=False)
+        wrong = sorted(missing + unknown)
+    if wrong:
+        raise CheckpointError(
+            f"{source} does not fit the architecture: {len(wrong)} of its parts are missing, unknown or of another "
+            f"shape, {wrong[0]} first; set architecture, backbone and aspect_ratios as the weights were trained with"
+        )

@@ -1,0 +1,13 @@
+"""Use a trained model: the instances of images, and files of them."""
+
+from manymask.prediction.job import OUTPUT_FORMATS as OUTPUT_FORMATS
+from manymask.prediction.job import predict_files as predict_files
+from manymask.prediction.model import INFERENCE_SETTINGS as INFERENCE_SETTINGS
+from manymask.prediction.model import Model as Model
+from manymask.prediction.model import find_checkpoint as find_checkpoint
+from manymask.prediction.model import load_model as load_model
+from manymask.prediction.predicting import predict as predict
+from manymask.prediction.predicting import read_ahead as read_ahead
+from manymask.prediction.views import TTA_FACTORS as TTA_FACTORS
+from manymask.prediction.views import TTA_FLIPS as TTA_FLIPS
+from manymask.prediction.views import predict_tensor as predict_tensor

@@ -1,0 +1,111 @@
+"""A trained model, loaded to predict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manymask.core import Category
+from manymask.core.files import explain_reading
+from manymask.errors import CheckpointError, PlanError
+from manymask.modeling.build import assemble_model
+from manymask.modeling.catalogue import list_shipped, resolve_weights
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_prefix
+from manymask.modeling.device import choose_device
+from manymask.modeling.network import MaskRCNN
+from manymask.modeling.weights import load_weights
+from manymask.plan import SETTINGS, Plan, change_plan, load_plan
+
+INFERENCE_SETTINGS = frozenset(
+    {
+        "detections_per_image",
+        "min_score",
+        "score_threshold",
+        "mask_threshold",
+        "suppression",
+        "nms",
+        "rpn_nms",
+        "min_size",
+        "max_size",
+        "scale",
+        "precision",
+        "num_workers",
+        "tta",
+        "crowd_as_objects",
+    }
+)
+"""Settings that a trained model can be given other values for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model, ready to predict.
+
+    Attributes:
+        network: The network, in evaluation mode on its device.
+        plan: The settings that it was trained with, apart from those that were given other values on loading.
+        categories: Its classes; label i + 1 is the i-th.
+        source: The checkpoint that it was read from.
+        is_threshold_chosen: Whether the validation images chose the score threshold.
+    """
+
+    network: MaskRCNN
+    plan: Plan
+    categories: tuple[Category, ...]
+    source: Path
+    is_threshold_chosen: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+
+@explain_reading()
+def load_model(source: str | Path, /, device: str | torch.device = "auto", **settings: Any) -> Model:
+    """Load a trained model.
+
+    Args:
+        source: A run folder, whose best checkpoint is taken, else its last; a checkpoint; or a shipped model's name.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        **settings: Other values for settings that act at prediction, such as ``min_score``.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it cannot be read.
+        PlanError: A setting does not exist, does not act at prediction or is out of range, or there is no such device.
+    """
+    if wrong := sorted(settings.keys() & set(SETTINGS) - INFERENCE_SETTINGS):
+        names = ", ".join(sorted(INFERENCE_SETTINGS))
+        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set device, {names}")
+    path = find_checkpoint(Path(source))
+    checkpoint = read_checkpoint(path)
+    plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))
+    record = plan.data
+    if record is None:
+        raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
+    plan = change_plan(plan, {**settings, "device": str(device)}).resolve_detections(record.max_instances)
+    is_threshold_chosen = plan.score_threshold == "auto"
+    if is_threshold_chosen:
+        if "score_threshold" not in checkpoint[CHECKPOINT_KEY]:
+            raise PlanError(f"{path} holds no score threshold that validation chose; set score_threshold to a number")
+        plan = change_plan(plan, {"score_threshold": checkpoint[CHECKPOINT_KEY]["score_threshold"]})
+    categories = tuple(Category(*entry) for entry in record.categories)
+    network = assemble_model(len(categories) + 1, plan)
+    load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
+    return Model(network.to(choose_device(plan.device)).eval(), plan, categories, path, is_threshold_chosen)
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The checkpoint that a run folder or a shipped model's name stands for, or the file itself.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if (path := resolve_weights(source)).is_file():
+        return path
+    found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
+    raise CheckpointError(
+        f"expected the name of a shipped model ({', '.join(list_shipped())}), a run folder or a checkpoint at "
+        f"{source}, found {found}; train a model first"
+    )

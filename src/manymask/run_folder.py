@@ -1,0 +1,266 @@
+"""The run folder: where a run keeps its plan, metrics, curves and checkpoints."""
+
+import csv
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from manymask.core.files import explain_writing, hold_lock, replace_file
+from manymask.core.outputs import LOCK_NAME, is_unused
+from manymask.drawing import draw_curves
+from manymask.errors import CheckpointError, FormatError, PlanError
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from manymask.plan import Plan
+
+MetricsRow = dict[str, int | float | None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run; nothing is held in memory that the files do not say."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        """The settings and the record of the data."""
+        return self.path / "plan.json"
+
+    @property
+    def explanation_file(self) -> Path:
+        """Every setting with the reason for it, where rules decided them."""
+        return self.path / "plan.md"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch."""
+        return self.path / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the highest validation mask AP."""
+        return self.path / "best.ckpt"
+
+    def epoch_file(self, epoch: int) -> Path:
+        """The checkpoint of an epoch, counted from 1."""
+        return self.path / "checkpoints" / f"epoch_{epoch:03d}.ckpt"
+
+    def list_epoch_files(self) -> list[Path]:
+        """All epochs' checkpoints, the newest first."""
+        files = (self.path / "checkpoints").glob("epoch_*.ckpt")
+        return sorted(files, key=lambda file: (len(file.name), file.name), reverse=True)
+
+    def check_unused(self) -> None:
+        """Refuse to train over another run.
+
+        Raises:
+            PlanError: The folder holds something, or is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise PlanError(
+                f"expected a new or empty folder for the run, but {self.path} is a file; choose another --output"
+            )
+        if not is_unused(self.path):
+            raise PlanError(f"{self.path} is not empty; choose another --output, or go on: {format_resume(self.path)}")
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Keep the folder, which is made where it is not there, to this process; it goes if nothing is written to it.
+
+        Raises:
+            ManymaskError: Another process trains in the folder, or it cannot be written to.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        with explain_writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        conflict = f"another process trains in {self.path}; wait until it ends, or choose another --output"
+        try:
+            with hold_lock(self.path / LOCK_NAME, conflict):
+                yield
+        finally:
+            with suppress(OSError):  # until the first folder that holds anything
+                for path in made:
+                    path.rmdir()
+
+    def remove_partial_files(self) -> None:
+        """Remove what a kill in the middle of writing has left; in other folders than training's, others may write."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "curves"):
+            for file in folder.glob(".*.partial"):
+                file.unlink()
+
+    def rewind(self, checkpoint: Path) -> list[MetricsRow]:
+        """Make the folder what it was when a checkpoint was written, and return the rows of the epochs until then.
+
+        Afterwards ``last.ckpt`` is that checkpoint, nothing is left of later epochs, and ``metrics.csv`` and the curves
+        are made anew. ``best.ckpt`` is removed where no copy of the best epoch's checkpoint is left.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read or holds no metrics.
+        """
+        rows = read_rows(checkpoint)
+        if checkpoint != self.last:
+            _copy(checkpoint, self.last)
+        for file in self.list_epoch_files():
+            number = file.stem.removeprefix("epoch_")
+            if number.isdigit() and int(number) > len(rows):
+                file.unlink()
+        self._restore_best(rows)
+        self.write_metrics(rows)
+        return rows
+
+    def _restore_best(self, rows: list[MetricsRow]) -> None:
+        expected = rows[: find_best_epoch(rows)]
+        for file in (self.best, self.last, self.epoch_file(len(expected))):
+            try:
+                if read_rows(file) != expected:
+                    continue
+            except CheckpointError:  # gone or damaged: the next may be good
+                continue
+            if file != self.best:
+                _copy(file, self.best)
+            return
+        self.best.unlink(missing_ok=True)
+
+    def write_metrics(self, rows: list[MetricsRow]) -> None:
+        """Write ``metrics.csv``, one row an epoch, and draw the curves."""
+        with replace_file(self.path / "metrics.csv", "w") as f:
+            writer = csv.DictWriter(f, fieldnames=list(rows[-1]))
+            writer.writeheader()
+            writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
+        draw_curves(rows, self.path / "curves")
+
+    def finish_epoch(self, epoch: int, rows: list[MetricsRow], keep_all: bool) -> None:
+        """Make ``last.ckpt`` and ``best.ckpt`` of the epoch's checkpoint; a resume makes up for a kill in between."""
+        _copy(self.epoch_file(epoch), self.last)
+        if find_best_epoch(rows) == epoch:
+            _copy(self.epoch_file(epoch), self.best)
+        if not keep_all:
+            for file in self.list_epoch_files():
+                file.unlink()
+
+    def find_resume_checkpoint(self) -> Path | None:
+        """``last.ckpt``, or None where no epoch was finished.
+
+        Raises:
+            CheckpointError: It is damaged, or missing though epochs were finished; names the newest good checkpoint.
+        """
+        if not self.last.exists() and len(self.list_epoch_files()) < 2:  # one alone may be from a kill before the copy
+            return None
+        try:
+            read_checkpoint(self.last)
+        except CheckpointError as error:
+            good = self._find_good_checkpoint()
+            hint = f"go on from {good}: {format_resume(good)}" if good else "no other is good; start anew"
+            raise CheckpointError(f"{error}; {hint}") from error
+        return self.last
+
+    def _find_good_checkpoint(self) -> Path | None:
+        for file in [*self.list_epoch_files(), self.best]:
+            try:
+                read_checkpoint(file)
+            except CheckpointError:
+                continue
+            return file
+        return None
+
+
+def find_run(path: Path) -> Path | None:
+    """The run folder that a path is, or that the checkpoint there lies in; None where it is neither."""
+    if path.is_dir():
+        places = [path]
+    else:  # a name that is no path, such as a shipped model's, lies in no run folder
+        parent = path.parent
+        places = [parent, *([parent.parent] if parent.name == "checkpoints" else [])] if path.exists() else []
+    return next((place for place in places if (place / "plan.json").is_file()), None)
+
+
+def read_metrics(path: Path) -> list[MetricsRow]:
+    """The rows of ``metrics.csv`` of a run folder, or a checkpoint in one; none where no epoch was finished.
+
+    Raises:
+        FormatError: The file was changed since it was written.
+    """
+    path = (find_run(path) or path) / "metrics.csv"
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = [{n: float(v) if v else None for n, v in row.items()} for row in csv.DictReader(f)]
+        if not all({"epoch", "step"} <= row.keys() for row in rows):
+            raise ValueError("no columns epoch and step")
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{path} is not as training wrote it ({error}); a resume of the run makes it anew") from error
+    return rows
+
+
+def read_rows(checkpoint: Path) -> list[MetricsRow]:
+    """The metrics of a run's epochs, from the first to the checkpoint's.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or holds no metrics.
+    """
+    rows = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("metrics")
+    if not rows:
+        raise CheckpointError(f"{checkpoint} holds no metrics, so no run can go on from it; start a new run")
+    return rows
+
+
+def count_epochs(checkpoint: Path, plan: Plan, rows: list[MetricsRow]) -> int:
+    """How many epochs a run has in all, as far as was known at a checkpoint; the clock may make them fewer.
+
+    Args:
+        checkpoint: The checkpoint, which may be gone.
+        plan: The run's.
+        rows: The metrics of the epochs until then, at least one.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    own = read_checkpoint(checkpoint)[CHECKPOINT_KEY] if checkpoint.is_file() else {}
+    if "num_epochs" in own:
+        return own["num_epochs"]
+    # Runs from before hold no number. The clock ended one whose time has no room for another of its epochs.
+    seconds = sum(row.get("seconds") or 0 for row in rows)
+    is_over = plan.minutes is not None and plan.minutes * 60 - seconds < seconds / len(rows)
+    is_over |= plan.max_steps is not None and (rows[-1]["step"] or 0) >= plan.max_steps
+    return len(rows) if is_over else plan.epochs
+
+
+def format_resume(path: Path) -> str:
+    """The command that goes on with a run, or from a checkpoint, ready for a shell."""
+    return f"manymask train --resume {shlex.quote(str(path))}"
+
+
+def find_best_epoch(rows: list[MetricsRow]) -> int:
+    """The epoch with the highest validation mask AP, the earliest on ties; an undefined AP loses to any."""
+
+    def rank(row: MetricsRow) -> tuple[int | float, int | float]:
+        ap = row["val_mask_AP"]
+        return (-1 if ap is None else ap), -(row["epoch"] or 0)
+
+    return int(max(rows, key=rank)["epoch"] or 0)
+
+
+def flatten_scores(scores: Mapping) -> MetricsRow:
+    """The scores that go to ``metrics.csv``: of all classes, and mask AP, AP50 and AP75 of each."""
+    row: MetricsRow = {
+        f"val_{kind}_{name}": scores[kind][name] for kind in ("mask", "box") for name in ("AP", "AP50", "AP75")
+    }
+    for category, entry in scores["mask"]["per_class"].items():
+        row |= {f"val_mask_{name}_{category}": entry[name] for name in ("AP", "AP50", "AP75")}
+    return row
+
+
+def _format(value: int | float | None) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy, not a link: a file that is damaged later must not take the other with it."""
+    with open(source, "rb") as original, replace_file(target) as f:
+        shutil.copyfileobj(original, f, 1 << 22)

@@ -1,0 +1,204 @@
+"""Batches for training and validation, in an order that is a function of (seed, epoch)."""
+
+import itertools
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from manymask.core import Dataset, Instances
+from manymask.imaging.normalization import normalize_pixels
+from manymask.plan import Plan
+from manymask.training.augmentation import augment, make_target
+
+
+@runtime_checkable
+class Pace(Protocol):
+    """What decides by the clock how many epochs there are, and how many steps an epoch has."""
+
+    num_epochs: int
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the clock of an epoch (0-based)."""
+        ...
+
+    def has_time(self) -> bool:
+        """Whether the epoch has time for another step."""
+        ...
+
+
+TrainingItem = tuple[Tensor, dict[str, Tensor], str]
+ValidationItem = tuple[Tensor, Instances, int]
+
+
+class TrainingImages(TorchDataset[TrainingItem]):
+    """Image, target and name of a training image, cropped and turned as its place among all draws of the run says."""
+
+    def __init__(self, dataset: Dataset, plan: Plan) -> None:
+        self.dataset = dataset
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: tuple[int, int]) -> TrainingItem:
+        """The image of a draw: its index, and the place of the draw in the run."""
+        index, place = draw
+        sample = self.dataset[index]
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
+        image = normalize_pixels(sample.pixels, str(sample.path), self.plan)
+        image, layers = augment(image, sample.layers, self.plan, generator)
+        return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
+
+
+class ValidationImages(TorchDataset[ValidationItem]):
+    """Image, ground truth and image id of each validation image."""
+
+    def __init__(self, dataset: Dataset, plan: Plan) -> None:
+        self.dataset = dataset
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> ValidationItem:
+        sample = self.dataset[index]
+        return normalize_pixels(sample.pixels, str(sample.path), self.plan), sample.to_instances(), sample.image_id
+
+
+class InstanceDataModule(L.LightningDataModule):
+    """The loaders of a run.
+
+    No state is saved: the batches of an epoch follow from the seed and the epoch's number, so a resumed run sees what
+    the run that was never stopped would have seen, with any number of loader processes.
+
+    Args:
+        train: The images to train on.
+        val: The images to validate on.
+        plan: The settings.
+        weights: How often each training image is drawn against the others; all alike by default.
+        pin_memory: Whether batches go to page-locked memory, from which a CUDA device copies faster.
+
+    Attributes:
+        pace: Ends the epochs of a run with a time budget; ``total_steps`` is an estimate then.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        val: Dataset,
+        plan: Plan,
+        *,
+        weights: Sequence[float] | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        self.train_images = TrainingImages(train, plan)
+        self.val_images = ValidationImages(val, plan)
+        self.plan = plan
+        self.pin_memory = pin_memory
+        self._shares = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.steps_per_epoch = plan.epoch_steps or -(-len(train) // (plan.batch_size * plan.accumulate))
+        self.pace: Pace | None = None
+        limit = plan.max_steps or plan.epochs * self.steps_per_epoch
+        self.total_steps = min(limit, plan.epochs * self.steps_per_epoch)
+        self.num_epochs = -(-self.total_steps // self.steps_per_epoch)
+
+    def list_batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """The draws of each batch of an epoch (0-based); the last epoch ends where the steps run out.
+
+        A draw is the index of an image and the draw's place in the run. Without ``epoch_steps`` an epoch is one pass
+        over the images, whose last batch may be smaller.
+        """
+        if self.plan.epoch_steps is not None:
+            first = epoch * self.steps_per_epoch
+            return self.list_steps(first, min(first + self.steps_per_epoch, self.total_steps))
+        num_draws = len(self.train_images)
+        batches = self._make_batches(epoch * num_draws, (epoch + 1) * num_draws)
+        steps_left = self.total_steps - epoch * self.steps_per_epoch
+        return batches[: max(steps_left, 0) * self.plan.accumulate]
+
+    def list_steps(self, first: int, last: int) -> list[list[tuple[int, int]]]:
+        """The draws of each batch of some optimizer steps of the run, pass after pass over the images."""
+        draws_per_step = self.plan.batch_size * self.plan.accumulate
+        return self._make_batches(first * draws_per_step, last * draws_per_step)
+
+    def _make_batches(self, first: int, last: int) -> list[list[tuple[int, int]]]:
+        draws = self._list_draws(first, last)
+        return [draws[i : i + self.plan.batch_size] for i in range(0, len(draws), self.plan.batch_size)]
+
+    def _list_draws(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The draws from one place of the run to another: pass after pass over the images."""
+        num_images = len(self.train_images)
+        passes = range(first // num_images, -(-last // num_images))
+        indices = [index for number in passes for index in self._shuffle(number)]
+        offset = passes.start * num_images
+        return [(indices[place - offset], place) for place in range(first, last)]
+
+    def _shuffle(self, pass_number: int) -> list[int]:
+        """As many draws as there are images: each once, or as often as its weight says."""
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + pass_number)
+        order = torch.randperm(len(self.train_images), generator=generator)
+        if self._shares is None:
+            return order.tolist()
+        # Systematic sampling: evenly spaced marks on the cumulated shares, from a random start.
+        ends = self._shares[order].cumsum(0) * (len(order) / self._shares.sum())
+        start = torch.rand((), generator=generator, dtype=torch.float64)
+        places = torch.searchsorted(ends, torch.arange(len(order)) + start, right=True).clamp(max=len(order) - 1)
+        return order[places][torch.randperm(len(order), generator=generator)].tolist()
+
+    def train_dataloader(self) -> DataLoader[TrainingItem]:
+        """The loader of the trainer's current epoch; it is made anew for each."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        if self.pace is None or self.trainer is None:
+            return self._make_loader(self.train_images, self.list_batches(epoch))
+        self.pace.begin_epoch(epoch)
+        self.num_epochs = self.trainer.fit_loop.max_epochs = self.pace.num_epochs
+        return self._make_loader(self.train_images, ClockedBatches(self, self.pace, self.trainer.global_step))
+
+    def val_dataloader(self) -> DataLoader[ValidationItem]:
+        """The validation images in order, one at a time: their sizes differ and their crowds set the memory."""
+        return self._make_loader(self.val_images, [[index] for index in range(len(self.val_images))])
+
+    def _make_loader(self, images: Any, batches: Iterable[Sequence[Any]]) -> DataLoader[Any]:
+        return DataLoader(
+            images,
+            batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+            num_workers=min(self.plan.num_workers, len(batches))
+            if isinstance(batches, list)
+            else self.plan.num_workers,
+            collate_fn=collate,
+            worker_init_fn=ignore_interrupt,
+            pin_memory=self.pin_memory,
+        )
+
+
+class ClockedBatches:
+    """The batches of an epoch that begins at ``step`` and ends when its time is over, at least one step's."""
+
+    def __init__(self, datamodule: InstanceDataModule, pace: Pace, step: int) -> None:
+        self.datamodule = datamodule
+        self.pace = pace
+        self.step = step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """The draws of each batch; the clock is looked at after each step's."""
+        for step in itertools.count(self.step):
+            yield from self.datamodule.list_steps(step, step + 1)
+            if not self.pace.has_time():
+                return
+
+
+def ignore_interrupt(worker_index: int) -> None:
+    """Leave Ctrl-C, which reaches the whole process group, to the main process: it ends the loaders by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def collate(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    """Keep the items of a batch as lists: images differ in size, targets in length."""
+    return tuple(list(column) for column in zip(*items, strict=True))

@@ -1,0 +1,303 @@
+"""What comes before the first step: every file read once, the settings decided, the images split."""
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from manymask.core import Category, Dataset, Record, Sample, match_categories
+from manymask.errors import CheckpointError, DatasetError, PlanError
+from manymask.formats import DatasetCheck, check_dataset, read_dataset
+from manymask.imaging.normalization import normalize_pixels
+from manymask.inspection import Inspection, group_images, inspect_dataset
+from manymask.inspection.doubts import LabelDoubts
+from manymask.modeling.backbones import check_backbone
+from manymask.modeling.catalogue import list_shipped, resolve_weights
+from manymask.modeling.checkpoint import read_training_plan
+from manymask.modeling.device import choose_device
+from manymask.modeling.scale import describe_lost_scale
+from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
+from manymask.planning import Decision, fit_schedule, format_value, plan_training, weigh_images
+from manymask.training.callbacks import print_line
+from manymask.training.step_cost import find_machine, measure_step
+
+
+@dataclass(frozen=True)
+class InspectedData:
+    """Labelled images that have all been read once; those to validate on, where they are a set of their own."""
+
+    dataset: Dataset
+    inspection: Inspection
+    val: Dataset | None
+    val_check: DatasetCheck | None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run, how often each is drawn (None: all alike), and what is recorded of them."""
+
+    train: Dataset
+    val: Dataset
+    weights: list[float] | None
+    record: DataRecord
+
+
+def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
+    """Refuse what is not there, or does not fit, before every file is checked, not after.
+
+    Args:
+        plan: The settings.
+        settings: Names of those that are not for rules to decide.
+
+    Raises:
+        PlanError: There is no such device or backbone, or the weights are another network's.
+        CheckpointError: There is no such weights file.
+    """
+    choose_device(plan.device)
+    if plan.backbone is not None:
+        check_backbone(plan.backbone)
+    if plan.weights not in ("coco", "imagenet", "none") and not resolve_weights(plan.weights).is_file():
+        names = ", ".join(("coco", "imagenet", "none", *list_shipped()))
+        raise CheckpointError(
+            f"weights is {plan.weights!r}, expected {names}, a run folder or a file; no such file is there"
+        )
+    if (start := read_start(plan.weights)) is not None:
+        for name in ("architecture", "backbone", "aspect_ratios"):
+            own, expected = getattr(plan, name), getattr(start, name)
+            if name in settings and own != expected:
+                raise PlanError(
+                    f"weights={plan.weights} were trained with {name}={format_value(expected)}, not "
+                    f"{format_value(own)}; set it so, or take other weights"
+                )
+
+
+def read_data(
+    path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console
+) -> InspectedData:
+    """Read and check every file as training will, so that what it would stop at is found before the first step.
+
+    Raises:
+        DatasetError: A file cannot be used.
+    """
+    dataset = read_dataset(path, data_format, crowd_as_objects=plan.crowd_as_objects)
+    doubts, val_doubts = LabelDoubts(), LabelDoubts()
+    with _show_check(dataset, console) as update:
+        inspection = inspect_dataset(
+            _read_as_training(dataset, plan, doubts),
+            progress=lambda num_done, _: update(num_done),
+            num_workers=plan.num_workers,
+            is_strict=True,
+            group_by=plan.group_by,
+        )
+    _tell_findings(dataset, inspection, console)
+    _tell_doubts(dataset, doubts, console)
+    if val_path is None:
+        return InspectedData(dataset, inspection, None, None)
+    val = read_dataset(val_path, dataset.data_format, crowd_as_objects=plan.crowd_as_objects)
+    with _show_check(val, console) as update:
+        val_check = check_dataset(_read_as_training(val, plan, val_doubts), update, plan.num_workers)
+    _tell_doubts(val, val_doubts, console)
+    return InspectedData(dataset, inspection, val, val_check)
+
+
+@contextmanager
+def _show_check(dataset: Dataset, console: Console) -> Iterator[Callable[[int], None]]:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(f"checking {len(dataset)} images of {dataset.root}"), total=len(dataset))
+        yield lambda num_done: bar.update(task, completed=num_done)
+
+
+def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts) -> Dataset:
+    return replace(dataset, read_record=partial(_read_usable, dataset.read_record, plan, doubts))
+
+
+def _tell_doubts(dataset: Dataset, doubts: LabelDoubts, console: Console) -> None:
+    for sentence in doubts.describe():
+        print_line(console, f"warning: {dataset.root}: {sentence}")
+
+
+def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -> None:
+    counts = {kind: sum(found.severity == kind for found in inspection.findings) for kind in ("fault", "warning")}
+    if any(counts.values()):
+        found = " and ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
+        print_line(console, f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
+
+
+def _read_usable(
+    read_record: Callable[[Record, tuple[Category, ...]], Sample],
+    plan: Plan,
+    doubts: LabelDoubts,
+    record: Record,
+    categories: tuple[Category, ...],
+) -> Sample:
+    sample = read_record(record, categories)
+    normalize_pixels(sample.pixels, str(sample.path), plan)
+    doubts.add(sample, sample.to_instances())
+    return sample
+
+
+def decide_settings(
+    data: InspectedData, draft: Plan, settings: Mapping[str, Any], *, is_auto: bool, console: Console
+) -> tuple[Plan, tuple[Decision, ...]]:
+    """The plan of a run, and with the recipe ``auto`` why.
+
+    Args:
+        data: The images.
+        draft: The recipe's plan with the user's own settings.
+        settings: These settings.
+        is_auto: Whether rules decide the others.
+        console: Where to say what is going on.
+
+    Raises:
+        PlanError: Settings do not fit each other.
+    """
+    if "minutes" in settings and "epoch_steps" in settings:
+        raise PlanError("minutes decide how many steps an epoch has; leave epoch_steps out")
+    fingerprint = data.inspection.fingerprint
+    if data.val_check is None:
+        val_megapixels = draft.val_fraction * fingerprint.megapixels
+    else:
+        val_megapixels = sum(image.size[0] * image.size[1] for image in data.val_check.images) / 1e6
+    machine = find_machine(choose_device(draft.device))
+
+    def measure(plan: Plan) -> Any:
+        with console.status("measuring a training step on this machine"):
+            return measure_step(plan, data.dataset, fingerprint, val_megapixels)
+
+    if is_auto:
+        return plan_training(fingerprint, machine, settings, measure, read_start)
+    if draft.minutes is not None:
+        return fit_schedule(draft, fingerprint, machine, settings, measure), ()
+    return draft, ()
+
+
+def read_start(weights: str) -> Plan | None:
+    """The plan that weights were trained with; None where these are foreign, or their file does not say."""
+    path = resolve_weights(weights)
+    values = read_training_plan(path) if path.is_file() else None
+    return None if values is None else load_plan(values, weights)
+
+
+def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingData:
+    """Hold images out for validation, and record what the run is trained on.
+
+    Raises:
+        DatasetError: All images are of one group.
+    """
+    dataset, check = data.dataset, data.inspection.check
+    if data.val is not None and data.val_check is not None:
+        train_set, val_set, val_check = dataset, data.val, data.val_check
+        fingerprint = check.fingerprint + val_check.fingerprint
+    else:
+        groups = group_images(dataset, plan.group_by)
+        train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.split_seed, groups)
+        val_check, fingerprint = check, check.fingerprint
+        if len(dataset) == 1:
+            print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")
+    for note in match_categories(val_set.categories, dataset.categories).notes:
+        print_line(console, f"warning: {note}")
+    counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
+    digests, val_digests = ({image.name: image.digest for image in c.images} for c in (check, val_check))
+    record = DataRecord(
+        path=str(dataset.root.resolve()),
+        val_path=str(data.val.root.resolve()) if data.val else None,
+        data_format=dataset.data_format,
+        fingerprint=fingerprint,
+        categories=tuple((category.id, category.name) for category in dataset.categories),
+        train_names=tuple(r.name for r in train_set.records),
+        val_names=tuple(r.name for r in val_set.records),
+        max_instances=max(counts[r.name] for r in train_set.records),
+        train_digests=tuple(digests[r.name] for r in train_set.records),
+        val_digests=tuple(val_digests[r.name] for r in val_set.records),
+    )
+    _warn_of_copies(record, console)
+    print_line(
+        console,
+        f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
+        f"at most {record.max_instances} instances an image",
+    )
+    cap = plan.resolve_detections(record.max_instances).max_detections
+    _warn_of_cap(val_set.records, val_counts, cap, console)
+    sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
+    sizes |= {image.name: image.size for image in val_check.images if image.name in {r.name for r in val_set.records}}
+    if (lost := describe_lost_scale(sizes, plan)) is not None:
+        print_line(console, f"warning: {lost}")
+    return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record)
+
+
+def _warn_of_copies(record: DataRecord, console: Console) -> None:
+    """Say so where images to validate on are also trained on, under whatever name."""
+    trained = set(record.train_digests)
+    names = [n for n, digest in zip(record.val_names, record.val_digests, strict=True) if digest in trained]
+    if names and (record.val_path or len(record.train_names) > 1):  # of a single image it is said already
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        print_line(
+            console,
+            f"warning: {len(names)} of {len(record.val_names)} validation images have the very pixels of training "
+            f"images, so that scores on them are too good: {', '.join(names[:5])}{more}; validate on other images, or "
+            "remove the copies",
+        )
+
+
+def _weigh(train_set: Dataset, inspection: Inspection, plan: Plan) -> list[float] | None:
+    if plan.sampling == "uniform":
+        return None
+    facts = {image.name: image for image in inspection.facts}
+    own = [facts[record.name] for record in train_set.records]
+    return weigh_images(own, plan.crop_size, len(train_set.categories)).tolist()
+
+
+def _warn_of_cap(records: tuple[Record, ...], counts: dict[str, int], cap: int, console: Console) -> None:
+    """Say so where validation images hold more instances than can ever be found."""
+    fullest = max(records, key=lambda record: counts[record.name])
+    num_instances = counts[fullest.name]
+    if num_instances > cap:
+        print_line(
+            console,
+            f"warning: validation image {fullest.name} holds {num_instances} instances, but at most {cap} detections "
+            f"an image are scored; set detections_per_image to at least {num_instances} in a new run",
+        )
+
+
+def split_dataset(
+    dataset: Dataset, val_fraction: float, seed: int, groups: Mapping[str, str] | None = None
+) -> tuple[Dataset, Dataset]:
+    """Hold out a random share of the images, at least one; a single image serves as both parts.
+
+    Args:
+        dataset: The images.
+        val_fraction: The share.
+        seed: Of the choice.
+        groups: The group of each image, by its name; a group is held out whole, so the share may be larger.
+
+    Raises:
+        DatasetError: There are several images, but one group.
+    """
+    if len(dataset) == 1:
+        return dataset, dataset
+    groups = groups or {record.name: record.name for record in dataset.records}
+    names = list(dict.fromkeys(groups[record.name] for record in dataset.records))
+    if len(names) == 1:
+        raise DatasetError(
+            f"group_by puts all {len(dataset)} images of {dataset.root} into one group, {names[0]!r}, so that none can "
+            "be held out; correct it, or give --val"
+        )
+    num_val = min(max(1, round(val_fraction * len(dataset))), len(dataset) - 1)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    sizes = dict.fromkeys(names, 0)
+    for record in dataset.records:
+        sizes[groups[record.name]] += 1
+    held_out: set[str] = set()
+    for place in order[:-1]:
+        if sum(sizes[name] for name in held_out) < num_val:
+            held_out.add(names[place])
+    is_val = [groups[record.name] in held_out for record in dataset.records]
+    parts = [[row for row, flag in enumerate(is_val) if flag == wanted] for wanted in (False, True)]
+    return dataset.subset(parts[0]), dataset.subset(parts[1])

@@ -1,0 +1,659 @@
+import json
+import re
+import shutil
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from manymask.core import Instances, encode_crops
+from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
+from manymask.evaluation import evaluate
+from manymask.formats import read_dataset, write_class_folder
+from manymask.imaging import read_pixels
+from manymask.modeling import catalogue
+from manymask.modeling.build import build_model
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint, write_model
+from manymask.plan import make_plan
+from manymask.prediction import (
+    OUTPUT_FORMATS,
+    TTA_FACTORS,
+    Model,
+    find_checkpoint,
+    load_model,
+    predict,
+    predict_files,
+    predict_tensor,
+)
+from manymask.prediction.views import _list_factors, _map_back, _predict_view, _warn_of_cap
+from manymask.synthetic import make_categories, make_sample
+from manymask.training.setup import read_start
+from tests import dense
+from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*cap of 12")  # the tiny model finds something everywhere
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run folder with a best checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    write_tiny_model(folder / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Model:
+    return load_model(run)
+
+
+def make_pixels(height: int = 40, width: int = 52, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def write_images(folder: Path, *names: str) -> Path:
+    """PNG or TIFF files of different sizes."""
+    folder.mkdir(parents=True)
+    for index, name in enumerate(names):
+        pixels = make_pixels(36 + 4 * index, 48, seed=index)
+        if name.endswith(".tif"):
+            tifffile.imwrite(folder / name, pixels, photometric="rgb")
+        else:
+            Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def assert_same_instances(found: Instances, expected: Instances) -> None:
+    dense.assert_same_runs(found.runs, expected.runs)
+    for name in ("labels", "scores", "boxes"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+
+
+def predict_one(model: Model, image) -> Instances:
+    (instances,) = predict(model, [image], min_score=0.0)
+    return instances
+
+
+def test_model_of_a_run_folder(run, model):
+    assert model.source == run / "best.ckpt"
+    assert model.categories == CATEGORIES
+    assert model.plan.score_threshold == SETTINGS["score_threshold"]
+    assert not model.network.training
+
+
+def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    last.touch()
+    assert find_checkpoint(tmp_path) == last
+    best.touch()
+    assert find_checkpoint(tmp_path) == best
+    assert find_checkpoint(last) == last
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"a run folder or a checkpoint at .*none, found nothing"):
+        load_model(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"found a folder without best\.ckpt and last\.ckpt"):
+        load_model(tmp_path)
+
+
+def test_a_file_that_is_not_ours(tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match=r"other\.ckpt is not a checkpoint of manymask's"):
+        load_model(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"other\.ckpt is cut short"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state_dict": {}}, "does not fit the architecture"),
+        ({CHECKPOINT_KEY: {"plan": make_tiny_plan().model_copy(update={"data": None}).model_dump()}}, "which classes"),
+        ({CHECKPOINT_KEY: {}}, "is not a checkpoint of manymask's"),
+    ],
+    ids=["weights", "classes", "plan"],
+)
+def test_a_checkpoint_that_lacks_something(tmp_path, changes, message):
+    content = {CHECKPOINT_KEY: {"plan": make_tiny_plan().model_dump(mode="json")}, "state_dict": {}}
+    write_checkpoint(content | changes, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_scor": 0.1}, "there is no setting 'min_scor'; did you mean 'min_score'?"),
+        ({"source": "x"}, "there is no setting 'source'"),
+        ({"epochs": 3}, "epochs is fixed by training; at prediction one can set device, crowd_as_objects, detections"),
+        ({"min_score": 2}, "min_score is 2"),
+        ({"device": "gpu"}, "device is 'gpu', expected auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "device is cuda:99, but torch sees"),
+    ],
+)
+def test_wrong_settings(run, settings, message):
+    with pytest.raises(PlanError) as error:
+        load_model(run, **settings)
+    assert message in str(error.value)
+
+
+def test_settings_act(run, model):
+    found = predict_one(model, make_pixels())
+    median = float(np.median(found.scores))
+    assert_same_instances(predict_one(load_model(run, detections_per_image=3), make_pixels()), found[:3])
+    high = predict_one(load_model(run, min_score=str(median)), make_pixels())
+    assert_same_instances(high, found[found.scores > median])
+    # What is cut in JSON and AP does not depend on what is shown.
+    assert_same_instances(predict_one(load_model(run, score_threshold=1), make_pixels()), found)
+    assert load_model(run, detections_per_image="auto").plan.max_detections == 135  # 1.5 x 90
+
+
+@pytest.mark.parametrize("size", [(33, 33), (34, 97), (70, 41)])
+def test_instances_lie_in_an_image_of_any_size(model, size):
+    instances = predict_one(model, make_pixels(*size))
+    assert instances.size == size
+    assert 2 < len(instances) <= SETTINGS["detections_per_image"]
+    assert (np.diff(instances.scores) <= 0).all()
+    assert instances.scores.min() > SETTINGS["min_score"]
+    assert set(instances.labels.tolist()) <= {1, 2}
+    assert (instances.boxes >= 0).all()
+    assert (instances.boxes <= [size[1], size[0]] * 2).all()
+    dense.assert_valid_runs(instances.runs)
+
+
+def test_grey_of_any_shape_and_depth_is_the_same(model):
+    grey = make_pixels(channels=1)
+    expected = predict_one(model, grey)
+    for pixels in (grey[..., 0], grey.repeat(3, axis=2), grey.astype(np.uint16) * 257, (grey / 255).astype(np.float64)):
+        assert_same_instances(predict_one(model, pixels), expected)
+
+
+def test_files_and_arrays_are_the_same(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.tif")
+    paths = [str(folder / "a.png"), folder / "b.tif"]
+    for found, path in zip(predict(model, paths, min_score=0.0), paths, strict=True):
+        assert_same_instances(found, predict_one(model, read_pixels(Path(path))))
+
+
+def test_an_image_alone_is_the_same_as_among_others(model):
+    images = [make_pixels(60, 40, seed=1), make_pixels(seed=2), make_pixels(33, 80, seed=3)]
+    for together, image in zip(list(predict(model, images, min_score=0.0)), images, strict=True):
+        assert_same_instances(together, predict_one(model, image))
+
+
+def test_images_are_taken_one_ahead_only(model):
+    taken = []
+
+    def give():
+        for index in range(5):
+            taken.append(index)
+            yield make_pixels(33, 33)
+
+    results = predict(model, give())
+    assert taken == []
+    next(results)
+    assert taken == [0, 1]
+    results.close()
+
+
+def test_no_images(model):
+    assert list(predict(model, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((40, 40, 4), dtype=np.uint8), "expected 1 or 3 channels, found 4 in an array"),
+        (np.full((40, 40), 2.0), r"expected intensities in \[0, 1\], found 2 to 2 in an array"),
+        (np.zeros((0, 40), dtype=np.uint8), r"expected pixels of shape .* found an array of shape \(0, 40\)"),
+        (Path("nowhere.png"), "nowhere.png does not exist"),
+    ],
+)
+def test_images_that_cannot_be_used(model, image, message):
+    with pytest.raises(DatasetError, match=message):
+        predict_one(model, image)
+
+
+def test_predictions_json_is_what_pycocotools_reads(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.tif")
+    written = predict_files(model, folder, tmp_path / "out", formats=["coco"])
+    assert written == [tmp_path / "out" / "predictions.json", tmp_path / "out" / "images.json"]
+    images = json.loads(written[1].read_text())
+    names = [(image["id"], image["file_name"], image["name"], image["height"], image["width"]) for image in images]
+    assert names == [(1, "a.png", "a", 36, 48), (2, "b.tif", "b", 40, 48)]
+    truth = COCO()
+    truth.dataset = {"images": images, "annotations": [], "categories": [{"id": c.id} for c in CATEGORIES]}
+    truth.createIndex()
+    found = truth.loadRes(str(written[0]))
+    found_again = predict(model, [folder / "a.png", folder / "b.tif"], min_score=0.0)
+    for image, instances in zip(images, found_again, strict=True):
+        results = found.loadAnns(found.getAnnIds(imgIds=image["id"]))
+        masks = dense.decode_coco([result["segmentation"] for result in results], instances.size)
+        np.testing.assert_array_equal(masks, instances.to_masks())
+        boxes = np.array([result["bbox"] for result in results])
+        np.testing.assert_array_equal(boxes[:, :2], instances.boxes[:, :2])
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], instances.boxes[:, 2:])
+        assert [result["score"] for result in results] == instances.scores.tolist()
+        assert [result["category_id"] for result in results] == [CATEGORIES[i - 1].id for i in instances.labels]
+
+
+def test_label_images_and_overlays_show_scores_from_the_threshold_on(run, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png")
+    model = load_model(run, score_threshold=float(np.median(predict_one(load_model(run), folder / "a.png").scores)))
+    written = predict_files(model, folder, tmp_path / "out")
+    assert {path.name for path in written} == {"labels", "overlays", "predictions.json", "images.json"}
+    rows = (tmp_path / "out" / "labels" / "a.csv").read_text().splitlines()
+    scores = [float(row.split(",")[2]) for row in rows[1:]]
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert rows[0] == "id,class,score"
+    assert len(scores) < len(results)
+    assert min(scores) >= model.plan.score_threshold
+    assert min(result["score"] for result in results) < model.plan.score_threshold
+    ids = tifffile.imread(tmp_path / "out" / "labels" / "a.tif")
+    assert ids.shape == (36, 48)
+    assert np.unique(ids).tolist() == list(range(len(scores) + 1))
+    assert Image.open(tmp_path / "out" / "overlays" / "a.png").size[0] % 48 == 0
+
+
+@pytest.mark.parametrize("formats", [["labels"], ["overlay"], ["labels", "coco"], []])
+def test_only_the_wanted_formats_are_written(model, tmp_path, formats):
+    folder = write_images(tmp_path / "in", "a.png")
+    written = predict_files(model, folder / "a.png", tmp_path / "out", formats=formats)
+    expected = {"coco": {"predictions.json", "images.json"}, "labels": {"labels"}, "overlay": {"overlays"}}
+    there = {path.name for path in (tmp_path / "out").glob("[!.]*")}
+    assert there == {path.name for path in written} == set().union(*(expected[name] for name in formats))
+
+
+def list_files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
+
+
+def test_ground_truth_is_not_written_over(model, tmp_path, monkeypatch):
+    write_images(tmp_path / "images", "a.png", "b.png")
+    write_images(tmp_path / "labels", "a.png")  # b has none yet, and none is put among those of the user
+    before = list_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for output in (tmp_path, "."):
+        with pytest.raises(PlanError, match=r"labels/a\.png is not as manymask predict wrote it.*another --output"):
+            predict_files(model, tmp_path, output)
+    assert list_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("folder", ["images", "."])
+def test_images_may_lie_where_the_predictions_go(model, tmp_path, folder):
+    write_images(tmp_path / "in" / folder, "a.png", "b.png")
+    predict_files(model, tmp_path / "in", tmp_path / "in")
+    before = list_files(tmp_path / "in")
+    predict_files(model, tmp_path / "in", tmp_path / "in")
+    assert list_files(tmp_path / "in") == before
+    assert {"labels/a.tif", "labels/b.tif", "predictions.json"} <= before
+
+
+def test_what_was_predicted_before_goes(model, tmp_path):
+    first, second = write_images(tmp_path / "1", "a.png", "b.png"), write_images(tmp_path / "2", "c.png")
+    predict_files(model, first, tmp_path / "out")
+    predict_files(model, second, tmp_path / "out", formats=["labels"])
+    assert list_files(tmp_path / "out") == {"labels/c.tif", "labels/c.csv"}
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_first_image(model, tmp_path):
+    (tmp_path / "file").touch()
+    folder = write_images(tmp_path / "in", "a.png")
+    (folder / "a.png").write_bytes(b"broken")
+    with pytest.raises(ManymaskError, match="a file is where a folder is needed"):
+        predict_files(model, folder, tmp_path / "file" / "out")
+
+
+def test_long_names(model, tmp_path):
+    longest = "x" * 251
+    write_images(tmp_path / "in", f"{longest}.tif")
+    predict_files(model, tmp_path / "in", tmp_path / "out", formats=["labels"])
+    assert list_files(tmp_path / "out") == {f"labels/{longest}.tif", f"labels/{longest}.csv"}
+    write_images(tmp_path / "cells" / f"{longest}xyz", "image.tif", "class1.tif")
+    with pytest.raises(ManymaskError, match="the name is longer than the file system allows; rename the image"):
+        predict_files(model, tmp_path / "cells", tmp_path / "more", formats=["labels"])
+
+
+def test_files_that_are_passed_over_are_named(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b_masks.png", "a_masks.png")
+    write_images(folder / "plate2", "c.png")
+    (folder / "d.webp").write_bytes(b"x")
+    (folder / "e.tif").symlink_to("/nowhere")
+    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.webp, e\.tif \(a .*, plate2.*; images"):
+        predict_files(model, folder, tmp_path / "out", formats=["coco"])
+    (folder / "plate2" / "notes.csv").write_text("x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "(?s).*cap of 12")
+        predict_files(model, folder / "plate2", tmp_path / "out2", formats=["coco"])
+
+
+def test_class_folders_are_named_by_their_folders(model, tmp_path):
+    for name in ("x", "y"):
+        write_images(tmp_path / "in" / name, "image.tif", "class1.tif")
+    predict_files(model, tmp_path / "in", tmp_path / "out", formats=["coco", "labels"])
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [(image["name"], image["file_name"]) for image in images] == [("x", "x/image.tif"), ("y", "y/image.tif")]
+    assert (tmp_path / "out" / "labels" / "y.tif").is_file()
+
+
+def test_progress_is_told(model, tmp_path):
+    calls = []
+    folder = write_images(tmp_path / "in", "a.png", "b.png")
+    predict_files(model, folder, tmp_path / "out", formats=["coco"], progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def write_ids(path: Path, *entries: tuple[str, int, int, int]) -> Path:
+    keys = ("file_name", "id", "height", "width")
+    path.write_text(json.dumps([dict(zip(keys, entry, strict=True)) for entry in entries]))
+    return path
+
+
+def test_listed_ids_go_to_a_submission(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.png")
+    ids = write_ids(tmp_path / "ids.json", ("b.png", 4, 40, 48), ("a.png", 9, 36, 48))
+    written = predict_files(model, folder, tmp_path / "out", formats=["coco"], ids=ids)
+    assert [path.name for path in written] == ["test-results.json", "test-results.zip"]
+    results = json.loads(written[0].read_text())
+    sizes = {result["image_id"]: result["segmentation"]["size"] for result in results}
+    assert sizes == {9: [36, 48], 4: [40, 48]}
+    with zipfile.ZipFile(written[1]) as archive:
+        assert json.loads(archive.read("test-results.json")) == results
+    assert not (tmp_path / "out" / "images.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([("a.png", 1, 36, 48)], r"holds 1 image \(b\) that is not in .*ids\.json;"),
+        ([("a.png", 1, 36, 48), ("b.png", 2, 40, 48), ("c.png", 3, 9, 9)], r"ids\.json lists 1 image \(c\) that is "),
+        ([("a.png", 1, 36, 48), ("b.png", 2, 48, 40)], r"gives b.png as 48 x 40 \(height x width\), but .* is 40 x 48"),
+        ([("a.png", 1, 36, 48), ("b.png", 1, 40, 48)], "the id 1 occurs twice"),
+    ],
+)
+def test_ids_that_do_not_meet_the_images_are_refused_before_anything_is_written(model, tmp_path, entries, message):
+    folder = write_images(tmp_path / "in", "a.png", "b.png")
+    with pytest.raises(DatasetError, match=message):
+        predict_files(model, folder, tmp_path / "out", ids=write_ids(tmp_path / "ids.json", *entries))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_image_is_found_before_anything_is_written(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "b.png", "c.png")
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"c\.png cannot be read"):
+        predict_files(model, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_equal_stems_are_refused(model, tmp_path):
+    folder = write_images(tmp_path / "in", "a.png", "a.tif")
+    with pytest.raises(DatasetError, match="are both named 'a'"):
+        predict_files(model, folder, tmp_path / "out")
+
+
+def test_an_unknown_format_is_refused(model, tmp_path):
+    with pytest.raises(PlanError, match=f"no output format 'png'; there are: {', '.join(OUTPUT_FORMATS)}"):
+        predict_files(model, tmp_path, tmp_path / "out", formats=["coco", "png"])
+
+
+@pytest.mark.parametrize(("cap", "is_warned"), [(3, True), (4, False)])
+def test_warns_where_the_cap_cuts_off_sure_instances(cap, is_warned):
+    runs = encode_crops(((10 * i, 0, np.ones((5, 5), dtype=bool)) for i in range(3)), (40, 40))
+    instances = Instances.from_runs(runs, np.ones(3, dtype=np.int64))
+    plan = make_plan("baseline", {"detections_per_image": cap})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _warn_of_cap(instances, plan, Path("crowd.tif"))
+    assert [f"cap of {cap}" in str(warning.message) for warning in caught] == [True] * is_warned
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> Path:
+    """Two labelled images."""
+    folder = tmp_path_factory.mktemp("cells")
+    for index in range(2):
+        pixels, found = make_sample(index, size=(40, 40), num_instances=3, num_classes=2)
+        write_class_folder(folder, f"{index:04d}", pixels, found, make_categories(2))
+    return folder
+
+
+def test_gives_what_is_shown_unless_more_is_asked_for(run):
+    pixels = make_pixels()
+    scores = predict_one(load_model(run), pixels).scores
+    threshold = float(np.median(scores))
+    model = load_model(run, score_threshold=threshold)
+    (shown,) = predict(model, pixels)
+    assert 0 < len(shown) == (scores >= threshold).sum() < len(scores)
+    (everything,) = predict(model, pixels, min_score=0.0)
+    assert everything.scores.tolist() == scores.tolist()
+    with pytest.raises(PlanError, match="min_score is 2.0, expected a number from 0 to 1"):
+        predict(model, pixels, min_score=2.0)
+
+
+def test_says_where_the_cap_may_have_cut_off(run, cells):
+    model = load_model(run, detections_per_image=3, score_threshold=0.05)
+    with pytest.warns(UserWarning, match=r"^image 2: the cap of 3 detections is reached, and more instances may be"):
+        list(predict(model, [make_pixels(), make_pixels()]))
+    with pytest.warns(UserWarning, match=r"image\.tif: the cap of 3 detections is reached"):
+        list(predict(model, cells / "0000" / "image.tif"))
+
+
+class TestOneImage:
+    """A single file, folder or array is one call away, without a list around it."""
+
+    def test_array(self, model):
+        pixels = np.full((40, 48, 3), 128, dtype=np.uint8)
+        assert [found.size for found in predict(model, pixels)] == [(40, 48)]
+
+    @pytest.mark.parametrize("num_channels", [1, 3])
+    def test_in_memory_in_any_form(self, model, num_channels):
+        pixels = make_pixels()[..., :num_channels]
+        first = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        image = Image.fromarray(pixels.squeeze())
+        forms = [image, torch.from_numpy(pixels), torch.from_numpy(first), first]
+        expected = predict_one(model, pixels)
+        for form in forms:
+            assert_same_instances(predict_one(model, form), expected)
+            assert [found.size for found in predict(model, form)] == [expected.size]
+
+    def test_two_values_are_black_and_white(self, model):
+        is_light = make_pixels()[..., 0] > 100
+        expected = predict_one(model, is_light * np.uint8(255))
+        for form in (is_light, torch.from_numpy(is_light), Image.fromarray(is_light * np.uint8(255)).convert("1")):
+            assert_same_instances(predict_one(model, form), expected)
+
+    @pytest.mark.parametrize(
+        ("images", "message"),
+        [
+            (lambda: iter([[[1, 2], [3, 4]]]), "a torch tensor or a Pillow image, found list; make an array of it"),
+            (lambda: torch.zeros(2, 3, 40, 48), r"found an array of shape \(2, 3, 40, 48\) .* each image by itself"),
+            (lambda: np.full((40, 48), "a"), "expected pixels of shape"),
+        ],
+    )
+    def test_what_is_no_image_is_refused_in_a_sentence(self, model, images, message):
+        with pytest.raises(DatasetError, match=message):
+            list(predict(model, images()))
+
+    def test_file_and_folder(self, model, cells):
+        image = cells / "0000" / "image.tif"
+        assert len(list(predict(model, image))) == 1
+        assert len(list(predict(model, str(image)))) == 1
+        assert len(list(predict(model, str(cells)))) == len(read_dataset(cells))
+
+    def test_missing_file_is_said_at_the_call(self, model, tmp_path):
+        with pytest.raises(DatasetError, match="does not exist"):
+            predict(model, tmp_path / "nothing.png")
+
+    def test_model_by_its_path(self, model, cells):
+        assert len(list(predict(model.source, cells / "0000" / "image.tif"))) == 1
+
+
+def test_full_device_is_one_line(model, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.network, "forward", fail)
+    with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
+        list(predict(model, np.zeros((40, 48), dtype=np.uint8)))
+
+
+def test_full_memory_is_one_line(model):
+    """Fifty terabytes, which torch's allocator refuses as it does a few gigabytes too many."""
+    image = torch.zeros(3, 1, 1).expand(3, 1 << 21, 1 << 21)
+    with pytest.raises(
+        ManymaskError, match=r"^memory is full at a\.png of 2097152 x 2097152; lower max_size .* image$"
+    ):
+        predict_tensor(model, image, "a.png")
+
+
+class TestLostScale:
+    """Images of more than 200 pixels cannot be enlarged twice below 400."""
+
+    @pytest.fixture
+    def enlarging(self, model):
+        return load_model(model.source, scale=2, max_size=400)
+
+    @pytest.fixture
+    def images(self, tmp_path) -> Path:
+        for name, height in (("fits", 200), ("long", 250)):
+            write_class_folder(tmp_path / "data", name, *make_sample(0, size=(height, 48)), make_categories(2))
+        return tmp_path / "data"
+
+    MATCH = r"{}.*\(250 x 48\): images longer than 200 pixels .* less than scale=2, .* set max_size to 500, which"
+
+    @pytest.mark.parametrize("find", [predict, lambda *a: predict_files(*a, Path("out")), evaluate])
+    def test_is_said_for_each_image(self, enlarging, images, find, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            list(find(enlarging, images))
+        assert sum("scale=2" in str(warning.message) for warning in caught) == 1
+        assert any(re.search(self.MATCH.format("long.image"), str(warning.message)) for warning in caught)
+
+    def test_of_an_array(self, enlarging):
+        with pytest.warns(UserWarning, match=self.MATCH.format("image 1")):
+            predict_one(enlarging, make_pixels(250, 48))
+
+    def test_nothing_is_lost(self, model, enlarging):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*cap of 12")
+            for scale, max_size in [(2, 500), (1, 100), (0.5, 100)]:
+                predict_one(load_model(model.source, scale=scale, max_size=max_size), make_pixels(250, 48))
+
+
+def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
+    strict = load_model(model.source, score_threshold=1.0)
+    with pytest.warns(UserWarning, match="no instance has a score of 1 or more"):
+        predict_files(strict, cells, tmp_path / "out", formats=["coco"])
+
+
+class TestTta:
+    def test_boxes_of_views_come_back(self):
+        """A box of a 20 x 30 view that is enlarged 1.25 times and flipped both ways, of a 16 x 24 image."""
+        boxes = torch.tensor([[5.0, 10.0, 15.0, 20.0]])
+        assert _map_back(boxes, (20, 30), (16, 24), []).tolist() == [[4, 8, 12, 16]]
+        assert _map_back(boxes, (20, 30), (16, 24), [2]).tolist() == [[12, 8, 20, 16]]
+        assert _map_back(boxes, (20, 30), (16, 24), [1]).tolist() == [[4, 0, 12, 8]]
+        assert _map_back(boxes, (20, 30), (16, 24), [2, 1]).tolist() == [[12, 0, 20, 8]]
+
+    @pytest.mark.parametrize("flips", [(True, False), (False, True), (True, True)])
+    def test_a_view_of_a_flipped_image_is_the_image_s(self, model, flips):
+        """The network sees the same pixels, so what it finds lies at the mirrored places."""
+        image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
+        axes = [axis for axis, is_flipped in ((2, flips[0]), (1, flips[1])) if is_flipped]
+        plain, view = _predict_view(model, image), _predict_view(model, image.flip(axes), *flips)
+        assert len(plain) > 0
+        np.testing.assert_allclose(view.scores, plain.scores)
+        expected = plain.to_masks()[:, :: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
+        assert (view.to_masks() == expected).mean() > 0.999
+
+    @pytest.mark.parametrize("axis", [1, 2])
+    def test_a_flipped_image_gives_the_flipped_masks(self, run, axis):
+        """Its views are the image's own in another order."""
+        model, image = load_model(run, tta=True), torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
+        plain, flipped = predict_tensor(model, image), predict_tensor(model, image.flip(axis))
+        np.testing.assert_allclose(flipped.scores, plain.scores, atol=1e-4)
+        assert (np.flip(flipped.to_masks(), axis) == plain.to_masks()).mean() > 0.99
+
+    def test_an_enlarged_view_has_the_image_s_size(self, model):
+        found = _predict_view(model, torch.rand(3, 41, 53, generator=torch.Generator().manual_seed(0)), factor=1.25)
+        assert found.size == (41, 53)
+        assert (found.boxes[:, 2:].max(axis=0) <= (53, 41)).all()
+        assert found.boxes[:, 2:].max() > 45  # boxes over the whole of it, not the view's part
+
+    def test_merged(self, run):
+        model = load_model(run, tta=True)
+        (found,) = predict(model, make_pixels(), min_score=0.0)
+        assert model.plan.tta
+        assert 0 < len(found) <= model.plan.max_detections
+        assert (np.diff(found.scores) <= 0).all()
+        assert found.scores.min() >= model.plan.min_score
+        assert found.size == (40, 52)
+
+
+class TestShipped:
+    @pytest.fixture
+    def name(self, run, tmp_path, monkeypatch):
+        write_model(read_checkpoint(run / "best.ckpt"), tmp_path / "tiny.safetensors", {"licence": "CC0"})
+        monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return "tiny"
+
+    def test_by_name(self, name, model):
+        loaded = load_model(name)
+        assert loaded.categories == model.categories
+        assert loaded.source.name == "tiny.safetensors"
+        (plain,), (found,) = (predict(m, make_pixels(), min_score=0.0) for m in (model, loaded))
+        assert abs(len(found) - len(plain)) <= 2  # weights in half precision
+
+    def test_a_run_of_that_name_comes_first(self, name, run):
+        shutil.copytree(run, "tiny")
+        assert load_model(name).source == Path("tiny/best.ckpt")
+
+    def test_a_folder_of_that_name_is_no_run(self, name):
+        Path("tiny").mkdir()
+        assert load_model(name).source.name == "tiny.safetensors"
+
+    def test_names_are_listed(self, name):
+        with pytest.raises(
+            CheckpointError,
+            match=r"the name of a shipped model \(tiny\), a run folder or a checkpoint at none, found nothing",
+        ):
+            load_model("none")
+
+    def test_as_starting_weights(self, name):
+        assert read_start(name).backbone == SETTINGS["backbone"]
+        network = build_model(3, **{**SETTINGS, "weights": name})
+        expected = read_state_dict(Path("tiny.safetensors"))
+        assert all(torch.equal(v, expected[n].to(v.dtype)) for n, v in network.state_dict().items())
+
+    def test_evaluating_needs_data(self, name):
+        with pytest.raises(
+            DatasetError, match="tiny is a shipped model, which holds no images to score on; give the data"
+        ):
+            evaluate(name)
+
+
+def test_views_are_enlarged_as_far_as_images_are(run):
+    def count(**settings):
+        return len(_list_factors(load_model(run, **settings), torch.zeros(3, 40, 52)))
+
+    assert count() == len(TTA_FACTORS)
+    assert count(min_size=64) == count(max_size=60) == 1
+
+
+def test_cap_in_a_view_is_told(run):
+    with pytest.warns(UserWarning, match=r"a view of an image reached the cap of 3 detections"):
+        list(predict(load_model(run, tta=True, detections_per_image=3, score_threshold=0.05), make_pixels()))

@@ -1,0 +1,169 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from manymask.core import Category, Dataset, Record, Sample
+from manymask.errors import DatasetError
+from manymask.plan import make_plan
+from manymask.training.run import reload_data
+from manymask.training.setup import read_data, split_data, split_dataset
+from tests.cells import write_half_crowd
+from tests.training.runs import add_image, make_data
+
+
+def fail(record: Record, categories: tuple[Category, ...]) -> Sample:
+    raise AssertionError("the split reads no image")
+
+
+def make_dataset(*names):
+    records = tuple(Record(number, name, Path(name), None) for number, name in enumerate(names))
+    return Dataset(Path("cells"), "test", (Category(1, "cell"),), records, fail)
+
+
+def list_held_out(dataset, *arguments):
+    """Numbers of the images held out, of which all others are left."""
+    train_set, val_set = split_dataset(dataset, *arguments)
+    train, val = ([record.image_id for record in part.records] for part in (train_set, val_set))
+    assert sorted(train + val) == [record.image_id for record in dataset.records]
+    return val
+
+
+class TestSplitDataset:
+    def test_one_image_is_both_parts(self):
+        dataset = make_dataset("a")
+        assert split_dataset(dataset, 0.1, 0) == (dataset, dataset)
+
+    @pytest.mark.parametrize(
+        ("num_images", "fraction", "num_val"), [(2, 0.9, 1), (3, 0.1, 1), (20, 0.1, 2), (7, 0.5, 4), (30, 0.99, 29)]
+    )
+    def test_sizes(self, num_images, fraction, num_val):
+        assert len(list_held_out(make_dataset(*map(str, range(num_images))), fraction, 0)) == num_val
+
+    @pytest.mark.parametrize(
+        ("num_images", "fraction", "seed", "held_out"),
+        [(20, 0.1, 0, [4, 5]), (7, 0.5, 0, [0, 3, 4, 5]), (10, 0.3, 3, [0, 3, 6])],
+    )
+    def test_as_in_all_versions(self, num_images, fraction, seed, held_out):
+        """Else the scores of runs from before could not be compared with new ones."""
+        assert list_held_out(make_dataset(*map(str, range(num_images))), fraction, seed) == held_out
+
+    def test_function_of_the_seed(self):
+        dataset = make_dataset(*"abcdefg")
+        first, again, *others = (list_held_out(dataset, 0.3, seed) for seed in (0, 0, 1, 2, 3))
+        assert first == again
+        assert any(first != other for other in others)
+
+
+class TestGroups:
+    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.9])
+    def test_are_held_out_whole(self, fraction, seed):
+        groups = {name: name[0] for name in ("a1", "b1", "a2", "c1", "a3", "b2", "d1", "d2", "d3", "d4")}
+        held_out = list_held_out(make_dataset(*groups), fraction, seed, groups)
+        names = list(groups)
+        val = {groups[names[row]] for row in held_out}
+        train = {groups[name] for row, name in enumerate(names) if row not in held_out}
+        assert val
+        assert train
+        assert not val & train
+        assert len(held_out) >= min(max(1, round(10 * fraction)), 10 - max(map(len, ["aaa", "bb", "c", "dddd"])))
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_two(self, seed):
+        groups = dict(zip("abcde", "xxyyy", strict=True))
+        assert list_held_out(make_dataset(*groups), 0.1, seed, groups) in ([0, 1], [2, 3, 4])
+
+    def test_of_one_image_each_are_no_groups(self):
+        dataset = make_dataset(*"abcdefghij")
+        groups = {name: name for name in "abcdefghij"}
+        assert list_held_out(dataset, 0.3, 0, groups) == list_held_out(dataset, 0.3, 0)
+
+    def test_one(self):
+        with pytest.raises(DatasetError, match=r"puts all 3 images of cells into one group, 'x', .*or give --val$"):
+            split_dataset(make_dataset(*"abc"), 0.1, 0, dict.fromkeys("abc", "x"))
+
+
+def split(path, val=None, **settings):
+    plan, console = make_plan("baseline", {"num_workers": 0, "min_size": 0, **settings}), Console(stderr=True)
+    return split_data(read_data(path, val, None, plan, console), plan, console)
+
+
+class TestSplitData:
+    def test_groups_of_names(self, tmp_path):
+        for name in ("s1_a", "s2_a", "s1_b", "s2_b", "s1_c"):
+            add_image(tmp_path, name, np.ones((1, 20, 20), dtype=bool))
+        record = split(tmp_path, group_by=r"^(s\d)_").record
+        assert {name[:2] for name in record.train_names} != {name[:2] for name in record.val_names}
+        assert {len(record.train_names), len(record.val_names)} == {2, 3}
+
+    def test_weights(self, tmp_path):
+        for name, size in {"large": (40, 80), "small": (40, 40), "tiny": (8, 8)}.items():
+            add_image(tmp_path, name, np.ones((1, *size), dtype=bool))
+        found = split(tmp_path, sampling="balanced", crop_size=40)
+        expected = {"large": 2, "small": 1, "tiny": 1}
+        assert found.weights == [expected[name] for name in found.record.train_names]
+
+    def test_crowd_regions_may_be_objects(self, tmp_path):
+        path = write_half_crowd(tmp_path)
+        with pytest.warns(UserWarning, match="2 of 4 annotations are crowd regions"):
+            found = split(path)
+        assert [found.record.max_instances, split(path, crowd_as_objects=True).record.max_instances] == [1, 2]
+        assert not found.train[0].iscrowd.all()
+        assert found.record.fingerprint != split(path, crowd_as_objects=True).record.fingerprint
+
+    def test_uniform(self, tmp_path):
+        assert split(make_data(tmp_path, 2)).weights is None
+
+    def test_findings_are_counted(self, tmp_path, capsys):
+        for name in ("a", "b"):  # the same pixels and labels
+            add_image(tmp_path / "cells", name, np.ones((1, 20, 20), dtype=bool))
+        split(tmp_path / "cells")
+        assert f"in {tmp_path / 'cells'}; see: manymask inspect {tmp_path / 'cells'}" in capsys.readouterr().err
+
+    def test_copies_of_training_images_are_said_whatever_their_names(self, tmp_path, capsys):
+        data = make_data(tmp_path / "data", 3)
+        for index in (0, 2):
+            shutil.copytree(data / f"000{index}", tmp_path / "val" / f"x{index}")
+        add_image(tmp_path / "val", "new", np.ones((1, 20, 20), dtype=bool))
+        record = split(data, tmp_path / "val").record
+        message = " ".join(capsys.readouterr().err.split())
+        assert "2 of 3 validation images have the very pixels of training images" in message
+        assert "too good: x0, x2; validate on other images" in message
+        assert len(record.train_digests) == len(record.val_digests) == 3
+        split(data)
+        assert "very pixels" not in " ".join(capsys.readouterr().err.split())
+
+    def test_a_run_of_before_digests_were_kept_goes_on(self, tmp_path):
+        data = make_data(tmp_path / "data", 3)
+        plan = make_plan("baseline", {"num_workers": 0, "min_size": 0})
+        old = split(data).record.model_copy(update={"train_digests": (), "val_digests": ()})
+        found = reload_data(plan.model_copy(update={"data": old}), None, None, None, Console(stderr=True))
+        assert found.record.train_names == old.train_names
+        assert len(found.record.train_digests) == 2
+
+    def test_doubtful_labels_are_told_of_both_sets(self, tmp_path, capsys):
+        masks = np.zeros((2, 40, 50), dtype=bool)
+        masks[1, 5:15, 5:15] = True
+        masks[0] = ~masks[1]  # a background with an id
+        for folder in ("cells", "val"):
+            add_image(tmp_path / folder, "a", masks)
+        plan = make_plan("baseline", {"num_workers": 0, "min_size": 0})
+        read_data(tmp_path / "cells", tmp_path / "val", None, plan, Console(stderr=True, width=1000))
+        told = capsys.readouterr().err
+        for folder in ("cells", "val"):
+            assert f"warning: {tmp_path / folder}: 1 of 1 images hold an instance over most of the image" in told
+
+
+@pytest.mark.parametrize(("settings", "names"), [({}, ["0000", "0001", "0002"]), ({"crop_size": 8}, ["0002"])])
+def test_says_which_images_lose_the_scale(tmp_path, capsys, settings, names):
+    """Crops are enlarged as they should be; whole images, as those of the validation, only to ``max_size``."""
+    plan = make_plan(settings={"min_size": 0, "scale": 2, "max_size": 90, "num_workers": 0, **settings})
+    split_data(
+        read_data(make_data(tmp_path / "cells", 3), None, None, plan, console := Console(stderr=True)), plan, console
+    )
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "scale=2" in line]
+    assert line.startswith(f"warning: {', '.join(f'{name} (40 x 48)' for name in names)}: images longer than 45 pixels")
+    assert "set max_size to 96" in line
