@@ -6,6 +6,7 @@ from manymask.core import Category
 from manymask.inspection.checks import compare_sets, examine_dataset, examine_image, list_some
 from manymask.inspection.findings import KINDS
 from manymask.modeling.network import ResizeTransform
+from manymask.plan import make_plan
 from tests.inspection.samples import draw_masks, draw_pixels, measure
 
 CATEGORIES = (Category(1, "seed"),)
@@ -107,7 +108,7 @@ def test_tiny_and_crowded_images():
 
 
 def test_tiny_images_are_said_to_be_padded():
-    transform = ResizeTransform((0,), 4000, [0.0] * 3, [1.0] * 3)
+    transform = ResizeTransform(make_plan(settings={"min_size": 0, "max_size": 4000}), [0.0] * 3, [1.0] * 3)
     batch, _ = transform([torch.zeros(3, 20, 20)])
     assert (batch.image_sizes, tuple(batch.tensors.shape[2:])) == ([(20, 20)], (32, 64))
     treatment = examine(draw_masks((2, 2, 9, 9), size=(20, 20)))["tiny-image"].treatment

@@ -1,16 +1,17 @@
 """The networks by name, built for a plan."""
 
+from collections.abc import Callable, Container
 from typing import Any
 
 from torch import nn
 from torchvision.models import resnet50
 from torchvision.models.detection.backbone_utils import (
+    BackboneWithFPN,
     _resnet_fpn_extractor,  # pyright: ignore[reportPrivateUsage]
 )
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from manymask.errors import PlanError
@@ -18,23 +19,28 @@ from manymask.modeling.backbones import (
     COMPACT_BOX_CHANNELS,
     COMPACT_CHANNELS,
     FPN_CHANNELS,
+    STRIDES,
     CompactBackbone,
+    PyramidBackbone,
     TimmBackbone,
 )
-from manymask.modeling.network import MaskRCNN
-from manymask.modeling.rpn import Float32AnchorGenerator
+from manymask.modeling.network import MaskRCNN, ResizeTransform
+from manymask.modeling.roi_heads import CrowdRoIHeads, LevelPooler
+from manymask.modeling.rpn import CrowdRegionProposalNetwork, Float32AnchorGenerator
 from manymask.modeling.weights import load_starting_weights
 from manymask.plan import Plan, make_plan
 
 # Boxes of this side and more, in pixels, are pooled from the level of stride 16, where they are 7 cells long.
 COMPACT_CANONICAL_SCALE = 112
-COMPACT_RPN_COUNTS = {"rpn_pre_nms_top_n_train": 500, "rpn_post_nms_top_n_train": 500}
-COMPACT_RPN_COUNTS |= {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000}
 # Boxes that are nearly equal are one object also where masks decide: what is left for the mask head is little.
 MASK_SUPPRESSION_BOX_IOU = 0.8
-# torchvision's own counts, which a crowd's cap may only raise.
-RPN_COUNTS = {"rpn_pre_nms_top_n_train": 2000, "rpn_post_nms_top_n_train": 2000}
-RPN_COUNTS |= {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000}
+# Proposals an image in training, torchvision's own number and that of maskrcnn_compact, and in use; a crowd's cap may
+# only raise them.
+PROPOSALS, COMPACT_PROPOSALS, PROPOSALS_IN_USE = 2000, 500, 1000
+# Feature levels that anchors lie on: the four of the pyramid and the one that is pooled from the last.
+LEVELS = 5
+# What torchvision normalises images by.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model(num_classes: int, architecture: str = "maskrcnn_resnet50_fpn_v2", **settings: Any) -> MaskRCNN:
@@ -60,26 +66,49 @@ def build_model(num_classes: int, architecture: str = "maskrcnn_resnet50_fpn_v2"
 
 
 def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
-    """The architecture of a plan with random weights."""
-    is_pretrained = plan.weights != "none"
-    stages = plan.trainable_stages if is_pretrained else 5
-    is_v2 = plan.architecture == "maskrcnn_resnet50_fpn_v2"
-    arguments = _list_arguments(plan) | (_make_v2_heads(len(plan.aspect_ratios)) if is_v2 else {})
-    if plan.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
-        is_compact = plan.architecture == "maskrcnn_compact"
-        channels = COMPACT_CHANNELS if is_compact else FPN_CHANNELS
-        backbone = CompactBackbone() if plan.backbone is None else TimmBackbone(plan.backbone, channels)
-        backbone.freeze(stages)
-        expected = backbone.body.pretrained_cfg
-        arguments |= {"image_mean": list(expected["mean"]), "image_std": list(expected["std"])}
-        if is_compact:
-            arguments |= _make_compact_heads(num_classes, len(plan.aspect_ratios), plan.max_detections)
-    else:
-        # torchvision's builders: v2 always has BatchNorm, also in its FPN; v1 freezes it in a pretrained backbone.
-        norm_layer = FrozenBatchNorm2d if is_pretrained and not is_v2 else nn.BatchNorm2d
-        body = resnet50(norm_layer=norm_layer)
-        backbone = _resnet_fpn_extractor(body, stages, norm_layer=nn.BatchNorm2d if is_v2 else None)
-    model = MaskRCNN(backbone, None if "box_predictor" in arguments else num_classes, **arguments)
+    """The architecture of a plan with random weights, which follow from the order in which its parts are made."""
+    is_compact = plan.architecture == "maskrcnn_compact"
+    num_anchors = len(plan.aspect_ratios)
+    parts = _make_v2_heads(num_anchors) if plan.architecture == "maskrcnn_resnet50_fpn_v2" else {}
+    backbone, image_mean, image_std = _make_backbone(plan)
+    parts |= _make_compact_heads(num_classes, num_anchors) if is_compact else {}
+    parts |= _make_missing_heads(parts, num_classes, num_anchors)
+    first_stride = backbone.first_stride if isinstance(backbone, PyramidBackbone) else STRIDES[0]
+    pooling = (1, first_stride, COMPACT_CANONICAL_SCALE) if is_compact else (2, first_stride)
+    counts = {
+        "training": max(COMPACT_PROPOSALS if is_compact else PROPOSALS, plan.max_detections),
+        "testing": max(PROPOSALS_IN_USE, plan.max_detections),
+    }
+    rpn = CrowdRegionProposalNetwork(
+        Float32AnchorGenerator(tuple((size,) for size in plan.anchor_sizes), (plan.aspect_ratios,) * LEVELS),
+        parts["rpn_head"],
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=plan.rpn_samples,
+        positive_fraction=0.5,
+        pre_nms_top_n=counts,
+        post_nms_top_n=counts,
+        nms_thresh=plan.rpn_nms,
+    )
+    by_masks = plan.suppression == "mask"
+    roi_heads = CrowdRoIHeads(
+        LevelPooler(7, *pooling),
+        parts["box_head"],
+        parts["box_predictor"],
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=plan.roi_samples,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=plan.min_score,
+        nms_thresh=max(plan.nms, MASK_SUPPRESSION_BOX_IOU) if by_masks else plan.nms,
+        detections_per_img=2 * plan.max_detections if by_masks else plan.max_detections,  # masks are compared later
+        mask_roi_pool=LevelPooler(plan.mask_resolution // 2, *pooling),  # the predictor doubles it
+        mask_head=parts["mask_head"],
+        mask_predictor=parts["mask_predictor"],
+        is_exact=plan.mask_alignment == "exact",
+    )
+    model = MaskRCNN(backbone, rpn, roi_heads, ResizeTransform(plan, image_mean, image_std))
     if plan.architecture == "maskrcnn_resnet50_fpn" and plan.weights == "coco":
         for module in model.modules():
             if isinstance(module, FrozenBatchNorm2d):
@@ -87,30 +116,24 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     return model
 
 
-def _list_arguments(plan: Plan) -> dict[str, Any]:
-    """Arguments of torchvision's constructor for the settings of a plan."""
-    cap = plan.max_detections
-    by_masks = plan.suppression == "mask"
-    return {
-        "min_size": plan.min_size,
-        "max_size": plan.max_size,
-        "scale": plan.scale,
-        "mask_resolution": plan.mask_resolution,
-        "is_exact": plan.mask_alignment == "exact",
-        "rpn_anchor_generator": Float32AnchorGenerator(
-            tuple((size,) for size in plan.anchor_sizes), (plan.aspect_ratios,) * len(plan.anchor_sizes)
-        ),
-        "rpn_nms_thresh": plan.rpn_nms,
-        "box_nms_thresh": max(plan.nms, MASK_SUPPRESSION_BOX_IOU) if by_masks else plan.nms,
-        "rpn_batch_size_per_image": plan.rpn_samples,
-        "box_batch_size_per_image": plan.roi_samples,
-        "box_score_thresh": plan.min_score,
-        "box_detections_per_img": 2 * cap if by_masks else cap,  # suppression by masks comes after
-        **{name: max(count, cap) for name, count in RPN_COUNTS.items()},
-    }
+def _make_backbone(plan: Plan) -> tuple[PyramidBackbone | BackboneWithFPN, list[float], list[float]]:
+    """The backbone, and the mean and standard deviation of the images that its weights were trained on."""
+    is_pretrained = plan.weights != "none"
+    stages = plan.trainable_stages if is_pretrained else 5
+    if plan.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
+        channels = COMPACT_CHANNELS if plan.architecture == "maskrcnn_compact" else FPN_CHANNELS
+        backbone = CompactBackbone() if plan.backbone is None else TimmBackbone(plan.backbone, channels)
+        backbone.freeze(stages)
+        expected = backbone.body.pretrained_cfg
+        return backbone, list(expected["mean"]), list(expected["std"])
+    is_v2 = plan.architecture == "maskrcnn_resnet50_fpn_v2"
+    # torchvision's builders: v2 always has BatchNorm, also in its FPN; v1 freezes it in a pretrained backbone.
+    body = resnet50(norm_layer=FrozenBatchNorm2d if is_pretrained and not is_v2 else nn.BatchNorm2d)
+    pyramid = _resnet_fpn_extractor(body, stages, norm_layer=nn.BatchNorm2d if is_v2 else None)
+    return pyramid, list(IMAGENET_MEAN), list(IMAGENET_STD)
 
 
-def _make_v2_heads(num_anchors: int) -> dict[str, Any]:
+def _make_v2_heads(num_anchors: int) -> dict[str, nn.Module]:
     """The heads of torchvision's ``maskrcnn_resnet50_fpn_v2`` (arXiv 2111.11429)."""
     return {
         "rpn_head": RPNHead(FPN_CHANNELS, num_anchors, conv_depth=2),
@@ -119,21 +142,29 @@ def _make_v2_heads(num_anchors: int) -> dict[str, Any]:
     }
 
 
-def _make_compact_heads(num_classes: int, num_anchors: int, cap: int) -> dict[str, Any]:
-    """Narrow heads, and pooling of each box from the level on which it is 7 to 14 cells long.
+def _make_compact_heads(num_classes: int, num_anchors: int) -> dict[str, nn.Module]:
+    """Narrow heads; each box is pooled from the level on which it is 7 to 14 cells long.
 
     That holds for boxes of 14 to 224 pixels; the finest and the coarsest level take the others. A bin of the mask head
     then covers at most one cell, so that one sample a bin sees all of them; torchvision takes four from boxes of up to
     28 cells, and the backward pass through these samples was a third of a training step.
     """
-    levels, pooling = ["0", "1", "2", "3"], {"canonical_scale": COMPACT_CANONICAL_SCALE, "canonical_level": 4}
     return {
         "rpn_head": RPNHead(COMPACT_CHANNELS, num_anchors),
-        "box_roi_pool": MultiScaleRoIAlign(levels, 7, 1, **pooling),
         "box_head": TwoMLPHead(COMPACT_CHANNELS * 7 * 7, COMPACT_BOX_CHANNELS),
         "box_predictor": FastRCNNPredictor(COMPACT_BOX_CHANNELS, num_classes),
-        "mask_roi_pool": MultiScaleRoIAlign(levels, 14, 1, **pooling),
         "mask_head": MaskRCNNHeads(COMPACT_CHANNELS, [COMPACT_CHANNELS] * 4, 1, norm_layer=nn.BatchNorm2d),
         "mask_predictor": MaskRCNNPredictor(COMPACT_CHANNELS, COMPACT_CHANNELS, num_classes),
-        **{name: max(count, cap) for name, count in COMPACT_RPN_COUNTS.items()},
     }
+
+
+def _make_missing_heads(parts: Container[str], num_classes: int, num_anchors: int) -> dict[str, nn.Module]:
+    """Those of torchvision's ``maskrcnn_resnet50_fpn`` that are not there yet, in its order."""
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "mask_head": lambda: MaskRCNNHeads(FPN_CHANNELS, [256] * 4, 1),
+        "mask_predictor": lambda: MaskRCNNPredictor(256, 256, num_classes),
+        "rpn_head": lambda: RPNHead(FPN_CHANNELS, num_anchors),
+        "box_head": lambda: TwoMLPHead(FPN_CHANNELS * 7 * 7, 1024),
+        "box_predictor": lambda: FastRCNNPredictor(1024, num_classes),
+    }
+    return {name: make() for name, make in makers.items() if name not in parts}

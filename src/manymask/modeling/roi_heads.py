@@ -1,13 +1,18 @@
 """The box and mask heads, with a mask branch that holds no full-size masks."""
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPrivateImportUsage]
 
 from manymask.core import find_layers
+from manymask.modeling.rpn import Float32BoxCoder
 from manymask.modeling.targets import sample_mask_targets
 
 # Detections that go through the mask head at once: 256 x 256 channels x 14 x 14 are 51 MB in float32.
@@ -16,26 +21,47 @@ DETECTIONS_AT_ONCE = 256
 IOUS_AT_ONCE = 1 << 20
 
 
-class Float32BoxCoder(BoxCoder):
-    """torchvision's box arithmetic in float32 also under autocast, where it would take the type of the deltas."""
+class LevelPooler(MultiScaleRoIAlign):
+    """torchvision's pooling of each box from one level, with the levels' strides given.
 
-    def decode(self, rel_codes: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Boxes of the deltas ``rel_codes`` from ``boxes``."""
-        return super().decode(rel_codes.float(), boxes)
+    torchvision guesses them from the first image, padding left out: a 33-pixel image that was padded to 64 makes it
+    take the first level for one of stride 2, and it keeps that for all others.
+
+    Args:
+        output_size: Bins a side.
+        sampling_ratio: Samples a side of each bin.
+        first_stride: Stride of the finest of the four levels.
+        canonical_scale: Side of the boxes, in pixels, that are pooled from the level of stride 16.
+    """
+
+    def __init__(self, output_size: int, sampling_ratio: int, first_stride: int, canonical_scale: int = 224) -> None:
+        super().__init__(["0", "1", "2", "3"], output_size, sampling_ratio, canonical_scale=canonical_scale)
+        self.scales = [1 / (first_stride * 2**level) for level in range(len(self.featmap_names))]
+        self.map_levels = initLevelMapper(
+            int(-math.log2(self.scales[0])),
+            int(-math.log2(self.scales[-1])),
+            canonical_scale=self.canonical_scale,
+            canonical_level=self.canonical_level,
+        )
 
 
 class CrowdRoIHeads(RoIHeads):
     """torchvision's RoI heads with ground-truth masks as layers and predicted masks as 28 x 28 probabilities.
 
-    Attributes:
+    Args:
+        *arguments: torchvision's.
         is_exact: Whether boxes are placed on features and layers exactly (``mask_alignment``). Feature cells of strides
             4 to 32 have their centres on pixels 0, 4, 8 ..., whose coordinates in a box are 0.5, 4.5, 8.5;
             torchvision's pooling takes them for 0, 4, 8, and its mask targets are half a pixel off likewise. That holds
             for bodies whose strides come from odd kernels, as ResNet's; cells of patches (ConvNeXt, Swin) lie up to
             half a stride further on, which training has to learn. Boxes below 4 pixels are pooled as if of 4.
+        **settings: torchvision's.
     """
 
-    is_exact = False
+    def __init__(self, *arguments: Any, is_exact: bool, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.is_exact = is_exact
+        self.box_coder = Float32BoxCoder(self.box_coder.weights)
 
     def _shift(self, boxes: list[Tensor]) -> list[Tensor]:
         """Boxes as indices of pixels, which pooling reads them as."""

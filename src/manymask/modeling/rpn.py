@@ -1,7 +1,10 @@
 """The region proposal network, whose anchors are matched without a full matrix of IoU."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -17,8 +20,20 @@ class Float32AnchorGenerator(AnchorGenerator):
         super().set_cell_anchors(torch.float32, device)
 
 
+class Float32BoxCoder(BoxCoder):
+    """torchvision's box arithmetic in float32 also under autocast, where it would take the type of the deltas."""
+
+    def decode(self, rel_codes: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Boxes of the deltas ``rel_codes`` from ``boxes``."""
+        return super().decode(rel_codes.float(), boxes)
+
+
 class CrowdRegionProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN with anchor matching by windows; same parameters, same losses."""
+    """torchvision's RPN with anchor matching by windows; same arguments, same parameters, same losses."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.box_coder = Float32BoxCoder(self.box_coder.weights)
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
