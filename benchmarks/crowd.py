@@ -94,7 +94,9 @@ def case_step(kind, num_instances, size, precision, num_steps):
     if kind == "ours":
         from manymask import build_model
 
-        model = build_model(2, weights="none", min_size=size, max_size=size, detections_per_image=cap)
+        model = build_model(
+            2, settings={"weights": "none", "min_size": size, "max_size": size, "detections_per_image": cap}
+        )
     else:
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
@@ -134,7 +136,7 @@ def case_predict(model_path, num_instances, size):
     from manymask.prediction import predict_tensor
     from manymask.synthetic import make_sample
 
-    model = load_model(model_path, detections_per_image=3000, min_score=0.3)
+    model = load_model(model_path, settings={"detections_per_image": 3000, "min_score": 0.3})
     pixels, cells = make_sample(0, seed=5, size=(int(size),) * 2, num_instances=int(num_instances), diameter=16)
     image = scale_pixels(pixels, "synthetic")
     del pixels

@@ -36,18 +36,18 @@ def main():
     folders = {name: Path(output) / name.replace(" ", "_") for name in jobs}
     for name, (run, settings) in jobs.items():
         if not (folders[name] / "evaluation.json").is_file():
-            evaluate(load_model(Path(run) / "last.ckpt", **settings), data, output=folders[name], draws=0)
+            evaluate(load_model(Path(run) / "last.ckpt", settings=settings), data, output=folders[name], draws=0)
             print(f"predicted: {name}", file=sys.stderr)
     if kind == "prediction":
         folders |= _cut_scores(Path(output), folders["box 0.5"], runs[0])
     files = {name: [folder / "predictions.json"] for name, folder in folders.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = compare(files, data, output=Path(output) / "comparison", score_threshold=0.5)
+        result = compare(files, data, output=Path(output) / "comparison", settings={"score_threshold": 0.5})
         _print(result, METRICS)
         if kind == "prediction":
             shown = {name: files[name] for name in files if name.startswith("score")}
-            _print(compare(shown, data, score_threshold=0.0), ("F1",))
+            _print(compare(shown, data, settings={"score_threshold": 0.0}), ("F1",))
 
 
 def _cut_scores(output: Path, folder: Path, run: str) -> dict[str, Path]:

@@ -31,11 +31,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         data, predictions = write_files(Path(folder))
         start = time.perf_counter()
-        evaluate(predictions, data, draws=0, detections_per_image=CAP)
+        evaluate(predictions, data, draws=0, settings={"detections_per_image": CAP})
         seconds = time.perf_counter() - start
         print(f"manymask: all scores {seconds:.1f} s", end="")
         start = time.perf_counter()
-        scores = evaluate(predictions, data, draws=1000, detections_per_image=CAP)
+        scores = evaluate(predictions, data, draws=1000, settings={"detections_per_image": CAP})
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(f", with 1,000 draws {seconds:.1f} s; at most {(peak - at_import) / 2**20:.0f} MiB above the imports")

@@ -40,8 +40,9 @@ def cells(tmp_path_factory) -> Dataset:
     return write_cells(tmp_path_factory.mktemp("data") / "cells")
 
 
-def score(source, data, **options):
-    return evaluate(source, data, **{"draws": 10, **options})
+def score(source, data, *, draws=10, output=None, group_by=None, progress=None, **settings):
+    places = {"output": output, "group_by": group_by, "progress": progress}
+    return evaluate(source, data, draws=draws, settings=settings, **places)
 
 
 def count_objects(scores) -> int:
@@ -105,7 +106,7 @@ class TestModel:
 
     def test_its_own_predictions_score_the_same(self, model, tmp_path):
         data = write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)
-        expected = score(load_model(model.source, min_score=0.2), data, output=tmp_path / "out")
+        expected = score(load_model(model.source, settings={"min_score": 0.2}), data, output=tmp_path / "out")
         found = score(tmp_path / "out", data, score_threshold=0.3)
         file = tmp_path / "out" / "predictions.json"
         assert score(file, data, score_threshold=0.3) == found | {"predictions": str(file)}
@@ -195,7 +196,7 @@ class TestCrowds:
         data = write_half_crowd(tmp_path / "data")
         path = write_tiny_model(tmp_path / "best.ckpt", crowd_as_objects=trained)
         assert count_objects(score(path, data, **settings)) == num_objects
-        assert count_objects(score(load_model(path, **settings), data)) == num_objects
+        assert count_objects(score(load_model(path, settings=settings), data)) == num_objects
 
     def test_files(self, tmp_path):
         data = write_half_crowd(tmp_path / "data")
@@ -297,7 +298,7 @@ class TestFiles:
 
     def test_newer_label_images_are_scored_not_older_results(self, model, cells, tmp_path):
         predict_files(model, cells.root, tmp_path / "out")
-        none = load_model(model.source, score_threshold=1)
+        none = load_model(model.source, settings={"score_threshold": 1})
         predict_files(none, cells.root, tmp_path / "out", formats=["labels"])
         assert score(tmp_path / "out", cells)["predictions"] == str(tmp_path / "out")
         assert score(tmp_path / "out", cells)["counts"] == score(tmp_path / "out" / "labels", cells)["counts"]

@@ -32,7 +32,7 @@ def draw_nuclei(size=256, pitch=32, radius=9, strength=180):
 @pytest.mark.parametrize("settings", [{}, {"tta": True}])
 def test_finds_nuclei_without_a_network(monkeypatch, settings):
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the model asked for a network"))
-    model = load_model("nuclei", **settings)
+    model = load_model("nuclei", settings=settings)
     pixels, count, _ = draw_nuclei()
     (found,) = predict(model, pixels)
     shown = found[found.scores >= model.plan.shown_score]

@@ -92,7 +92,7 @@ class View:
 
 @explain_reading()
 def open_source(
-    source: Model | str | Path, dataset: Dataset, *, device: str = "auto", settings: dict[str, Any] | None = None
+    source: Model | str | Path, dataset: Dataset, *, device: str = "auto", settings: Mapping[str, Any] | None = None
 ) -> Source:
     """Find out what predictions come from.
 
@@ -120,7 +120,7 @@ def open_source(
         )
     is_run = any((path / name).exists() for name in ("plan.json", "best.ckpt", "last.ckpt"))
     if is_run or str(path) in list_shipped() or (not path.is_dir() and path.suffix.lower() != ".json"):
-        return _open_model(load_model(path, device, **settings), dataset)
+        return _open_model(load_model(path, device=device, settings=settings), dataset)
     return _open_files(path, dataset, settings)
 
 
@@ -198,7 +198,7 @@ def find_training_images(plan: Plan, dataset: Dataset, digests: Mapping[str, str
     return sorted(r.name for r in dataset.records if make_key(r.name) in trained)
 
 
-def _open_files(path: Path, dataset: Dataset, settings: dict[str, Any]) -> Source:
+def _open_files(path: Path, dataset: Dataset, settings: Mapping[str, Any]) -> Source:
     if wrong := sorted(settings.keys() - {"score_threshold", "detections_per_image", "crowd_as_objects"}):
         raise PlanError(
             f"{path} holds predictions that are already made, so {wrong[0]} cannot act on them; only score_threshold, "
@@ -416,8 +416,8 @@ def evaluate(
     group_by: str | None = None,
     draws: int = DRAWS,
     device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **settings: Any,
 ) -> dict[str, Any]:
     """Score a model or stored predictions on labelled images.
 
@@ -431,9 +431,9 @@ def evaluate(
         group_by: Regular expression that finds an image's group in its name; intervals then draw groups, not images.
         draws: Bootstrap draws for the intervals; 0 for none.
         device: Where a model runs.
+        settings: Other values, by name, for settings that act at prediction; for files ``score_threshold``,
+            ``detections_per_image`` and ``crowd_as_objects``.
         progress: Called with the number of images done and their number.
-        **settings: Other values for settings that act at prediction; for files ``score_threshold`` and
-            ``detections_per_image``.
 
     Returns:
         The scores, as in ``evaluation.json``; ``docs/metrics.md`` defines each.

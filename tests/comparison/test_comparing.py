@@ -41,9 +41,9 @@ def poor(cells, tmp_path) -> Path:
     return write_results(tmp_path / "poor.json", cells, lose(2))
 
 
-def compare_two(first, second, cells, **options):
+def compare_two(first, second, cells, *, output=None, group_by=None, draws=50, **settings):
     """The comparison of two, and the whole result."""
-    result = compare([first, second], cells.root, **{"draws": 50, **options})
+    result = compare([first, second], cells.root, output=output, group_by=group_by, draws=draws, settings=settings)
     (pair,) = result["comparisons"]
     return pair, result
 

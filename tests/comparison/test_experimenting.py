@@ -21,8 +21,11 @@ def images(tmp_path_factory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "cells", 5)
 
 
-def begin(images, output, **changes):
-    return experiment(images, output=output, **{"vary": VARY, "seeds": [0], **TINY, **changes})
+def begin(
+    images, output, *, vary=VARY, seeds=(0,), recipe="baseline", val=None, data_format=None, group_by=None, **settings
+):
+    places = {"recipe": recipe, "val": val, "data_format": data_format, "group_by": group_by}
+    return experiment(images, output=output, vary=vary, seeds=seeds, settings=TINY | settings, **places)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_other_settings_are_refused_by_name(finished, images, tmp_path):
         begin(make_data(tmp_path / "other", 2), folder)
     fewer = {name: value for name, value in TINY.items() if name != "roi_samples"}
     with pytest.raises(PlanError, match="began with roi_samples 8, not by default"):
-        experiment(images, output=folder, vary=VARY, seeds=[0], **fewer)
+        experiment(images, output=folder, vary=VARY, seeds=[0], recipe="baseline", settings=fewer)
     assert list_times(folder) == before
 
 
@@ -203,8 +206,7 @@ class TestRefused:
                 images,
                 vary=["backbone=test_resnet,no_such_net"],
                 output=tmp_path / "e",
-                architecture="maskrcnn_fpn",
-                weights="none",
+                settings={"architecture": "maskrcnn_fpn", "weights": "none"},
             )
 
     def test_other_folders_are_left_alone(self, images, tmp_path):

@@ -503,7 +503,7 @@ def test_real_data(shared_data, folder):
 def test_training_on_what_is_broken_and_on_the_fixed_copy(planted, tmp_path):
     settings = {"backbone": "test_resnet", "max_steps": 2, "batch_size": 2, "crop_size": 32, "num_workers": 0}
     with pytest.raises(FormatError, match=r"labels/binary\.tif holds only 0 and 255"):
-        train(planted[0] / "data", output=tmp_path / "refused", **settings)
+        train(planted[0] / "data", output=tmp_path / "refused", settings=settings)
     assert not (tmp_path / "refused").exists()
     root = tmp_path / "odd"
     plant_other_faults(root)
@@ -511,7 +511,7 @@ def test_training_on_what_is_broken_and_on_the_fixed_copy(planted, tmp_path):
         for folder in ("images", "labels"):
             (root / folder / f"{name}.tif").unlink()
     for data in (root, planted[0] / "fixed"):
-        assert (train(data, output=tmp_path / "runs" / data.name, **settings) / "last.ckpt").is_file()
+        assert (train(data, output=tmp_path / "runs" / data.name, settings=settings) / "last.ckpt").is_file()
     shutil.rmtree(tmp_path)
 
 

@@ -64,7 +64,7 @@ def assert_loaded(model, state, but=()):
 
 @pytest.mark.parametrize("architecture", [V1, V2])
 def test_keys_are_torchvisions(architecture):
-    ours = build_model(3, architecture, weights="none").state_dict()
+    ours = build_model(3, settings={"architecture": architecture, "weights": "none"}).state_dict()
     theirs = build_theirs(architecture, num_classes=3).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
 
@@ -75,7 +75,7 @@ def test_coco_weights(cache, architecture, num_classes):
     state = build_theirs(architecture, num_classes=91).state_dict()
     state = {name: value + 0.125 if value.is_floating_point() else value for name, value in state.items()}
     put_in_cache(cache, COCO[architecture], state)
-    model = build_model(num_classes, architecture)
+    model = build_model(num_classes, settings={"architecture": architecture})
     assert_loaded(model, state, but=CLASS_PARTS if num_classes == 5 else ())
     assert model.roi_heads.box_predictor.cls_score.out_features == num_classes
     assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == num_classes
@@ -90,15 +90,15 @@ def test_coco_weights_with_the_names_of_2019(cache):
             renamed[name.replace(new, OLD_NAMES[new]) if new else name] = value
     assert "roi_heads.mask_head.mask_fcn4.bias" in renamed
     put_in_cache(cache, COCO[V1], renamed)
-    assert_loaded(build_model(3, V1), state, but=CLASS_PARTS)
+    assert_loaded(build_model(3, settings={"architecture": V1}), state, but=CLASS_PARTS)
 
 
 def test_norm_layers_are_those_of_torchvision(cache):
     put_in_cache(cache, COCO[V1], build_theirs(V1, num_classes=91).state_dict())
-    frozen = [m for m in build_model(3, V1).modules() if isinstance(m, FrozenBatchNorm2d)]
+    frozen = [m for m in build_model(3, settings={"architecture": V1}).modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(frozen) == 53
     assert {module.eps for module in frozen} == {0.0}
-    random = build_model(3, V1, weights="none")
+    random = build_model(3, settings={"architecture": V1, "weights": "none"})
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in random.modules())
 
 
@@ -106,7 +106,7 @@ def test_norm_layers_are_those_of_torchvision(cache):
 def test_imagenet_weights(cache, architecture):
     state = resnet50().state_dict()
     put_in_cache(cache, IMAGENET, state)
-    model = build_model(3, architecture, weights="imagenet")
+    model = build_model(3, settings={"architecture": architecture, "weights": "imagenet"})
     assert_loaded(model.backbone.body, state)
 
 
@@ -117,11 +117,16 @@ def test_trainable_stages(cache, architecture, stages):
     put_in_cache(cache, IMAGENET, resnet50().state_dict())
     settings = {"weights_backbone": IMAGENET, "trainable_backbone_layers": stages, "num_classes": 3}
     expected = list_trained(build_theirs(architecture, **settings))
-    assert list_trained(build_model(3, architecture, weights="imagenet", trainable_stages=stages)) == expected
+    assert (
+        list_trained(
+            build_model(3, settings={"architecture": architecture, "weights": "imagenet", "trainable_stages": stages})
+        )
+        == expected
+    )
 
 
 def test_random_weights_are_all_trained():
-    model = build_model(3, V2, weights="none", trainable_stages=0)
+    model = build_model(3, settings={"architecture": V2, "weights": "none", "trainable_stages": 0})
     assert list_trained(model) == {name for name, _ in model.named_parameters()}
 
 
@@ -129,7 +134,7 @@ class TestDownloads:
     @pytest.mark.parametrize("settings", [{"weights": "coco"}, {"weights": "imagenet"}])
     def test_no_network(self, cache, settings):
         with pytest.raises(CheckpointError, match=r"cannot download https://.*set weights=FILE, or set weights=none"):
-            build_model(3, **settings)
+            build_model(3, settings=settings)
 
     def test_damaged_cache(self, cache):
         (cache / COCO[V2].url.rpartition("/")[2]).write_bytes(b"cut")
@@ -139,17 +144,17 @@ class TestDownloads:
     def test_timm_offline(self, monkeypatch, cache):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(CheckpointError, match=r"cannot download timm's weights of test_resnet \(.*weights=none"):
-            build_model(3, **SMALL, weights="imagenet")
+            build_model(3, settings={**SMALL, "weights": "imagenet"})
 
 
 @pytest.fixture(scope="module")
 def state():
-    return build_model(4, **SMALL, weights="none").state_dict()
+    return build_model(4, settings={**SMALL, "weights": "none"}).state_dict()
 
 
 class TestWeightsFile:
     def build(self, path, num_classes=4, **settings):
-        return build_model(num_classes, **{**SMALL, **settings}, weights=str(path))
+        return build_model(num_classes, settings={**SMALL, **settings, "weights": str(path)})
 
     def test_torch(self, tmp_path, state):
         torch.save(state, tmp_path / "a.pth")
@@ -191,7 +196,7 @@ class TestTimm:
     )
     def test_feature_maps(self, name):
         """Convolutions and windowed attention, for any image size."""
-        backbone = build_model(2, **{**SMALL, "backbone": name}, weights="none").backbone
+        backbone = build_model(2, settings={**SMALL, "backbone": name, "weights": "none"}).backbone
         with torch.no_grad():
             maps = backbone(torch.rand(2, 3, 96, 160))
         sizes = [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3)]
@@ -200,22 +205,22 @@ class TestTimm:
         ]
 
     def test_name_with_a_tag(self):
-        assert build_model(2, **{**SMALL, "backbone": "resnet18.a1_in1k"}, weights="none")
+        assert build_model(2, settings={**SMALL, "backbone": "resnet18.a1_in1k", "weights": "none"})
 
     @pytest.mark.parametrize("name", ["test_vit", "test_maxvit", "hiera_tiny_224"])
     def test_models_that_do_not_fit(self, name):
         with pytest.raises(PlanError, match=f"backbone '{name}' does not give feature maps .*choose one") as caught:
-            build_model(2, **{**SMALL, "backbone": name}, weights="none")
+            build_model(2, settings={**SMALL, "backbone": name, "weights": "none"})
         assert "\n" not in str(caught.value)
 
     def test_unknown_name(self):
         with pytest.raises(PlanError, match=r"no model 'resnet19' .*did you mean .*resnet18"):
-            build_model(2, **{**SMALL, "backbone": "resnet19"}, weights="none")
+            build_model(2, settings={**SMALL, "backbone": "resnet19", "weights": "none"})
         with pytest.raises(PlanError, match="list_models"):
-            build_model(2, **{**SMALL, "backbone": "?"}, weights="none")
+            build_model(2, settings={**SMALL, "backbone": "?", "weights": "none"})
 
     def test_intensities_are_those_of_the_weights(self):
-        assert build_model(2, **SMALL, weights="none").transform.image_mean == [0.5, 0.5, 0.5]
+        assert build_model(2, settings={**SMALL, "weights": "none"}).transform.image_mean == [0.5, 0.5, 0.5]
 
     @pytest.mark.parametrize(
         ("stages", "frozen"),
@@ -229,14 +234,14 @@ class TestTimm:
     )
     def test_trainable_stages(self, tmp_path, stages, frozen):
         settings = {**SMALL, "backbone": "resnet18"}
-        torch.save(build_model(2, **settings, weights="none").state_dict(), tmp_path / "a.pth")
-        model = build_model(2, **settings, weights=str(tmp_path / "a.pth"), trainable_stages=stages)
+        torch.save(build_model(2, settings={**settings, "weights": "none"}).state_dict(), tmp_path / "a.pth")
+        model = build_model(2, settings={**settings, "weights": str(tmp_path / "a.pth"), "trainable_stages": stages})
         assert {n.split(".")[0] for n, p in model.backbone.body.named_parameters() if not p.requires_grad} == frozen
         assert all(parameter.requires_grad for parameter in model.backbone.fpn.parameters())
 
     @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_convnext", "test_efficientnet"])
     def test_each_stage_is_more(self, name):
-        backbone = build_model(2, **{**SMALL, "backbone": name}, weights="none").backbone
+        backbone = build_model(2, settings={**SMALL, "backbone": name, "weights": "none"}).backbone
         numbers = []
         for stages in (5, 4, 3, 2, 1, 0):
             backbone.freeze(stages)
@@ -254,7 +259,7 @@ COMPACT = {
 
 class TestCompact:
     def test_levels(self):
-        model = build_model(3, **COMPACT)
+        model = build_model(3, settings=COMPACT)
         maps = model.backbone(torch.zeros(1, 3, 64, 96))
         sizes = [tuple(level.shape[1:]) for level in maps.values()]
         assert sizes == [(96, 32, 48), (96, 16, 24), (96, 8, 12), (96, 4, 6), (96, 2, 3)]
@@ -265,11 +270,11 @@ class TestCompact:
         ("side", "level"), [(4, 0), (14, 0), (27, 0), (29, 1), (55, 1), (57, 2), (113, 3), (500, 3)]
     )
     def test_boxes_are_pooled_where_they_are_7_to_14_cells(self, side, level):
-        pooler = build_model(3, **COMPACT).roi_heads.mask_roi_pool
+        pooler = build_model(3, settings=COMPACT).roi_heads.mask_roi_pool
         assert pooler.map_levels([torch.tensor([[0.0, 0, side, side]])]).tolist() == [level]
 
     def test_small_and_of_as_many_classes_as_asked(self):
-        model = build_model(5, **COMPACT)
+        model = build_model(5, settings=COMPACT)
         assert sum(parameter.numel() for parameter in model.parameters()) < 12e6
         assert model.roi_heads.box_predictor.cls_score.out_features == 5
         assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 5
@@ -277,7 +282,7 @@ class TestCompact:
     @pytest.mark.parametrize("backbone", [None, "test_resnet"])
     def test_trains_and_predicts(self, backbone):
         torch.manual_seed(0)
-        model = build_model(2, **COMPACT, backbone=backbone)
+        model = build_model(2, settings={**COMPACT, "backbone": backbone})
         layers = torch.zeros(1, 64, 64, dtype=torch.int32)
         layers[0, 10:30, 20:40] = 1
         target = {
@@ -296,7 +301,7 @@ class TestCompact:
     @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
     def test_timm_backbone(self, name):
         """Its levels have the strides that timm gives them, and the boxes' levels follow."""
-        model = build_model(2, **COMPACT, backbone=name)
+        model = build_model(2, settings={**COMPACT, "backbone": name})
         maps = model.backbone(torch.zeros(1, 3, 64, 96))
         sizes = [tuple(level.shape[1:]) for level in maps.values()]
         assert sizes == [(96, 16, 24), (96, 8, 12), (96, 4, 6), (96, 2, 3), (96, 1, 2)]
@@ -314,7 +319,7 @@ class TestCompact:
 
         for module in (backbones, weights_module):
             monkeypatch.setattr(module, "_create_timm_body", create)
-        model = build_model(2, **{**COMPACT, "weights": "imagenet"}, backbone="test_resnet")
+        model = build_model(2, settings={**COMPACT, "weights": "imagenet", "backbone": "test_resnet"})
         assert made == [("test_resnet", False), ("test_resnet", True)]
         assert all((value == 0.5).all() for value in model.backbone.body.parameters())
 
@@ -327,11 +332,11 @@ class TestCompact:
     )
     def test_weights_that_it_has_not(self, weights, message):
         with pytest.raises(PlanError) as caught:
-            build_model(2, **{**COMPACT, "weights": weights})
+            build_model(2, settings={**COMPACT, "weights": weights})
         assert str(caught.value) == f"in the settings, there are {message}"
 
     def test_trainable_stages(self):
-        backbone = build_model(2, **COMPACT).backbone
+        backbone = build_model(2, settings=COMPACT).backbone
         backbone.freeze(3)
         frozen = {n.split(".")[0] for n, p in backbone.body.named_parameters() if not p.requires_grad}
         assert frozen == {"conv1", "bn1", "layer1"}

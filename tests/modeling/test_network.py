@@ -21,7 +21,7 @@ def build_pair(architecture):
     torch.manual_seed(0)
     settings = {"min_size": 256, "max_size": 256}
     own = {"detections_per_image": 100, "min_score": 0.0, "roi_samples": 128}
-    ours = build_model(NUM_CLASSES, architecture, weights="none", **own, **settings)
+    ours = build_model(NUM_CLASSES, settings={"architecture": architecture, "weights": "none", **own, **settings})
     torch.nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.1)
     torch.nn.init.normal_(ours.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.1)
     theirs = BUILDERS[architecture](
@@ -101,7 +101,9 @@ def build_small(**settings):
     torch.manual_seed(0)
     counts = {"detections_per_image": 20, "roi_samples": 64}
     settings = {"min_size": 0, "min_score": 0.0, "anchor_sizes": (8, 16, 32, 64, 128), **counts, **settings}
-    return build_model(NUM_CLASSES, "maskrcnn_fpn", backbone="test_resnet", weights="none", **settings)
+    return build_model(
+        NUM_CLASSES, settings={"architecture": "maskrcnn_fpn", "backbone": "test_resnet", "weights": "none", **settings}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -142,19 +142,19 @@ def test_a_checkpoint_that_lacks_something(tmp_path, changes, message):
 )
 def test_wrong_settings(run, settings, message):
     with pytest.raises(PlanError) as error:
-        load_model(run, **settings)
+        load_model(run, settings=settings)
     assert message in str(error.value)
 
 
 def test_settings_act(run, model):
     found = predict_one(model, make_pixels())
     median = float(np.median(found.scores))
-    assert_same_instances(predict_one(load_model(run, detections_per_image=3), make_pixels()), found[:3])
-    high = predict_one(load_model(run, min_score=str(median)), make_pixels())
+    assert_same_instances(predict_one(load_model(run, settings={"detections_per_image": 3}), make_pixels()), found[:3])
+    high = predict_one(load_model(run, settings={"min_score": str(median)}), make_pixels())
     assert_same_instances(high, found[found.scores > median])
     # What is cut in JSON and AP does not depend on what is shown.
-    assert_same_instances(predict_one(load_model(run, score_threshold=1), make_pixels()), found)
-    assert load_model(run, detections_per_image="auto").plan.max_detections == 135  # 1.5 x 90
+    assert_same_instances(predict_one(load_model(run, settings={"score_threshold": 1}), make_pixels()), found)
+    assert load_model(run, settings={"detections_per_image": "auto"}).plan.max_detections == 135  # 1.5 x 90
 
 
 @pytest.mark.parametrize("size", [(33, 33), (34, 97), (70, 41)])
@@ -248,7 +248,9 @@ def test_predictions_json_is_what_pycocotools_reads(model, tmp_path):
 
 def test_label_images_and_overlays_show_scores_from_the_threshold_on(run, tmp_path):
     folder = write_images(tmp_path / "in", "a.png")
-    model = load_model(run, score_threshold=float(np.median(predict_one(load_model(run), folder / "a.png").scores)))
+    model = load_model(
+        run, settings={"score_threshold": float(np.median(predict_one(load_model(run), folder / "a.png").scores))}
+    )
     written = predict_files(model, folder, tmp_path / "out")
     assert {path.name for path in written} == {"labels", "overlays", "predictions.json", "images.json"}
     rows = (tmp_path / "out" / "labels" / "a.csv").read_text().splitlines()
@@ -432,7 +434,7 @@ def test_gives_what_is_shown_unless_more_is_asked_for(run):
     pixels = make_pixels()
     scores = predict_one(load_model(run), pixels).scores
     threshold = float(np.median(scores))
-    model = load_model(run, score_threshold=threshold)
+    model = load_model(run, settings={"score_threshold": threshold})
     (shown,) = predict(model, pixels)
     assert 0 < len(shown) == (scores >= threshold).sum() < len(scores)
     (everything,) = predict(model, pixels, min_score=0.0)
@@ -442,7 +444,7 @@ def test_gives_what_is_shown_unless_more_is_asked_for(run):
 
 
 def test_says_where_the_cap_may_have_cut_off(run, cells):
-    model = load_model(run, detections_per_image=3, score_threshold=0.05)
+    model = load_model(run, settings={"detections_per_image": 3, "score_threshold": 0.05})
     with pytest.warns(UserWarning, match=r"^image 2: the cap of 3 detections is reached, and more instances may be"):
         list(predict(model, [make_pixels(), make_pixels()]))
     with pytest.warns(UserWarning, match=r"image\.tif: the cap of 3 detections is reached"):
@@ -522,7 +524,7 @@ class TestLostScale:
 
     @pytest.fixture
     def enlarging(self, model):
-        return load_model(model.source, scale=2, max_size=400)
+        return load_model(model.source, settings={"scale": 2, "max_size": 400})
 
     @pytest.fixture
     def images(self, tmp_path) -> Path:
@@ -550,11 +552,13 @@ class TestLostScale:
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", message=".*cap of 12")
             for scale, max_size in [(2, 500), (1, 100), (0.5, 100)]:
-                predict_one(load_model(model.source, scale=scale, max_size=max_size), make_pixels(250, 48))
+                predict_one(
+                    load_model(model.source, settings={"scale": scale, "max_size": max_size}), make_pixels(250, 48)
+                )
 
 
 def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
-    strict = load_model(model.source, score_threshold=1.0)
+    strict = load_model(model.source, settings={"score_threshold": 1.0})
     with pytest.warns(UserWarning, match="no instance has a score of 1 or more"):
         predict_files(strict, cells, tmp_path / "out", formats=["coco"])
 
@@ -582,7 +586,10 @@ class TestTta:
     @pytest.mark.parametrize("axis", [1, 2])
     def test_a_flipped_image_gives_the_flipped_masks(self, run, axis):
         """Its views are the image's own in another order."""
-        model, image = load_model(run, tta=True), torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
+        model, image = (
+            load_model(run, settings={"tta": True}),
+            torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0)),
+        )
         plain, flipped = predict_tensor(model, image), predict_tensor(model, image.flip(axis))
         np.testing.assert_allclose(flipped.scores, plain.scores, atol=1e-4)
         assert (np.flip(flipped.to_masks(), axis) == plain.to_masks()).mean() > 0.99
@@ -594,7 +601,7 @@ class TestTta:
         assert found.boxes[:, 2:].max() > 45  # boxes over the whole of it, not the view's part
 
     def test_merged(self, run):
-        model = load_model(run, tta=True)
+        model = load_model(run, settings={"tta": True})
         (found,) = predict(model, make_pixels(), min_score=0.0)
         assert model.plan.tta
         assert 0 < len(found) <= model.plan.max_detections
@@ -635,7 +642,7 @@ class TestShipped:
 
     def test_as_starting_weights(self, name):
         assert read_start(name).backbone == SETTINGS["backbone"]
-        network = build_model(3, **{**SETTINGS, "weights": name})
+        network = build_model(3, settings={**SETTINGS, "weights": name})
         expected = read_state_dict(Path("tiny.safetensors"))
         assert all(torch.equal(v, expected[n].to(v.dtype)) for n, v in network.state_dict().items())
 
@@ -648,7 +655,7 @@ class TestShipped:
 
 def test_views_are_enlarged_as_far_as_images_are(run):
     def count(**settings):
-        return len(_list_factors(load_model(run, **settings), torch.zeros(3, 40, 52)))
+        return len(_list_factors(load_model(run, settings=settings), torch.zeros(3, 40, 52)))
 
     assert count() == len(TTA_FACTORS)
     assert count(min_size=64) == count(max_size=60) == 1
@@ -656,4 +663,9 @@ def test_views_are_enlarged_as_far_as_images_are(run):
 
 def test_cap_in_a_view_is_told(run):
     with pytest.warns(UserWarning, match=r"a view of an image reached the cap of 3 detections"):
-        list(predict(load_model(run, tta=True, detections_per_image=3, score_threshold=0.05), make_pixels()))
+        list(
+            predict(
+                load_model(run, settings={"tta": True, "detections_per_image": 3, "score_threshold": 0.05}),
+                make_pixels(),
+            )
+        )

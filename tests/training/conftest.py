@@ -16,7 +16,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run(data, tmp_path_factory):
     """A finished run of two epochs of three steps. Tests only look at it."""
-    path = train(data, output=tmp_path_factory.mktemp("runs") / "run", **SETTINGS)
+    path = train(data, output=tmp_path_factory.mktemp("runs") / "run", recipe="baseline", settings=SETTINGS)
     yield path
     shutil.rmtree(path)
 

@@ -16,7 +16,7 @@ from manymask.core import Instances
 from manymask.formats import write_class_folder
 from manymask.synthetic import make_categories, make_sample
 
-PLAN_SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "architecture": "maskrcnn_fpn",
     "backbone": "test_resnet",
     "weights": "none",
@@ -30,8 +30,6 @@ PLAN_SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "precision": "fp32",
 }
-# The recipe auto measures a step on the machine, which costs seconds; its tests ask for it.
-SETTINGS: dict[str, Any] = {"recipe": "baseline"} | PLAN_SETTINGS
 STEPS_PER_EPOCH = 3
 
 # Starts with manymask imported: a process of its own costs no seconds.

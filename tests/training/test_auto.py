@@ -19,7 +19,9 @@ from manymask.prediction import load_model
 from manymask.training import plan_run, train
 from tests.tiny_model import write_tiny_model
 from tests.training.runs import (
-    PLAN_SETTINGS,
+    SETTINGS as SMALL_SETTINGS,
+)
+from tests.training.runs import (
     find_differences,
     list_arguments,
     list_contents,
@@ -40,7 +42,7 @@ def auto(data, tmp_path_factory):
     """A run of two epochs of two steps. Tests only look at it."""
     output = tmp_path_factory.mktemp("runs") / "auto"
     own = {"max_steps": 4, "epochs": 2, "crop_size": 32, "sampling": "balanced", "keep_checkpoints": "all"}
-    yield train(data, output=output, **SMALL | own)
+    yield train(data, output=output, settings=SMALL | own)
     shutil.rmtree(output)
 
 
@@ -78,7 +80,7 @@ class TestRun:
         checkpoint["manymask"]["score_threshold"] = 0.37
         write_checkpoint(checkpoint, tmp_path / "a.ckpt")
         assert load_model(tmp_path / "a.ckpt").plan.score_threshold == 0.37
-        assert load_model(tmp_path / "a.ckpt", score_threshold=0.9).plan.score_threshold == 0.9
+        assert load_model(tmp_path / "a.ckpt", settings={"score_threshold": 0.9}).plan.score_threshold == 0.9
         del checkpoint["manymask"]["score_threshold"]
         write_checkpoint(checkpoint, tmp_path / "a.ckpt")
         with pytest.raises(PlanError, match=r"a\.ckpt holds no score threshold .*; set score_threshold to a number"):
@@ -99,13 +101,13 @@ class TestPlanFile:
         return path
 
     def test_is_a_recipe(self, auto, data, file):
-        plan, decisions = plan_run(data, recipe=file, seed="6")
+        plan, decisions = plan_run(data, recipe=file, settings={"seed": "6"})
         expected = change_plan(read_plan(auto / "plan.json"), {"nms": 0.44, "seed": 6})
         assert plan == expected.model_copy(update={"data": None})
         assert decisions == ()
 
     def test_trains(self, data, file, output):
-        train(data, output=output, recipe=str(file), max_steps=1)
+        train(data, output=output, recipe=str(file), settings={"max_steps": 1})
         plan = read_plan(output / "plan.json")
         assert (plan.recipe, plan.nms, plan.seed, plan.optimizer) == ("auto", 0.44, 5, "adamw")
         assert not (output / "plan.md").exists()
@@ -124,7 +126,7 @@ class TestPlanFile:
 
 
 def test_plan_run_of_baseline(data, tmp_path):
-    plan, decisions = plan_run(data, recipe="baseline", **PLAN_SETTINGS)
+    plan, decisions = plan_run(data, recipe="baseline", settings=SMALL_SETTINGS)
     assert decisions == ()
     write_plan(plan, tmp_path / "plan.json")
     assert plan_run(data, recipe=tmp_path / "plan.json")[0] == plan
@@ -135,7 +137,7 @@ class TestStartFromFile:
 
     def test_checkpoint(self, auto, data):
         own = {name: value for name, value in SMALL.items() if name != "backbone"}
-        _, decisions = plan_run(data, weights=str(auto / "last.ckpt"), **own)
+        _, decisions = plan_run(data, settings={"weights": str(auto / "last.ckpt"), **own})
         inherited = {d.setting: d.value for d in decisions if d.because == "as the weights were trained"}
         assert inherited["backbone"] == "test_resnet"
         assert inherited["mask_alignment"] == "exact"
@@ -145,7 +147,7 @@ class TestStartFromFile:
         state = read_state_dict(auto / "last.ckpt")
         write = torch.save if suffix == ".pth" else save_file
         write(state, tmp_path / f"weights{suffix}")
-        plan, decisions = plan_run(data, weights=str(tmp_path / f"weights{suffix}"), **SMALL)
+        plan, decisions = plan_run(data, settings={"weights": str(tmp_path / f"weights{suffix}"), **SMALL})
         assert plan.weights.endswith(suffix)
         assert not any(decision.because == "as the weights were trained" for decision in decisions)
 
@@ -164,7 +166,7 @@ class TestStartFromShippedModel:
     # The rule takes it by itself: objects are of its sizes, and there is no GPU.
     @pytest.mark.parametrize("weights", [{}, {"weights": "nuclei"}])
     def test_plan(self, data, weights):
-        plan, decisions = plan_run(data, **{n: v for n, v in SMALL.items() if n != "backbone"}, **weights)
+        plan, decisions = plan_run(data, settings={**({n: v for n, v in SMALL.items() if n != "backbone"}), **weights})
         assert (plan.weights, plan.architecture, plan.backbone) == ("nuclei", "maskrcnn_fpn", "resnet10t")
         assert (plan.scale, plan.anchor_sizes) == (1.5, (6, 12, 24, 48, 96))
         assert (plan.optimizer, plan.trainable_stages, plan.mask_alignment) == ("adamw", 5, "exact")
@@ -172,7 +174,7 @@ class TestStartFromShippedModel:
 
     def test_trains_from_its_weights(self, data, output):
         own = {n: v for n, v in SMALL.items() if n != "backbone"}
-        train(data, output=output, **own, max_steps=1, epochs=1, learning_rate=1e-9)
+        train(data, output=output, settings={**own, "max_steps": 1, "epochs": 1, "learning_rate": 1e-9})
         trained, start = read_state_dict(output / "last.ckpt"), read_state_dict(resolve_weights("nuclei"))
         name = "backbone.body.conv1.0.weight"
         assert torch.allclose(trained[name], start[name].float(), atol=1e-6)
@@ -182,13 +184,13 @@ class TestStartFromShippedModel:
         with pytest.raises(
             CheckpointError, match="weights is 'nucle', expected coco, imagenet, none, nuclei, a run folder or a file"
         ):
-            plan_run(data, weights="nucle", device="cpu")
+            plan_run(data, settings={"weights": "nucle", "device": "cpu"})
 
 
 class TestMinutes:
     def test_learning_rate_follows_the_share_of_the_run(self, data, output):
         """There is time for nothing: an epoch of one step that measures, and one that ends the run."""
-        train(data, output=output, **SMALL | {"minutes": 0.001, "epochs": 3})
+        train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
         rows, highest = read_rows(output), read_plan(output / "plan.json").learning_rate
         assert [row["step"] for row in rows] == ["1", "2"]
         # The time of the first of three epochs is over after its step.
@@ -196,7 +198,7 @@ class TestMinutes:
 
     def test_a_run_that_ended_on_time_is_complete(self, data, output, capsys):
         """After two of three epochs; a resume leaves it alone, and compare does not call it unfinished."""
-        train(data, output=output, **SMALL | {"minutes": 0.001, "epochs": 3})
+        train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
         before = list_contents(output)
         train(resume=output)
         assert "the run is complete: 2 of 2 epochs are done" in capsys.readouterr().err
@@ -205,7 +207,7 @@ class TestMinutes:
 
     def test_a_run_of_before_that_ended_on_time_is_complete(self, data, output, capsys):
         """Its checkpoint holds no number of epochs, but its time has no room for another one."""
-        train(data, output=output, **SMALL | {"minutes": 0.001, "epochs": 3})
+        train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
         checkpoint = read_checkpoint(output / "last.ckpt")
         del checkpoint[CHECKPOINT_KEY]["num_epochs"]
         write_checkpoint(checkpoint, output / "last.ckpt")
@@ -217,13 +219,13 @@ class TestMinutes:
 
     def test_steps_cannot_be_set_too(self, data, tmp_path):
         with pytest.raises(PlanError, match="minutes decide how many steps an epoch has; leave epoch_steps out"):
-            train(data, output=tmp_path / "run", minutes=1, epoch_steps=5, device="cpu")
+            train(data, output=tmp_path / "run", settings={"minutes": 1, "epoch_steps": 5, "device": "cpu"})
 
     @pytest.mark.slow
     def test_ends_on_time(self, data, output):
         """From the call on, with the learning rate at its end."""
         began = time.monotonic()
-        train(data, output=output, **SMALL | {"minutes": 0.75, "epochs": 4, "accumulate": 1})
+        train(data, output=output, settings=SMALL | {"minutes": 0.75, "epochs": 4, "accumulate": 1})
         assert 35 < time.monotonic() - began < 50
         rows = read_rows(output)
         assert float(rows[-1]["learning_rate"]) < 0.05 * read_plan(output / "plan.json").learning_rate
@@ -231,7 +233,7 @@ class TestMinutes:
     def test_can_be_interrupted(self, data, output, tmp_path):
         arguments = ["train", data, "--recipe", "baseline", "--output", output, "--minutes", 5]
         log = tmp_path / "log"
-        exit_code, text = run_in_process([*arguments, *list_arguments(**PLAN_SETTINGS)], log, "SIGINT", 0, 1)
+        exit_code, text = run_in_process([*arguments, *list_arguments(**SMALL_SETTINGS)], log, "SIGINT", 0, 1)
         assert exit_code == 130
         assert text.splitlines()[-1] == f"stopped by SIGINT; go on with: manymask train --resume {output}"
         assert read_plan(output / "plan.json").epoch_steps > 1

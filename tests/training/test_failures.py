@@ -15,7 +15,6 @@ from manymask.training import train
 from manymask.training.failures import explain_failures
 from manymask.training.loading import TrainingImages
 from tests.training.runs import (
-    PLAN_SETTINGS,
     SETTINGS,
     list_arguments,
     load_checkpoint,
@@ -96,16 +95,16 @@ class TestInsideTraining:
 
         monkeypatch.setattr(MaskRCNN, "forward", forward)
         with pytest.raises(TrainingError, match="lower batch_size"):
-            train(data, output=output, **SETTINGS)
+            train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
     def test_shared_memory(self, data, output, monkeypatch):
         monkeypatch.setattr(TrainingImages, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGBUS))
         with pytest.raises(TrainingError, match="lower num_workers"):
-            train(data, output=output, **SETTINGS | {"num_workers": 1})
+            train(data, output=output, recipe="baseline", settings=SETTINGS | {"num_workers": 1})
 
     def test_full_disk(self, data, output, tmp_path):
-        arguments = ["train", data, "--output", output, *list_arguments(**SETTINGS)]
+        arguments = ["train", data, "--output", output, *list_arguments(recipe="baseline", **SETTINGS)]
         exit_code, text = run_in_process(arguments, tmp_path / "log", "full", 1, 0)
         assert exit_code == 2
         assert text.splitlines()[-1].startswith(
@@ -127,7 +126,7 @@ class TestSignals:
             data,
             "--output",
             output,
-            *list_arguments(**SETTINGS | {"num_workers": 2, "max_steps": 2}),
+            *list_arguments(recipe="baseline", **SETTINGS | {"num_workers": 2, "max_steps": 2}),
         ]
         found, text = run_in_process(arguments, tmp_path / "log", name, 0, 0)
         assert text.splitlines()[-1] == f"stopped by {name}; go on with: manymask train --resume {output}"
@@ -160,5 +159,5 @@ def test_full_memory_while_a_step_is_measured(data, output):
     with pytest.raises(
         TrainingError, match="^memory is full with the 2 images of a training step .*set a lower crop_size"
     ):
-        train(data, output=output, **{**PLAN_SETTINGS, "min_size": 1_000_000, "max_size": 2_000_000})
+        train(data, output=output, settings={**SETTINGS, "min_size": 1_000_000, "max_size": 2_000_000})
     assert not output.exists()

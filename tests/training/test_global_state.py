@@ -7,7 +7,7 @@ import torch
 
 from manymask.training import plan_run, train
 from manymask.training.global_state import keep_global_state
-from tests.training.runs import PLAN_SETTINGS, SETTINGS, find_differences
+from tests.training.runs import SETTINGS, find_differences
 
 
 def look() -> tuple:
@@ -32,17 +32,17 @@ def before(request):
 
 
 def test_train_changes_nothing_of_the_caller_s_and_the_caller_nothing_of_training(before, data, output, run):
-    train(data, output=output, **SETTINGS, deterministic=True)
+    train(data, output=output, recipe="baseline", settings={**SETTINGS, "deterministic": True})
     assert look() == before
     assert find_differences(run / "last.ckpt", output / "last.ckpt") == []
 
 
 def test_failed_training_too(before, data, output):
     with pytest.raises(Exception, match="no model 'no_such_net'"):
-        train(data, output=output, **{**SETTINGS, "backbone": "no_such_net"})
+        train(data, output=output, recipe="baseline", settings={**SETTINGS, "backbone": "no_such_net"})
     assert look() == before
 
 
 def test_plan_run_measures_a_step_and_changes_nothing(before, data):
-    plan_run(data, **PLAN_SETTINGS)
+    plan_run(data, settings=SETTINGS)
     assert look() == before

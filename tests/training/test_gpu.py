@@ -20,7 +20,7 @@ def leave_determinism():
 
 
 def test_fp16_scaler_is_restored_by_a_resume(data, output):
-    train(data, output=output, **CUDA)
+    train(data, output=output, recipe="baseline", settings=CUDA)
     assert [row["epoch"] for row in read_rows(output)] == ["1", "2"]
     (output / "last.ckpt").rename(output / "expected.ckpt")
     train(resume=output / "checkpoints" / "epoch_001.ckpt")
@@ -31,12 +31,12 @@ def test_fp16_scaler_is_restored_by_a_resume(data, output):
 
 def test_deterministic(data, output):
     for name in ("first", "second"):
-        train(data, output=output / name, **CUDA | {"epochs": 1})
+        train(data, output=output / name, recipe="baseline", settings=CUDA | {"epochs": 1})
     assert find_differences(output / "first" / "last.ckpt", output / "second" / "last.ckpt") == []
 
 
 def test_predict(run):
-    model = load_model(run, device="cuda", min_score=0.0)
+    model = load_model(run, device="cuda", settings={"min_score": 0.0})
     pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
     (instances,) = predict(model, pixels)
     assert model.device.type == "cuda"

@@ -13,13 +13,13 @@ from manymask.training import train
 from manymask.training.module import TrainingModule
 from manymask.training.time_budget import SECONDS_AT_END, Pace
 from tests.metrics.cases import make_predictions, make_truth, score
-from tests.training.runs import PLAN_SETTINGS, SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
+from tests.training.runs import SETTINGS, STEPS_PER_EPOCH, load_checkpoint, read_rows
 
 CATEGORIES = (Category(1, "class1"), Category(2, "class2"))
 
 
 def make_network():
-    return assemble_model(3, make_plan(settings=PLAN_SETTINGS))
+    return assemble_model(3, make_plan(settings=SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def network():
 @pytest.fixture
 def make_module(network):
     def make_module(total_steps=100, steps_per_epoch=10, network=network, **settings):
-        plan = make_plan(settings=PLAN_SETTINGS | settings)
+        plan = make_plan(settings=SETTINGS | settings)
         return TrainingModule(network, plan, CATEGORIES, CATEGORIES, steps_per_epoch, total_steps)
 
     return make_module
@@ -155,7 +155,7 @@ class TestConfigureOptimizers:
 class TestNotFinite:
     def test_learning_rate_too_high(self, data, output):
         with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch 1, images 000\d, 000\d; ") as caught:
-            train(data, output=output, **SETTINGS | {"learning_rate": 99})
+            train(data, output=output, recipe="baseline", settings=SETTINGS | {"learning_rate": 99})
         assert "\n" not in str(caught.value)
         assert not list(output.rglob("*.ckpt"))
 
@@ -169,7 +169,7 @@ class TestNotFinite:
 
         monkeypatch.setattr(MaskRCNN, "forward", forward_until_nan)
         with pytest.raises(TrainingError, match="the loss is nan in epoch 2, images"):
-            train(data, output=output, **SETTINGS)
+            train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert load_checkpoint(output / "last.ckpt")["epoch"] == 0
         assert [row["epoch"] for row in read_rows(output)] == ["1"]
 

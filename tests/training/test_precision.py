@@ -31,7 +31,12 @@ def test_fp16_scaler_goes_through_the_checkpoint():
 @pytest.mark.slow
 def test_fp16_has_one_scaler_that_a_resume_restores(data, output):
     """The first epoch overflows and so lowers the scale: a scaler made anew would be told by the second epoch."""
-    train(data, output=output, **SETTINGS | {"precision": "fp16", "batch_size": 3, "max_steps": 4})
+    train(
+        data,
+        output=output,
+        recipe="baseline",
+        settings=SETTINGS | {"precision": "fp16", "batch_size": 3, "max_steps": 4},
+    )
     first, last = (load_checkpoint(output / name) for name in ("checkpoints/epoch_001.ckpt", "last.ckpt"))
     assert last["MixedPrecision"]["scale"] < first["MixedPrecision"]["scale"] < 65536
     (output / "last.ckpt").rename(output / "expected.ckpt")
@@ -41,7 +46,7 @@ def test_fp16_has_one_scaler_that_a_resume_restores(data, output):
 
 
 def test_bf16(data, output):
-    train(data, output=output, **SETTINGS | {"precision": "bf16", "max_steps": 1})
+    train(data, output=output, recipe="baseline", settings=SETTINGS | {"precision": "bf16", "max_steps": 1})
     assert 0 < float(read_rows(output)[0]["loss"]) < 100
     weights = load_checkpoint(output / "last.ckpt")["state_dict"].values()
     assert {value.dtype for value in weights} <= {torch.float32, torch.int64}

@@ -25,7 +25,7 @@ def start(data, output, tmp_path):
     """Begin a run in a process of its own; ``accident`` is what befalls it, and when."""
 
     def start(accident, data=data, **settings):
-        arguments = ["train", data, "--output", output, *list_arguments(**SETTINGS | settings)]
+        arguments = ["train", data, "--output", output, *list_arguments(recipe="baseline", **SETTINGS | settings)]
         return run_in_process(arguments, tmp_path / "log", *accident)
 
     return start
@@ -45,7 +45,7 @@ class TestKilled:
         shutil.copytree(data, tmp_path / "old")
         start(("SIGKILL", 1, 2), data=tmp_path / "old", num_workers=2)
         (tmp_path / "old").rename(tmp_path / "new")
-        train(tmp_path / "new", resume=output, num_workers=1)
+        train(tmp_path / "new", resume=output, settings={"num_workers": 1})
         assert find_differences(run / "last.ckpt", output / "last.ckpt") == []
         plan = read_plan(output / "plan.json")
         assert (plan.data.path, plan.num_workers) == (str(tmp_path / "new"), 1)
@@ -120,7 +120,7 @@ class TestRefused:
     )
     def test_changed_setting(self, run, name, value):
         with pytest.raises(PlanError, match=rf"began with {name}=.*cannot change it to {value}"):
-            train(resume=run, **{name: value})
+            train(resume=run, settings={name: value})
 
     def test_changed_recipe(self, run):
         with pytest.raises(PlanError, match="began with recipe 'baseline'.*to 'other'"):
@@ -162,7 +162,7 @@ class TestRefused:
 
 def test_finished_run(run, capsys):
     before = list_contents(run)
-    assert train(resume=run, **SETTINGS | {"num_workers": 1, "device": "auto"}) == run
+    assert train(resume=run, recipe="baseline", settings=SETTINGS | {"num_workers": 1, "device": "auto"}) == run
     assert "the run is complete: 2 of 2 epochs" in capsys.readouterr().err
     assert list_contents(run) == before
 

@@ -76,7 +76,7 @@ class TestRunFolder:
 
 class TestLengths:
     def test_max_steps_inside_an_epoch(self, data, output):
-        train(data, output=output, **SETTINGS | {"max_steps": 2, "keep_checkpoints": "best"})
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 2, "keep_checkpoints": "best"})
         (row,) = read_rows(output)
         assert row["step"] == "2"
         assert row["val_mask_AP"] != ""
@@ -84,7 +84,9 @@ class TestLengths:
         assert {path.name for path in output.rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
 
     def test_accumulate(self, data, output):
-        train(data, output=output, **SETTINGS | {"epochs": 1, "batch_size": 1, "accumulate": 4})
+        train(
+            data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1, "batch_size": 1, "accumulate": 4}
+        )
         assert [row["step"] for row in read_rows(output)] == ["2"]
 
 
@@ -96,7 +98,7 @@ class TestUnusualData:
         for name, masks in {"none": pixel[:0], "pixel": pixel, "full": np.ones_like(pixel)}.items():
             add_image(tmp_path / "train", name, masks)
         val = add_image(tmp_path / "val", "val", pixel[:0])
-        train(tmp_path / "train", val=val, output=output, **SETTINGS | {"epochs": 1})
+        train(tmp_path / "train", val=val, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1})
         (row,) = read_rows(output)
         assert np.isfinite([float(row[name]) for name in LOSSES]).all()
         assert row["val_mask_AP"] == row["val_box_AP"] == ""
@@ -109,7 +111,13 @@ class TestUnusualData:
             square[10 * index : 10 * index + 8, :8] = True
         add_image(tmp_path / "train", "few", squares[:1])
         val = add_image(add_image(tmp_path / "val", "full", squares), "half", squares[:2])
-        train(tmp_path / "train", val=val, output=output, **SETTINGS | {"max_steps": 1, "detections_per_image": 3})
+        train(
+            tmp_path / "train",
+            val=val,
+            output=output,
+            recipe="baseline",
+            settings=SETTINGS | {"max_steps": 1, "detections_per_image": 3},
+        )
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "image full" in line]
         assert line.startswith("warning: validation image full holds 4 instances, but at most 3 detections")
         assert "set detections_per_image to at least 4" in line
@@ -117,7 +125,12 @@ class TestUnusualData:
     def test_one_image(self, tmp_path, output, capsys):
         """It serves as both parts."""
         add_image(tmp_path / "train", "one", np.ones((1, 50, 30), dtype=bool))
-        train(tmp_path / "train", output=output, **SETTINGS | {"max_steps": 1, "detections_per_image": "auto"})
+        train(
+            tmp_path / "train",
+            output=output,
+            recipe="baseline",
+            settings=SETTINGS | {"max_steps": 1, "detections_per_image": "auto"},
+        )
         assert "warning: one image only" in capsys.readouterr().err
         plan = read_plan(output / "plan.json")
         assert plan.data.train_names == plan.data.val_names == ("one",)
@@ -129,7 +142,7 @@ class TestRefused:
 
     def test_output_in_use(self, data, run):
         with pytest.raises(PlanError, match=r"is not empty.*--resume"):
-            train(data, output=run, **SETTINGS)
+            train(data, output=run, recipe="baseline", settings=SETTINGS)
 
     def test_no_data(self):
         with pytest.raises(PlanError, match="expected a data set"):
@@ -138,7 +151,9 @@ class TestRefused:
     @pytest.mark.parametrize("settings", [{"backbone": "no_such_net"}, {"weights": "no_such_file.pth"}])
     def test_settings_before_the_data_is_read(self, tmp_path, settings):
         with pytest.raises(ManymaskError, match=next(iter(settings.values()))):
-            train(tmp_path, output=tmp_path / "run", **SETTINGS | settings)  # a folder without any data
+            train(
+                tmp_path, output=tmp_path / "run", recipe="baseline", settings=SETTINGS | settings
+            )  # a folder without any data
 
     def test_no_instances_at_all(self, tmp_path):
         add_image(tmp_path / "data", "none", np.zeros((0, 50, 30), dtype=bool))
@@ -177,7 +192,7 @@ class TestRefused:
     @staticmethod
     def check_refused(tmp_path, error, *texts, **settings):
         with pytest.raises(error) as caught:
-            train(tmp_path / "data", output=tmp_path / "run", **SETTINGS | settings)
+            train(tmp_path / "data", output=tmp_path / "run", recipe="baseline", settings=SETTINGS | settings)
         assert all(text in str(caught.value) for text in texts)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
@@ -204,7 +219,7 @@ class TestClaim:
 
     def test_a_folder_is_one_process_s(self, data, output, other):
         with pytest.raises(ManymaskError, match=r"another process trains in .*run; wait until it ends, or choose"):
-            train(data, output=output, **SETTINGS)
+            train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert [path.name for path in output.iterdir()] == [".lock"]
 
     def test_a_run_that_runs_is_not_resumed(self, run, output, other):
@@ -216,16 +231,21 @@ class TestClaim:
     def test_nothing_is_left_of_what_cannot_begin(self, tmp_path, output):
         (tmp_path / "data").mkdir()
         with pytest.raises(DatasetError):
-            train(tmp_path / "data", output=output, **SETTINGS)
+            train(tmp_path / "data", output=output, recipe="baseline", settings=SETTINGS)
         assert not output.exists()
 
 
 def test_a_run_is_weights_and_may_lie_in_its_data(tmp_path, monkeypatch):
     make_data(tmp_path / "cells", 3)
     monkeypatch.chdir(tmp_path / "cells")
-    first = train(".", **SETTINGS | {"epochs": 1})
+    first = train(".", recipe="baseline", settings=SETTINGS | {"epochs": 1})
     assert first == Path("runs/cells")
-    second = train(".", output="runs/second", **SETTINGS | {"epochs": 1, "weights": "runs/cells", "max_steps": 1})
+    second = train(
+        ".",
+        output="runs/second",
+        recipe="baseline",
+        settings=SETTINGS | {"epochs": 1, "weights": "runs/cells", "max_steps": 1},
+    )
     assert read_plan(second / "plan.json").weights == "runs/cells"
     losses = [float(read_rows(path)[0]["loss"]) for path in (first, second)]
     assert losses[1] < losses[0] / 2  # random weights lose more than trained ones

@@ -99,9 +99,16 @@ def train(
     """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    values = parse_options(settings, minutes=minutes)
-    places: dict[str, Any] = {"output": output, "val": val, "data_format": data_format, "resume": resume}
-    folder = run(data, recipe=recipe, started=STARTED, **{**places, **values})
+    folder = run(
+        data,
+        output=output,
+        recipe=recipe,
+        val=val,
+        data_format=data_format,
+        resume=resume,
+        started=STARTED,
+        settings=parse_options(settings, minutes=minutes),
+    )
     typer.echo(f"written to {folder}")
 
 
@@ -125,7 +132,7 @@ def plan(
 
     if output is not None:
         check_outputs(output.parent, "plan", [output.name])
-    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, **parse_options(settings))
+    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, settings=parse_options(settings))
     if decisions and explain:
         ruled = [decision for decision in decisions if decision.because != NO_RULE]
         _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
@@ -155,14 +162,17 @@ def evaluate(
     from manymask.metrics import format_scores
 
     folder = output or scoring.choose_folder(source) / "evaluation"
+    values = parse_options(settings, group_by=group_by, device=device, tta=tta or None)
     with _show_progress("scoring") as progress:
         scores = scoring.evaluate(
             source,
             data,
             output=folder,
             data_format=data_format,
+            group_by=values.pop("group_by", None),
+            device=values.pop("device", "auto"),
+            settings=values,
             progress=progress,
-            **parse_options(settings, group_by=group_by, device=device, tta=tta or None),
         )
     title, names, rows = format_scores(scores)
     _print_table(title, names, rows)
@@ -182,14 +192,17 @@ def compare(
     """Compare runs, or predictions of any tool, on the same images, and say with an interval which is better."""
     from manymask import comparison
 
+    values = parse_options(settings, group_by=group_by, device=device)
     with _show_progress("comparing") as progress:
         result = comparison.compare(
             sources,
             data,
             output=output,
             data_format=data_format,
+            group_by=values.pop("group_by", None),
+            device=values.pop("device", "auto"),
+            settings=values,
             progress=progress,
-            **parse_options(settings, group_by=group_by, device=device),
         )
     _print_comparison(result, output)
 
@@ -212,8 +225,18 @@ def experiment(
     parts = [part.strip() for part in seeds.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
-    values = {"recipe": recipe, "val": val, "data_format": data_format, **parse_options(settings, group_by=group_by)}
-    result = comparison.experiment(data, vary=vary, seeds=[int(part) for part in parts], output=output, **values)
+    values = parse_options(settings, group_by=group_by)
+    result = comparison.experiment(
+        data,
+        vary=vary,
+        seeds=[int(part) for part in parts],
+        output=output,
+        recipe=recipe,
+        val=val,
+        data_format=data_format,
+        group_by=values.pop("group_by", None),
+        settings=values,
+    )
     _print_comparison(result, output)
 
 
@@ -230,14 +253,17 @@ def report(
     """Write report.html: scores with intervals, errors, curves, settings, and the images to look through."""
     from manymask import reporting
 
+    values = parse_options(settings, group_by=group_by, device=device)
     with _show_progress("scoring") as progress:
         path = reporting.report(
             source,
             data,
             output=output,
             data_format=data_format,
+            group_by=values.pop("group_by", None),
+            device=values.pop("device", "auto"),
+            settings=values,
             progress=progress,
-            **parse_options(settings, group_by=group_by, device=device),
         )
     typer.echo(f"written to {path}")
 
@@ -287,7 +313,7 @@ def predict(
     """Find the instances of images and write COCO results, label images and overlays."""
     from manymask import prediction
 
-    loaded = prediction.load_model(model, **parse_options(settings, device=device, tta=tta or None))
+    loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
     with _show_progress("predicting") as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress

@@ -110,8 +110,8 @@ def compare(
     group_by: str | None = None,
     draws: int = DRAWS,
     device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **settings: Any,
 ) -> dict[str, Any]:
     """Compare runs, or stored predictions, image by image; each with the first.
 
@@ -124,8 +124,8 @@ def compare(
         group_by: Regular expression that finds an image's group in its name; groups are drawn then, not images.
         draws: Bootstrap draws.
         device: Where models run.
+        settings: Other values, by name, for settings that act at prediction.
         progress: Called with the number of images done and their number, of all sources together.
-        **settings: Other values for settings that act at prediction.
 
     Raises:
         DatasetError: Runs were validated on different images and no data is given; or the data cannot be used.
@@ -141,7 +141,7 @@ def compare(
     if isinstance(data, Dataset):
         dataset = read_data(paths[0], data, data_format, settings)
     else:
-        crowds = {"crowd_as_objects": choose_crowds(paths, settings)}
+        crowds = {"crowd_as_objects": choose_crowds(paths, settings or {})}
         if data is None:
             dataset = _read_common_validation(paths, **crowds)
         else:
@@ -191,7 +191,7 @@ def _score_sources(
     paths: Sequence[Path],
     dataset: Dataset,
     device: str,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any] | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[Path, ScoredSource], list[str]]:
     """Score each source, and list what must be said of them."""

@@ -34,7 +34,7 @@ def experiment(
     val: str | Path | None = None,
     data_format: str | None = None,
     group_by: str | None = None,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train every variant with every seed on the same images, and compare their last epochs on the same others.
 
@@ -52,7 +52,7 @@ def experiment(
         data_format: Name of the reader.
         group_by: Regular expression that finds an image's group in its name; groups are held out whole, and intervals
             draw groups.
-        **settings: Settings of all runs.
+        settings: Settings of all runs, by name.
 
     Returns:
         What ``compare`` returns; it is also written to ``output``.
@@ -61,7 +61,7 @@ def experiment(
         PlanError: A setting is wrong, or the folder holds another experiment.
         ManymaskError: A run cannot go on; run the same again once the cause is mended.
     """
-    variants, folder = list_variants(vary), Path(output)
+    variants, folder, settings = list_variants(vary), Path(output), dict(settings or {})
     for path in (data, val):
         if path is not None and not Path(path).exists():
             raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
@@ -79,14 +79,13 @@ def experiment(
     manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
     check_manifest(folder / "experiment.json", manifest)
     check_outputs(folder, "compare", COMPARISON_NAMES)
-    arguments = {"recipe": recipe, "val": val, "data_format": data_format, "device": "auto"}
     runs = {
-        folder / name / f"seed_{seed}": {**arguments, **settings, **values, "seed": seed}
+        folder / name / f"seed_{seed}": {"device": "auto", **settings, **values, "seed": seed}
         for seed in seeds
         for name, values in variants.items()
     }
     device = str(settings.get("device", "auto"))
-    _train_all(data, runs, device)
+    _train_all(data, {"recipe": recipe, "val": val, "data_format": data_format}, runs, device)
     # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
     if val is None:  # a recipe's file may say how images are grouped, too
@@ -175,30 +174,37 @@ def _format(value: Any) -> str:
     return "by default" if value is None else str(value)
 
 
-def _train_all(data: str | Path, runs: Mapping[Path, dict[str, Any]], device: str) -> None:
-    """Train what is not finished: one run after the other, or side by side where there are several CUDA devices."""
+def _train_all(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]], device: str) -> None:
+    """Train what is not finished: one run after the other, or side by side where there are several CUDA devices.
+
+    Args:
+        data: The training data.
+        places: The other arguments of ``train`` that all runs share.
+        runs: The settings of each run by its folder.
+        device: ``auto`` uses every CUDA device.
+    """
     num_devices = torch.cuda.device_count() if device == "auto" else 1
     if num_devices < 2:
-        _train_runs(data, runs)
+        _train_runs(data, places, runs)
         return
     shares: list[dict[Path, dict[str, Any]]] = [{} for _ in range(num_devices)]
-    for place, (run, settings) in enumerate(runs.items()):
-        shares[place % num_devices][run] = {**settings, "device": f"cuda:{place % num_devices}"}
+    for number, (run, settings) in enumerate(runs.items()):
+        shares[number % num_devices][run] = {**settings, "device": f"cuda:{number % num_devices}"}
     with ProcessPoolExecutor(num_devices, mp_context=get_context("spawn")) as executor:
-        for result in [executor.submit(_train_runs, data, share) for share in shares]:
+        for result in [executor.submit(_train_runs, data, places, share) for share in shares]:
             result.result()
 
 
-def _train_runs(data: str | Path, runs: Mapping[Path, dict[str, Any]]) -> None:
+def _train_runs(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]]) -> None:
     console = Console(stderr=True)
     for number, (run, settings) in enumerate(runs.items(), start=1):
         print_line(console, f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
         try:
             if (run / "plan.json").is_file():
                 changed = {name: settings[name] for name in CHANGEABLE & settings.keys()}
-                train(data, resume=run, val=settings["val"], **changed)
+                train(data, resume=run, val=places["val"], settings=changed)
             else:
-                train(data, output=run, **settings)
+                train(data, output=run, settings=settings, **places)
         except Interrupted as error:
             remedy = "the same experiment command again goes on with it"
             raise Interrupted(error.signal_number, remedy) from error

@@ -1,6 +1,6 @@
 """The networks by name, built for a plan."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from torch import nn
@@ -43,15 +43,14 @@ LEVELS = 5
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def build_model(num_classes: int, architecture: str = "maskrcnn_resnet50_fpn_v2", **settings: Any) -> MaskRCNN:
+def build_model(num_classes: int, settings: Mapping[str, Any] | None = None) -> MaskRCNN:
     """Build a Mask R-CNN with its starting weights.
 
     Args:
         num_classes: Number of classes, background included.
-        architecture: ``maskrcnn_resnet50_fpn``, ``maskrcnn_resnet50_fpn_v2``, ``maskrcnn_fpn`` with ``backbone``, or
-            ``maskrcnn_compact``.
-        **settings: Settings of a plan by name, among them ``weights`` (``coco`` by default), ``backbone``,
-            ``min_size``, ``max_size``, ``detections_per_image``, ``min_score``, ``trainable_stages``.
+        settings: Settings of a plan by name, among them ``architecture`` (``maskrcnn_resnet50_fpn_v2`` by default),
+            ``weights`` (``coco`` by default), ``backbone``, ``min_size``, ``max_size``, ``detections_per_image``,
+            ``min_score`` and ``trainable_stages``.
 
     Raises:
         PlanError: A setting does not exist or does not fit.
@@ -59,7 +58,7 @@ def build_model(num_classes: int, architecture: str = "maskrcnn_resnet50_fpn_v2"
     """
     if num_classes < 2:
         raise PlanError(f"num_classes is {num_classes}, expected at least 2: background counts as one")
-    plan = make_plan("baseline", {"architecture": architecture, **settings}).resolve_detections(0)
+    plan = make_plan("baseline", settings).resolve_detections(0)
     model = assemble_model(num_classes, plan)
     load_starting_weights(model, plan)
     return model

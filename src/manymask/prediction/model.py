@@ -1,5 +1,6 @@
 """A trained model, loaded to predict."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,18 +64,21 @@ class Model:
 
 
 @explain_reading()
-def load_model(source: str | Path, /, device: str | torch.device = "auto", **settings: Any) -> Model:
+def load_model(
+    source: str | Path, device: str | torch.device = "auto", settings: Mapping[str, Any] | None = None
+) -> Model:
     """Load a trained model.
 
     Args:
         source: A run folder, whose best checkpoint is taken, else its last; a checkpoint; or a shipped model's name.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        **settings: Other values for settings that act at prediction, such as ``min_score``.
+        settings: Other values by name for settings that act at prediction, such as ``min_score``.
 
     Raises:
         CheckpointError: There is no checkpoint, or it cannot be read.
         PlanError: A setting does not exist, does not act at prediction or is out of range, or there is no such device.
     """
+    settings = settings or {}
     if wrong := sorted(settings.keys() & set(SETTINGS) - INFERENCE_SETTINGS):
         names = ", ".join(sorted(INFERENCE_SETTINGS))
         raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set device, {names}")
@@ -84,7 +88,7 @@ def load_model(source: str | Path, /, device: str | torch.device = "auto", **set
     record = plan.data
     if record is None:
         raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
-    plan = change_plan(plan, {**settings, "device": str(device)}).resolve_detections(record.max_instances)
+    plan = change_plan(plan, {"device": str(device), **settings}).resolve_detections(record.max_instances)
     is_threshold_chosen = plan.score_threshold == "auto"
     if is_threshold_chosen:
         if "score_threshold" not in checkpoint[CHECKPOINT_KEY]:

@@ -1,7 +1,7 @@
 """Score a run, or predictions of any tool, and write its report."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ def report(
     draws: int = DRAWS,
     device: str = "auto",
     max_images: int = MAX_IMAGES,
+    settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **settings: Any,
 ) -> Path:
     """Write ``report.html``, one file that opens offline, and return its path.
 
@@ -46,8 +46,8 @@ def report(
         draws: Bootstrap draws for the intervals.
         device: Where a model runs.
         max_images: Images to show at most: the worst, then evenly through the rest.
+        settings: Other values, by name, for settings that act at prediction.
         progress: Called with the number of images done and their number.
-        **settings: Other values for settings that act at prediction.
 
     Raises:
         ManymaskError: The data or the predictions cannot be used, or the file cannot be written.

@@ -45,7 +45,7 @@ def train(
     data_format: str | None = None,
     resume: str | Path | None = None,
     started: float | None = None,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train a model and return its run folder.
 
@@ -59,7 +59,7 @@ def train(
         data_format: Name of the reader; found out from the folder by default.
         resume: A run folder, or a checkpoint in one, to go on with.
         started: When the command began, on ``time.monotonic``, from which ``minutes`` count; now by default.
-        **settings: Settings of the plan by name.
+        settings: Settings of the plan by name, whose values may be text.
 
     Raises:
         ManymaskError: Data, settings or checkpoint cannot be used, another process trains in the run folder, or
@@ -82,13 +82,13 @@ def train(
         decisions: Sequence[Decision] = ()
         if resume is None and data is not None:
             folder.check_unused()  # again: another process may have had the folder since
-            plan, decisions, data_set = prepare(data, recipe, val, data_format, settings, console)
+            plan, decisions, data_set = prepare(data, recipe, val, data_format, settings or {}, console)
         else:
             plan = read_plan(folder.plan_file)
             if checkpoint is not None:
                 _check_retired(folder.plan_file)
                 check_plan_file(plan, folder.plan_file, checkpoint)
-            plan = check_changes(plan, recipe, settings)
+            plan = check_changes(plan, recipe, settings or {})
             choose_device(plan.device)
             data_set = reload_data(plan, data, val, data_format, console)
             folder.remove_partial_files()
@@ -106,14 +106,14 @@ def plan_run(
     recipe: str | Path | None = None,
     val: str | Path | None = None,
     data_format: str | None = None,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Plan, tuple[Decision, ...]]:
     """The plan that ``train`` would make with the same arguments, and with the recipe ``auto`` why; trains nothing.
 
     Raises:
         ManymaskError: Data or settings cannot be used.
     """
-    plan, decisions, _ = prepare(data, recipe, val, data_format, settings, Console(stderr=True))
+    plan, decisions, _ = prepare(data, recipe, val, data_format, settings or {}, Console(stderr=True))
     return plan, decisions
 
 
@@ -198,7 +198,7 @@ def _check_retired(file: Path) -> None:
         )
 
 
-def check_changes(plan: Plan, recipe: str | None, settings: dict[str, Any]) -> Plan:
+def check_changes(plan: Plan, recipe: str | None, settings: Mapping[str, Any]) -> Plan:
     """The plan of a run that is resumed with some settings given again.
 
     Raises:
