@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -17,6 +18,18 @@ from manymask.core.files import replace_file
 from manymask.errors import PlanError
 
 MIN_DETECTIONS = 100
+
+
+class Mark(Enum):
+    """What may be done with a setting apart from choosing it before training."""
+
+    INFERENCE = "a trained model can be given another value"
+    INHERITED = "weights of an earlier run were made for it"
+    RESUMABLE = "a resumed run may change it, as it does not change the result"
+    SCHEDULE = "fits a run into a time budget, whatever its recipe"
+
+
+INFERENCE, INHERITED, RESUMABLE, SCHEDULE = Mark
 
 
 def _none_from_text(value: Any) -> Any:
@@ -33,6 +46,9 @@ def _number_from_text(value: Any) -> Any:
 
 def _list_from_text(value: Any) -> Any:
     return [part for part in value.replace(" ", ",").split(",") if part] if isinstance(value, str) else value
+
+
+_OR_NONE, _LIST = BeforeValidator(_none_from_text), BeforeValidator(_list_from_text)
 
 
 def check_pattern(pattern: str) -> None:
@@ -87,21 +103,21 @@ class Plan(BaseModel):
     """Of this list of settings."""
     recipe: str = "baseline"
     """The recipe that the settings started from."""
-    architecture: Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_fpn", "maskrcnn_compact"] = (
-        "maskrcnn_resnet50_fpn_v2"
-    )
+    architecture: Annotated[
+        Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_fpn", "maskrcnn_compact"], INHERITED
+    ] = "maskrcnn_resnet50_fpn_v2"
     """torchvision's two models, ``maskrcnn_fpn`` with any timm backbone, or ``maskrcnn_compact`` for CPUs and small
     objects."""
-    backbone: Annotated[str | None, BeforeValidator(_none_from_text)] = None
+    backbone: Annotated[str | None, _OR_NONE, INHERITED] = None
     """Name of a timm model with ``features_only``, for ``maskrcnn_fpn``, or in place of ``maskrcnn_compact``'s own."""
     weights: Annotated[str, BeforeValidator(_text_from_path)] = "coco"
     """Where training starts: ``coco``, ``imagenet``, ``none``, a shipped model (``manymask models``), a run
     folder (its best checkpoint) or a file."""
     trainable_stages: int = Field(default=3, ge=0, le=5)
     """Backbone stages that are trained, counted from the last; all of them where there are no weights."""
-    anchor_sizes: Annotated[tuple[float, ...], BeforeValidator(_list_from_text)] = (32, 64, 128, 256, 512)
+    anchor_sizes: Annotated[tuple[float, ...], _LIST, INHERITED] = (32, 64, 128, 256, 512)
     """Side of the square anchor of each of the five feature levels, in pixels of the resized image."""
-    aspect_ratios: Annotated[tuple[float, ...], BeforeValidator(_list_from_text)] = (0.5, 1, 2)
+    aspect_ratios: Annotated[tuple[float, ...], _LIST, INHERITED] = (0.5, 1, 2)
     """Height over width of the anchors at each place."""
     rpn_samples: int = Field(default=256, ge=2)
     """Anchors an image that the RPN's loss is computed on (Faster R-CNN, section 3.1.3)."""
@@ -109,16 +125,16 @@ class Plan(BaseModel):
     """Proposals an image that the heads' losses are computed on (Mask R-CNN, section 3.1, with FPN)."""
     mask_resolution: Annotated[Literal[14, 28, 56], BeforeValidator(_number_from_text)] = 28
     """Side of the mask head's output, in bins over the box."""
-    mask_alignment: Literal["torchvision", "exact"] = "torchvision"
+    mask_alignment: Annotated[Literal["torchvision", "exact"], INHERITED] = "torchvision"
     """How features, mask targets and pasted masks lie on the pixels: as torchvision's COCO weights expect it, up to a
     pixel off; or exactly."""
-    epochs: int = Field(default=100, ge=1)
+    epochs: Annotated[int, SCHEDULE] = Field(default=100, ge=1)
     """Number of epochs; each ends with a validation and a checkpoint."""
-    epoch_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none_from_text)] = None
+    epoch_steps: Annotated[Annotated[int, Field(ge=1)] | None, _OR_NONE, SCHEDULE] = None
     """Optimizer steps an epoch; ``none`` for one pass over the training images."""
-    max_steps: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none_from_text)] = None
+    max_steps: Annotated[Annotated[int, Field(ge=1)] | None, _OR_NONE] = None
     """Optimizer steps after which training ends, in the middle of an epoch if need be; ``none`` for no limit."""
-    minutes: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_from_text)] = None
+    minutes: Annotated[Annotated[float, Field(gt=0)] | None, _OR_NONE] = None
     """Time that the whole command may take: the steps of each epoch are fitted to it; ``none`` for no limit."""
     batch_size: int = Field(default=2, ge=1)
     """Images a forward pass."""
@@ -138,19 +154,19 @@ class Plan(BaseModel):
     """Learning rate over the run: times 0.1 at 80 % and 90 % of the epochs, a half cosine to zero, or constant."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises linearly from zero."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], INFERENCE] = "auto"
     """Arithmetic of the network: ``auto`` is fp16 on CUDA, bf16 on processors that have it, else fp32."""
     deterministic: bool = False
     """Bit-for-bit repeatable on CUDA too, which is slower; on the CPU it always is."""
-    min_size: int = Field(default=800, ge=0)
+    min_size: Annotated[int, INFERENCE] = Field(default=800, ge=0)
     """Shorter side that images are resized to, in pixels; 0 keeps each image's own size."""
-    max_size: int = Field(default=1333, ge=1)
+    max_size: Annotated[int, INFERENCE] = Field(default=1333, ge=1)
     """Longest side after resizing, in pixels; images are not made smaller by it where ``min_size`` is 0."""
-    scale: float = Field(default=1.0, ge=0.1, le=8)
+    scale: Annotated[float, INFERENCE, INHERITED] = Field(default=1.0, ge=0.1, le=8)
     """Factor that images are resized by where ``min_size`` is 0; enlarging ends at ``max_size``."""
     crop_size: int = Field(default=0, ge=0)
     """Side of the random crop of an image that a training step takes, in pixels of the file; 0 for the whole image."""
-    normalization: Literal["type", "image"] = "type"
+    normalization: Annotated[Literal["type", "image"], INHERITED] = "type"
     """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values. A
     difference of these of less than ten times the image's noise is not stretched that far."""
     augmentation: Literal["none", "flip", "dihedral"] = "none"
@@ -161,37 +177,37 @@ class Plan(BaseModel):
     """Strength of random changes of the training images' gamma, brightness, colours and noise."""
     sampling: Literal["uniform", "balanced"] = "uniform"
     """How often images are drawn: all alike, or by how many crops they hold and how rare their classes are."""
-    crowd_as_objects: bool = False
+    crowd_as_objects: Annotated[bool, INFERENCE] = False
     """Whether COCO's crowd regions (``iscrowd`` 1), as which CVAT writes brush strokes, are objects like the others, in
     training and in scores."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the images that are held out for validation, at least one image."""
-    group_by: Annotated[str | None, BeforeValidator(_none_from_text)] = None
+    group_by: Annotated[str | None, _OR_NONE] = None
     """Pattern that finds an image's group (slide, patient) in its name; groups are held out whole."""
     split_seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the split; apart from ``seed``, so that runs of several seeds are scored on the same images."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the order of images, the initial weights and the sampling of proposals."""
-    num_workers: int = Field(default=2, ge=0, le=256)
+    num_workers: Annotated[int, INFERENCE, RESUMABLE] = Field(default=2, ge=0, le=256)
     """Processes that load images."""
-    device: str = "auto"
+    device: Annotated[str, RESUMABLE] = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    detections_per_image: int | Literal["auto"] = "auto"
+    detections_per_image: Annotated[int | Literal["auto"], INFERENCE] = "auto"
     """The one cap on detections, proposals and scored predictions; ``auto`` is max(100, 1.5 x the largest count)."""
-    min_score: float = Field(default=0.05, ge=0, lt=1)
+    min_score: Annotated[float, INFERENCE] = Field(default=0.05, ge=0, lt=1)
     """Predictions below this score are neither written nor scored."""
-    rpn_nms: float = Field(default=0.7, gt=0, le=1)
+    rpn_nms: Annotated[float, INFERENCE] = Field(default=0.7, gt=0, le=1)
     """Box IoU above which the RPN keeps the better of two proposals."""
-    suppression: Literal["box", "mask"] = "box"
+    suppression: Annotated[Literal["box", "mask"], INFERENCE] = "box"
     """What two predictions of a class are compared by, to keep the better one: their boxes or their masks."""
-    nms: float = Field(default=0.5, gt=0, le=1)
+    nms: Annotated[float, INFERENCE] = Field(default=0.5, gt=0, le=1)
     """IoU above which the better of two predictions of a class is kept."""
-    score_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.5
+    score_threshold: Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["auto"], INFERENCE] = 0.5
     """Score from which a prediction is shown in label images and overlays and counted in F1 and AP(t); ``auto`` is what
     gives the highest F1 on the validation images."""
-    mask_threshold: float = Field(default=0.5, gt=0, lt=1)
+    mask_threshold: Annotated[float, INFERENCE] = Field(default=0.5, gt=0, lt=1)
     """Probability from which a pixel belongs to a predicted mask."""
-    tta: bool = False
+    tta: Annotated[bool, INFERENCE] = False
     """Test-time augmentation: predict flipped and enlarged views of an image too, and merge what they find; training's
     own validations do without."""
     keep_checkpoints: Literal["all", "best"] = "all"
@@ -278,8 +294,10 @@ _RETIRED = {
 }
 """Settings of earlier versions, and what does their work; plans that hold them are read without them."""
 
-CHANGEABLE: frozenset[str] = frozenset({"num_workers", "device"})
-"""Settings that a resumed run may change: they do not change its result."""
+
+def list_marked(mark: Mark) -> tuple[str, ...]:
+    """The settings with a mark, in the order of the plan."""
+    return tuple(name for name in SETTINGS if mark in Plan.model_fields[name].metadata)
 
 
 def make_plan(recipe: str = "baseline", settings: Mapping[str, Any] | None = None) -> Plan:

@@ -13,12 +13,11 @@ from manymask.core import Category, merge_views
 from manymask.errors import PlanError
 from manymask.formats import read_dataset
 from manymask.modeling import catalogue
-from manymask.modeling.checkpoint import read_checkpoint, write_model
 from manymask.plan import SETTINGS, make_plan, parse_settings, read_plan
 from manymask.planning.rules import RULES
 from tests.cells import lose, write_cells, write_results
 from tests.formats.format_files import make_coco
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import ship, write_tiny_model
 
 PROGRAM = "import sys; from manymask.cli import main; main()"
 
@@ -402,7 +401,7 @@ def test_experiment_prints_the_comparison(run, data, results, tmp_path, monkeypa
     assert "poor.json wins 0 images against good.json, loses 3" in out
     ((_, given),) = calls
     assert given["vary"] == ["scheduler=none,cosine", "epochs=1,2"]
-    assert (given["seeds"], given["batch_size"], given["group_by"]) == ([4, 5], "3", ".")
+    assert (given["seeds"], given["settings"], given["group_by"]) == ([4, 5], {"batch_size": "3"}, ".")
 
 
 @pytest.mark.parametrize("option", [("--group-by", r"^\d{3}"), ("--set", r"group_by=^\d{3}")])
@@ -415,15 +414,10 @@ def test_groups_of_an_experiment_reach_its_runs(run, data, tmp_path, option):
     assert "group_by puts all 3 images of" in err
 
 
-CARD = {
-    "parameters": "5.6 M", "classes": ["round", "[long]"], "data": "drawn cells", "licence": "CC0", "scores": "F1 0.1",
-}  # fmt: skip
-
-
 @pytest.fixture
 def tiny(model, tmp_path, monkeypatch) -> str:
     """The name of a shipped model; the working folder is empty."""
-    write_model(read_checkpoint(model / "last.ckpt"), tmp_path / "models" / "tiny.safetensors", CARD)
+    ship(model / "last.ckpt", tmp_path / "models", "tiny")
     monkeypatch.setattr(catalogue, "FOLDER", tmp_path / "models")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -434,7 +428,7 @@ def test_models_are_listed_with_their_cards(run, tiny):
     code, out, _ = run("models")
     size = (catalogue.FOLDER / "tiny.safetensors").stat().st_size
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-    assert rows == [["tiny", f"{size / 1e6:.0f} MB", "5.6 M", "round, [long]", "drawn cells", "CC0", "F1 0.1"]]
+    assert rows == [["tiny", f"{size / 1e6:.0f} MB", "5 M", "round, [long]", "drawn cells", "CC0", "F1 0.1"]]
     assert code == 0
     assert out.endswith("manymask predict NAME IMAGES, manymask train DATA --weights NAME\n")
 

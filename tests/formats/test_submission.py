@@ -1,10 +1,9 @@
 import json
-import zipfile
 
 import pytest
 
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import ImageId, match_image_ids, read_image_ids, write_submission
+from manymask.formats import ImageId, match_image_ids, read_image_ids
 
 ENTRY = {"file_name": "a.tif", "id": 3, "height": 6, "width": 8}
 
@@ -56,16 +55,6 @@ def test_match_names_what_is_missing(tmp_path):
         match_image_ids(ids, images, "ids.json")
     with pytest.raises(DatasetError, match=r"7 images .* not in the images;"):
         match_image_ids(ids, [])
-
-
-def test_write(tmp_path):
-    write_submission(tmp_path / "new", [{"image_id": 1, "score": 0.5}])
-    with zipfile.ZipFile(tmp_path / "new" / "test-results.zip") as archive:
-        assert archive.namelist() == ["test-results.json"]
-        assert archive.read("test-results.json") == (tmp_path / "new" / "test-results.json").read_bytes()
-    first = (tmp_path / "new" / "test-results.zip").read_bytes()
-    write_submission(tmp_path / "new", [{"image_id": 1, "score": 0.5}])
-    assert (tmp_path / "new" / "test-results.zip").read_bytes() == first
 
 
 def test_real_list(shared_data):

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 from manymask.errors import CheckpointError
 from manymask.modeling.checkpoint import (
     CHECKPOINT_KEY,
-    read_card,
     read_checkpoint,
     read_state_dict,
     read_training_plan,
@@ -150,17 +149,14 @@ class TestModel:
             "metric": torch.zeros(1),
         }
         own = {"plan": {"epochs": 3}, "score_threshold": 0.6}
-        write_model({CHECKPOINT_KEY: own, "state_dict": state}, tmp_path / "m.safetensors", {"licence": "CC0"})
+        write_model({CHECKPOINT_KEY: own, "state_dict": state}, tmp_path / "m.safetensors")
         return tmp_path / "m.safetensors"
 
     def test_round_trip(self, model):
         checkpoint = read_checkpoint(model)
-        assert checkpoint[CHECKPOINT_KEY] == {
-            "plan": {"epochs": 3}, "score_threshold": 0.6, "card": {"licence": "CC0"},
-        }  # fmt: skip
+        assert checkpoint[CHECKPOINT_KEY] == {"plan": {"epochs": 3}, "score_threshold": 0.6}
         assert set(checkpoint["state_dict"]) == {"network.a", "network.b"}
         assert read_training_plan(model) == {"epochs": 3}
-        assert read_card(model) == {"licence": "CC0"}
 
     def test_weights_in_half_precision_but_for_one_axis(self, model):
         """Statistics of BatchNorm may be larger than fp16 holds."""
@@ -169,9 +165,8 @@ class TestModel:
         assert torch.allclose(state["a"].float(), torch.arange(6.0).view(2, 3) / 7, atol=1e-3)
         assert state["b"].item() == 1e6
 
-    def test_foreign_file_has_no_card(self, tmp_path):
+    def test_foreign_file(self, tmp_path):
         save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-        assert read_card(tmp_path / "a.safetensors") == {}
         assert_refused(read_checkpoint, tmp_path / "a.safetensors", "is not a checkpoint of manymask's")
 
     def test_damaged(self, model):

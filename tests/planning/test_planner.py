@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manymask.errors import PlanError
-from manymask.plan import SETTINGS, change_plan, make_plan
+from manymask.plan import INHERITED, SETTINGS, change_plan, list_marked, make_plan
 from manymask.planning import fit_schedule, format_value, list_decisions, plan_training, write_explanation
-from manymask.planning.rules import INHERITED, RULES
+from manymask.planning.rules import RULES
 from tests.planning.fingerprints import COST, CPU, costs, fingerprints, machines, make_data, make_distribution
 
 # What a user may set, one by one or together.
@@ -141,7 +141,7 @@ class TestStart:
         assert asked == ["a.ckpt"]
         assert (plan.backbone, plan.mask_alignment, plan.aspect_ratios) == ("resnet34", "torchvision", (0.5, 1, 2))
         inherited = {decision.setting for decision in decisions if decision.source == "weights"}
-        assert inherited == set(INHERITED) - {"normalization"}
+        assert inherited == set(list_marked(INHERITED)) - {"normalization"}
         assert {decision.setting for decision in decisions if decision.is_yours} == set(own)
         assert (plan.optimizer, plan.recipe) == ("sgd", "auto")  # as the weights were made
 

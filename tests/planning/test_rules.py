@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manymask.modeling.catalogue import read_cards
 from manymask.plan import SETTINGS, Plan, change_plan
 from manymask.planning import Machine, StepCost
 from manymask.planning.rules import RULES, Facts
@@ -22,11 +23,12 @@ DECIDED = {
     "weights": "none", "architecture": "maskrcnn_fpn", "min_size": 0, "max_size": 4096, "scale": 1.0, "crop_size": 0,
     "optimizer": "adamw", "suppression": "box", "batch_size": 4, "accumulate": 1, "epochs": 20, "epoch_steps": 100,
 }  # fmt: skip
+CARDS = read_cards()
 BY_SETTING = {rule.setting: rule for rule in RULES}
 
 
 def choose(setting, data=None, machine=CPU, cost=COST, **values):
-    facts = Facts(data or make_data(), machine, DECIDED | values, cost)
+    facts = Facts(data or make_data(), machine, DECIDED | values, cost, shipped=CARDS)
     return BY_SETTING[setting].choose(facts)[0]
 
 
@@ -46,9 +48,9 @@ def test_rules_that_need_the_cost_come_last():
 def test_rules_are_pure_and_each_value_is_a_setting_s(data, machine, cost, minutes):
     values = {"minutes": minutes}
     for rule in RULES:
-        facts = Facts(data, machine, dict(values), cost)
+        facts = Facts(data, machine, dict(values), cost, shipped=CARDS)
         value, because = rule.choose(facts)
-        assert rule.choose(Facts(data, machine, dict(values), cost)) == (value, because)
+        assert rule.choose(Facts(data, machine, dict(values), cost, shipped=CARDS)) == (value, because)
         assert facts.values == values
         assert because
         assert "\n" not in because

@@ -19,10 +19,10 @@ from manymask.formats import read_dataset, write_class_folder
 from manymask.imaging import read_pixels
 from manymask.modeling import catalogue
 from manymask.modeling.build import build_model
-from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint, write_model
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_state_dict, write_checkpoint
+from manymask.outputs import OUTPUTS
 from manymask.plan import make_plan
 from manymask.prediction import (
-    OUTPUT_FORMATS,
     TTA_FACTORS,
     Model,
     find_checkpoint,
@@ -35,7 +35,7 @@ from manymask.prediction.views import _list_factors, _map_back, _predict_view, _
 from manymask.synthetic import make_categories, make_sample
 from manymask.training.setup import read_start
 from tests import dense
-from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, write_tiny_model
+from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, ship, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*cap of 12")  # the tiny model finds something everywhere
 
@@ -405,7 +405,7 @@ def test_equal_stems_are_refused(model, tmp_path):
 
 
 def test_an_unknown_format_is_refused(model, tmp_path):
-    with pytest.raises(PlanError, match=f"no output format 'png'; there are: {', '.join(OUTPUT_FORMATS)}"):
+    with pytest.raises(PlanError, match=f"no output format 'png'; there are: {', '.join(OUTPUTS)}"):
         predict_files(model, tmp_path, tmp_path / "out", formats=["coco", "png"])
 
 
@@ -613,7 +613,7 @@ class TestTta:
 class TestShipped:
     @pytest.fixture
     def name(self, run, tmp_path, monkeypatch):
-        write_model(read_checkpoint(run / "best.ckpt"), tmp_path / "tiny.safetensors", {"licence": "CC0"})
+        ship(run / "best.ckpt", tmp_path, "tiny")
         monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
         monkeypatch.chdir(tmp_path)
         return "tiny"

@@ -12,12 +12,11 @@ from manymask.comparison.comparing import _describe_unfinished
 from manymask.errors import CheckpointError, PlanError
 from manymask.modeling import catalogue
 from manymask.modeling.catalogue import resolve_weights
-from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint, write_model
-from manymask.plan import SETTINGS, change_plan, read_plan, write_plan
-from manymask.planning.rules import INHERITED
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint
+from manymask.plan import INHERITED, SETTINGS, change_plan, list_marked, read_plan, write_plan
 from manymask.prediction import load_model
 from manymask.training import plan_run, train
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import ship, write_tiny_model
 from tests.training.runs import (
     SETTINGS as SMALL_SETTINGS,
 )
@@ -159,8 +158,7 @@ class TestStartFromShippedModel:
         write_tiny_model(
             tmp_path / "a.ckpt", scale=1.5, mask_alignment="exact", optimizer="adamw", anchor_sizes=(6, 12, 24, 48, 96)
         )
-        (tmp_path / "models").mkdir()
-        write_model(read_checkpoint(tmp_path / "a.ckpt"), tmp_path / "models" / "nuclei.safetensors", {})
+        ship(tmp_path / "a.ckpt", tmp_path / "models", "nuclei")
         monkeypatch.setattr(catalogue, "FOLDER", tmp_path / "models")
 
     # The rule takes it by itself: objects are of its sizes, and there is no GPU.
@@ -170,7 +168,7 @@ class TestStartFromShippedModel:
         assert (plan.weights, plan.architecture, plan.backbone) == ("nuclei", "maskrcnn_fpn", "resnet10t")
         assert (plan.scale, plan.anchor_sizes) == (1.5, (6, 12, 24, 48, 96))
         assert (plan.optimizer, plan.trainable_stages, plan.mask_alignment) == ("adamw", 5, "exact")
-        assert {d.setting for d in decisions if d.source == "weights"} == set(INHERITED)
+        assert {d.setting for d in decisions if d.source == "weights"} == set(list_marked(INHERITED))
 
     def test_trains_from_its_weights(self, data, output):
         own = {n: v for n, v in SMALL.items() if n != "backbone"}

@@ -312,11 +312,12 @@ def predict(
 ) -> None:
     """Find the instances of images and write COCO results, label images and overlays."""
     from manymask import prediction
+    from manymask.outputs import OUTPUTS
 
     loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
     with _show_progress("predicting") as progress:
         written = prediction.predict_files(
-            loaded, images, output, formats=format or prediction.OUTPUT_FORMATS, ids=ids, progress=progress
+            loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, progress=progress
         )
     for path in written:
         typer.echo(f"written to {path}")
@@ -325,16 +326,12 @@ def predict(
 @app.command()
 def models() -> None:
     """List the models that are part of the package: size, classes, data, licence, scores."""
-    from manymask.modeling.catalogue import list_shipped
-    from manymask.modeling.checkpoint import read_card
+    from manymask.modeling.catalogue import list_shipped, read_cards
 
     rows = []
-    for name, path in list_shipped().items():
-        card = read_card(path)
-        texts = [card[part] for part in ("data", "licence", "scores")]
-        rows.append(
-            (name, f"{path.stat().st_size / 1e6:.0f} MB", card["parameters"], ", ".join(card["classes"]), *texts)
-        )
+    for name, card in read_cards().items():
+        size = f"{list_shipped()[name].stat().st_size / 1e6:.0f} MB"
+        rows.append((name, size, card.parameters, ", ".join(card.classes), card.data, card.licence, card.scores))
     _print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
     typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
 

@@ -18,7 +18,7 @@ from manymask.core.outputs import check_outputs, is_unused
 from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_dataset
 from manymask.inspection import group_images
-from manymask.plan import AUTO, CHANGEABLE, Plan, change_plan, make_plan, read_plan
+from manymask.plan import AUTO, RESUMABLE, Plan, change_plan, list_marked, make_plan, read_plan
 from manymask.training import train
 from manymask.training.callbacks import print_line
 from manymask.training.setup import check_start
@@ -76,7 +76,7 @@ def experiment(
         raise PlanError(f"{moving[0]} changes which images are held out, so it can be varied only with --val")
     manifest = {"data": str(Path(data).resolve()), "val": str(Path(val).resolve()) if val else None}
     manifest |= {"data_format": data_format, "recipe": recipe or AUTO, "variants": list(variants)}
-    manifest |= {name: str(value) for name, value in settings.items() if name not in CHANGEABLE}
+    manifest |= {name: str(value) for name, value in settings.items() if name not in list_marked(RESUMABLE)}
     check_manifest(folder / "experiment.json", manifest)
     check_outputs(folder, "compare", COMPARISON_NAMES)
     runs = {
@@ -107,7 +107,7 @@ def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
             raise PlanError("seed cannot be varied; seeds are given with --seeds 0,1,2")
         if name == "crowd_as_objects":
             raise PlanError("crowd_as_objects changes what is scored, so it cannot be varied; set it for all")
-        if name in CHANGEABLE:
+        if name in list_marked(RESUMABLE):
             raise PlanError(f"{name} does not change the result, so there is nothing to compare; leave it out")
         if not name or not values or not all(parts) or len(set(parts)) < len(parts) or name in choices:
             raise PlanError(
@@ -201,7 +201,7 @@ def _train_runs(data: str | Path, places: dict[str, Any], runs: Mapping[Path, di
         print_line(console, f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
         try:
             if (run / "plan.json").is_file():
-                changed = {name: settings[name] for name in CHANGEABLE & settings.keys()}
+                changed = {name: settings[name] for name in list_marked(RESUMABLE) if name in settings}
                 train(data, resume=run, val=places["val"], settings=changed)
             else:
                 train(data, output=run, settings=settings, **places)

@@ -1,10 +1,12 @@
 """JSON files, and what is looked for in their values."""
 
 import json
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from manymask.core.files import replace_file
+from manymask.core.files import explain_writing, replace_file
 from manymask.errors import FormatError
 
 
@@ -25,6 +27,30 @@ def read_json(path: str | Path) -> Any:
         raise FormatError(f"{path} is not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON ({error}); it is damaged or cut short: export it again") from error
+
+
+class JsonList:
+    """A JSON file of a list, written entry by entry; it takes the place of ``path`` when it is closed.
+
+    Raises:
+        ManymaskError: The disk is full or cannot be written to; so do the methods.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._closing, self._start = path, ExitStack(), "["
+        self._file = self._closing.enter_context(replace_file(path, "w"))
+
+    def extend(self, entries: Iterable[object]) -> None:
+        """Add entries."""
+        with explain_writing(self._path):
+            for entry in entries:
+                self._file.write(self._start + json.dumps(entry, allow_nan=False))
+                self._start = ", "
+
+    def close(self) -> None:
+        """Put the file in place."""
+        with self._closing:
+            self._file.write("]" if self._start == ", " else "[]")
 
 
 def write_json(path: Path, data: object) -> None:

@@ -30,4 +30,3 @@ from manymask.formats.stored import read_predictions as read_predictions
 from manymask.formats.submission import ImageId as ImageId
 from manymask.formats.submission import match_image_ids as match_image_ids
 from manymask.formats.submission import read_image_ids as read_image_ids
-from manymask.formats.submission import write_submission as write_submission

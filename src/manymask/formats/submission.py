@@ -1,15 +1,12 @@
-"""The list of test images of a task, and the results handed in for it."""
+"""The list of test images of a task, which results are handed in for."""
 
-import json
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manymask.core import read_json, write_json
-from manymask.core.files import replace_file
+from manymask.core import read_json
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco import is_size
 from manymask.formats.coco_entries import is_integer
@@ -99,10 +96,3 @@ def _describe(names: list[str]) -> str:
     """How many images, and which, as the subject of "not in"."""
     shown = ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
     return f"1 image ({shown}) that is" if len(names) == 1 else f"{len(names)} images ({shown}) that are"
-
-
-def write_submission(folder: Path, results: list[dict[str, Any]]) -> None:
-    """Write ``test-results.json`` and ``test-results.zip`` that holds it; equal results give equal files."""
-    write_json(folder / RESULTS_NAME, results)
-    with replace_file(folder / ARCHIVE_NAME) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo(RESULTS_NAME), json.dumps(results, allow_nan=False), zipfile.ZIP_DEFLATED)

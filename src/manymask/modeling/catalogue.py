@@ -1,13 +1,44 @@
-"""The models that the package carries, by name."""
+"""The models that the package carries: weights and plan in ``NAME.safetensors``, the card in ``NAME.json``."""
 
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 FOLDER = Path(__file__).parents[1] / "models"
+
+
+class Card(BaseModel):
+    """What to know of a shipped model.
+
+    Attributes:
+        classes: Names of its classes.
+        box_sizes: Sides in pixels of the boxes that it is taken for by the planner, the smallest and the largest.
+        data: What it was trained on.
+        licence: Licence of the weights.
+        scores: What it scores, and on which images.
+        parameters: Number of trained parameters, as text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: tuple[str, ...]
+    box_sizes: tuple[float, float]
+    data: str
+    licence: str
+    scores: str
+    parameters: str
 
 
 def list_shipped() -> dict[str, Path]:
     """The file of each model by its name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def read_cards() -> dict[str, Card]:
+    """The card of each model by its name."""
+    return {
+        name: Card.model_validate_json(path.with_suffix(".json").read_bytes()) for name, path in list_shipped().items()
+    }
 
 
 def resolve_weights(source: str | Path) -> Path:

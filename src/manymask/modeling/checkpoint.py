@@ -106,7 +106,7 @@ def _load_safetensors(path: Path, device: str) -> dict[str, Any]:
     return {CHECKPOINT_KEY: json.loads(own), "state_dict": {NETWORK_PREFIX + name: v for name, v in state.items()}}
 
 
-def write_model(checkpoint: dict[str, Any], path: Path, card: dict[str, Any]) -> None:
+def write_model(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a training checkpoint's weights and plan as one small safetensors file, which loads as the checkpoint does.
 
     Weights are stored in fp16, which halves the file; what is of one axis (biases, statistics of BatchNorm, whose
@@ -115,18 +115,10 @@ def write_model(checkpoint: dict[str, Any], path: Path, card: dict[str, Any]) ->
     Args:
         checkpoint: What ``read_checkpoint`` gives.
         path: The file to write.
-        card: What to know of the model, such as its data, licence and scores.
     """
     state = {
         name: (value.half() if value.ndim > 1 and value.is_floating_point() else value).contiguous()
         for name, value in strip_prefix(checkpoint["state_dict"]).items()
     }
-    own = {**checkpoint[CHECKPOINT_KEY], "card": card}
     with replace_file(path) as file:
-        file.write(save(state, {CHECKPOINT_KEY: json.dumps(own)}))
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """What ``write_model`` was told of a model; empty where it was told nothing."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(CHECKPOINT_KEY, "{}")).get("card", {})
+        file.write(save(state, {CHECKPOINT_KEY: json.dumps(checkpoint[CHECKPOINT_KEY])}))

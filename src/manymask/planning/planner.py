@@ -1,16 +1,15 @@
 """From a fingerprint to a plan, with the reason for each setting."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from manymask.inspection import Fingerprint
-from manymask.plan import AUTO, SETTINGS, Plan, change_plan, parse_values
+from manymask.modeling.catalogue import read_cards
+from manymask.plan import AUTO, INHERITED, SCHEDULE, SETTINGS, Plan, change_plan, list_marked, parse_values
 from manymask.planning.machine import Machine, StepCost
-from manymask.planning.rules import INHERITED, RULES, Facts, Rule
+from manymask.planning.rules import RULES, Facts, Rule
 
-# Rules that fit a run into a time budget, whatever its recipe.
-SCHEDULE = ("epochs", "epoch_steps")
 NO_RULE = "no rule"
 """The reason of a setting that no rule decides."""
 
@@ -54,7 +53,18 @@ def plan_training(
         PlanError: A setting does not exist, is out of range, or settings do not fit each other.
     """
     own = parse_values(settings)
-    values, decisions = _apply_rules(RULES, data, machine, own, measure, read_start)
+    values = dict(own)
+    decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in own.items()]
+    facts = Facts(data, machine, values, own=own, shipped=read_cards())
+    # The weights come first: most of what the network is like goes with them.
+    decisions += _apply_rules(RULES[:1], facts, values, measure)
+    if (start := read_start(values["weights"])) is not None:
+        inherited = _inherit(start, own)
+        values |= inherited
+        decisions += [
+            Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()
+        ]
+    decisions += _apply_rules(RULES[1:], replace(facts, start=start), values, measure)
     plan = change_plan(Plan(recipe=AUTO, weights="none"), values)
     decided = {decision.setting for decision in decisions}
     rest = [
@@ -67,37 +77,26 @@ def fit_schedule(
     plan: Plan, data: Fingerprint, machine: Machine, own: Container[str], measure: Callable[[Plan], StepCost]
 ) -> Plan:
     """The plan of another recipe with as many steps as its ``minutes`` hold; the user's ``own`` settings stay."""
-    settings = {name: getattr(plan, name) for name in SETTINGS if name not in SCHEDULE or name in own}
-    rules = [rule for rule in RULES if rule.setting in SCHEDULE]
-    values, _ = _apply_rules(rules, data, machine, settings, measure, lambda weights: None)
-    return plan.model_copy(update={name: values[name] for name in SCHEDULE})
+    schedule = list_marked(SCHEDULE)
+    values = {name: getattr(plan, name) for name in SETTINGS if name not in schedule or name in own}
+    facts = Facts(data, machine, values, own=own)
+    _apply_rules([rule for rule in RULES if rule.setting in schedule], facts, values, measure)
+    return plan.model_copy(update={name: values[name] for name in schedule})
 
 
 def _apply_rules(
-    rules: Sequence[Rule],
-    data: Fingerprint,
-    machine: Machine,
-    own: Mapping[str, Any],
-    measure: Callable[[Plan], StepCost],
-    read_start: Callable[[str], Plan | None],
-) -> tuple[dict[str, Any], list[Decision]]:
-    values, cost, start = dict(own), None, None
-    decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in own.items()]
+    rules: Sequence[Rule], facts: Facts, values: dict[str, Any], measure: Callable[[Plan], StepCost]
+) -> list[Decision]:
+    """Add to ``values``, which ``facts`` see as well, what each rule chooses for a setting that is not there yet."""
+    decisions: list[Decision] = []
     for rule in rules:
-        if rule.setting == "architecture" and (start := read_start(values["weights"])) is not None:
-            inherited = _inherit(start, own)
-            values |= inherited
-            decisions += [
-                Decision(name, value, "as the weights were trained", "weights") for name, value in inherited.items()
-            ]
         if rule.setting in values:
             continue
-        if rule.needs_cost and cost is None:
-            cost = measure(change_plan(Plan(recipe=AUTO, weights="none"), values))
-        value, because = rule.choose(Facts(data, machine, values, cost, own, start))
-        values[rule.setting] = value
-        decisions.append(Decision(rule.setting, value, because, rule.source))
-    return values, decisions
+        if rule.needs_cost and facts.cost is None:
+            facts = replace(facts, cost=measure(change_plan(Plan(recipe=AUTO, weights="none"), values)))
+        values[rule.setting], because = rule.choose(facts)
+        decisions.append(Decision(rule.setting, values[rule.setting], because, rule.source))
+    return decisions
 
 
 def _inherit(start: Plan, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def _inherit(start: Plan, own: Mapping[str, Any]) -> dict[str, Any]:
     """
     is_other_scale = start.min_size or own.get("min_size") or "scale" in own
     left_out = {*own, *(("scale", "anchor_sizes") if is_other_scale else ())}
-    return {name: getattr(start, name) for name in INHERITED if name not in left_out}
+    return {name: getattr(start, name) for name in list_marked(INHERITED) if name not in left_out}
 
 
 def list_decisions(decisions: Sequence[Decision]) -> list[tuple[str, str, str, str]]:

@@ -7,10 +7,11 @@ own among them: whoever sets ``scale`` gets anchors that fit it. Sources named "
 
 import math
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from manymask.inspection import Fingerprint
+from manymask.modeling.catalogue import Card
 from manymask.plan import Plan
 from manymask.planning.machine import Machine, StepCost
 
@@ -20,19 +21,6 @@ INPUT_SIZE = {"cpu": 256, "cuda": 512}
 TINY_OBJECT = 12.0
 # Side of a box that small objects (the 25 % quantile) are brought down to: a level of stride 4 still sees enough.
 LARGE_OBJECT = 96.0
-# Sides of boxes that the shipped model nuclei is taken for. Of its training data the 1 % quantiles are 5 to 7 pixels by
-# kind of image, the 99 % quantiles 33 to 78; the margin above is an assumption.
-NUCLEI_SIZES = (6.0, 90.0)
-# Settings that weights of an earlier run were made for.
-INHERITED = (
-    "architecture",
-    "backbone",
-    "scale",
-    "aspect_ratios",
-    "anchor_sizes",
-    "mask_alignment",
-    "normalization",
-)
 # Steps of a run without a time budget, at least and at most, and its passes over the data between them.
 MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
 NUM_EPOCHS = 20
@@ -51,6 +39,7 @@ class Facts:
         cost: What a step costs with them; only the rules of the schedule know it.
         own: Names of the settings that the user set.
         start: The plan that the starting weights were trained with; None where there is none.
+        shipped: The cards of the models that the package carries, by name.
     """
 
     data: Fingerprint
@@ -59,6 +48,7 @@ class Facts:
     cost: StepCost | None = None
     own: Container[str] = ()
     start: Plan | None = None
+    shipped: Mapping[str, Card] = field(default_factory=dict[str, Card])
 
     def __getitem__(self, setting: str) -> Any:
         """A setting that is decided already; None for one that is not."""
@@ -76,7 +66,7 @@ class Facts:
         """Whether training starts from weights that these rules did not make: by SGD, with torchvision's habits."""
         if self.start is not None:
             return self.start.optimizer == "sgd"
-        return self["weights"] not in ("none", "nuclei")
+        return self["weights"] != "none" and self["weights"] not in self.shipped
 
     @property
     def measured(self) -> StepCost:
@@ -117,16 +107,17 @@ def _rule(setting: str, source: str, *, needs_cost: bool = False) -> Callable[[A
 
 @_rule("weights", "measured: fine-tuning on other images than it knows; weights of other data are a user's choice")
 def choose_weights(facts: Facts) -> tuple[str, str]:
-    """The shipped model ``nuclei`` for objects of its sizes, on machines without a GPU; else random weights."""
+    """A shipped model that was trained for objects of these sizes, on machines without a GPU; else random weights."""
     if facts.machine.device == "cuda":
         return "none", "a GPU is there, which trains larger networks"
     if fixed := [name for name in ("architecture", "backbone", "aspect_ratios", "scale") if name in facts.own]:
         return "none", f"you set {fixed[0]}"
     small, large = facts.data.box_size.p25, facts.data.box_size.p95
-    smallest, largest = NUCLEI_SIZES
-    because = f"most boxes are {small:.0f} to {large:.0f} pixels, those that it knows {smallest:.0f} to {largest:.0f}"
-    is_alike = smallest <= small and large <= largest and not facts["min_size"]
-    return ("nuclei" if is_alike else "none"), because
+    known = {name: card.box_sizes for name, card in facts.shipped.items()}
+    texts = [f"those that {name} knows {smallest:.0f} to {largest:.0f}" for name, (smallest, largest) in known.items()]
+    because = ", ".join([f"most boxes are {small:.0f} to {large:.0f} pixels", *texts])
+    fitting = [name for name, (smallest, largest) in known.items() if smallest <= small and large <= largest]
+    return (fitting[0] if fitting and not facts["min_size"] else "none"), because
 
 
 @_rule("architecture", "Mask R-CNN with FPN (arXiv 1703.06870, 1612.03144); measured: the compact architecture")

@@ -16,27 +16,7 @@ from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_
 from manymask.modeling.device import choose_device
 from manymask.modeling.network import MaskRCNN
 from manymask.modeling.weights import load_weights
-from manymask.plan import SETTINGS, Plan, change_plan, load_plan
-
-INFERENCE_SETTINGS = frozenset(
-    {
-        "detections_per_image",
-        "min_score",
-        "score_threshold",
-        "mask_threshold",
-        "suppression",
-        "nms",
-        "rpn_nms",
-        "min_size",
-        "max_size",
-        "scale",
-        "precision",
-        "num_workers",
-        "tta",
-        "crowd_as_objects",
-    }
-)
-"""Settings that a trained model can be given other values for."""
+from manymask.plan import INFERENCE, SETTINGS, Plan, change_plan, list_marked, load_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +59,9 @@ def load_model(
         PlanError: A setting does not exist, does not act at prediction or is out of range, or there is no such device.
     """
     settings = settings or {}
-    if wrong := sorted(settings.keys() & set(SETTINGS) - INFERENCE_SETTINGS):
-        names = ", ".join(sorted(INFERENCE_SETTINGS))
-        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set device, {names}")
+    changeable = {"device", *list_marked(INFERENCE)}
+    if wrong := sorted(settings.keys() & set(SETTINGS) - changeable):
+        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(sorted(changeable))}")
     path = find_checkpoint(Path(source))
     checkpoint = read_checkpoint(path)
     plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))

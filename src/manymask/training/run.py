@@ -23,7 +23,18 @@ from manymask.modeling.build import assemble_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.weights import load_starting_weights
-from manymask.plan import AUTO, CHANGEABLE, SETTINGS, Plan, change_plan, load_plan, make_plan, read_plan, write_plan
+from manymask.plan import (
+    AUTO,
+    RESUMABLE,
+    SETTINGS,
+    Plan,
+    change_plan,
+    list_marked,
+    load_plan,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from manymask.planning import Decision, write_explanation
 from manymask.run_folder import MetricsRow, RunFolder, count_epochs
 from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
@@ -178,7 +189,7 @@ def check_plan_file(plan: Plan, file: Path, checkpoint: Path) -> None:
     original = load_plan(read_checkpoint(checkpoint)[CHECKPOINT_KEY]["plan"], str(checkpoint))
     for name in ("recipe", *SETTINGS):
         found, expected = getattr(plan, name), getattr(original, name)
-        if found != expected and name not in CHANGEABLE:
+        if found != expected and name not in list_marked(RESUMABLE):
             raise PlanError(
                 f"{file} says {name}={found}, but the checkpoint was made with {name}={expected}; restore it"
             )
@@ -209,7 +220,7 @@ def check_changes(plan: Plan, recipe: str | None, settings: Mapping[str, Any]) -
     new_plan = change_plan(plan, settings).resolve_detections(plan.data.max_instances if plan.data else 0)
     for name in SETTINGS:
         old, new = getattr(plan, name), getattr(new_plan, name)
-        if old != new and name not in CHANGEABLE:
+        if old != new and name not in list_marked(RESUMABLE):
             raise PlanError(
                 f"the run began with {name}={old}; a resume cannot change it to {new}: leave it out, or start a new run"
             )

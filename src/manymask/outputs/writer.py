@@ -1,0 +1,70 @@
+"""What a writer of predictions does."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from manymask.core import Category, Instances
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEntry:
+    """An image whose predictions are written.
+
+    Attributes:
+        id: Its number, by which COCO results refer to it.
+        name: Its stem, which files that are made for it are named after.
+        file_name: Its file, by its place in the folder of images.
+        pixels: The image as the file has it.
+    """
+
+    id: int
+    name: str
+    file_name: str
+    pixels: Shaped[np.ndarray, "height width channels"]
+
+
+class OutputWriter(ABC):
+    """Writes the predictions of one image after the other, and holds none of them in memory.
+
+    Attributes:
+        folder: Where it writes; the folder is made where it is not there.
+        names: The images that will be written.
+        categories: The classes; label i + 1 is the i-th.
+        score_threshold: Score from which a prediction is shown, where a kind of file does not hold all of them.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], categories: Sequence[Category], score_threshold: float
+    ) -> None:
+        self.folder, self.names, self.categories, self.score_threshold = folder, names, categories, score_threshold
+
+    @staticmethod
+    @abstractmethod
+    def list_files(names: Sequence[str]) -> list[str]:
+        """All files that are written for the images of these names, by their place in the folder."""
+
+    @abstractmethod
+    def write(self, image: ImageEntry, instances: Instances) -> None:
+        """Write the predictions of an image, by falling score.
+
+        Raises:
+            ManymaskError: The disk is full or cannot be written to.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most kinds have no file that is of all images
+        """Finish the files that are of all images; after an error too, so that what was found until then is kept."""
+
+
+@contextmanager
+def close_writers(writers: Sequence[OutputWriter]) -> Iterator[None]:
+    """Close all writers at the end of the block, however it ends."""
+    with ExitStack() as stack:
+        for writer in writers:
+            stack.callback(writer.close)
+        yield
