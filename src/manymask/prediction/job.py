@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from manymask.formats import (
 )
 from manymask.formats.stored import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.formats.submission import ARCHIVE_NAME, RESULTS_NAME
-from manymask.imaging import find_images, read_pixels
-from manymask.imaging.normalization import normalize_pixels
+from manymask.imaging import find_images, open_image, read_pixels
+from manymask.imaging.normalization import Normalization, check_channels, normalize_pixels
 from manymask.plan import Plan
 from manymask.prediction.model import Model
-from manymask.prediction.predicting import _get_model, _load_image, read_ahead
+from manymask.prediction.predicting import _get_model, read_ahead
 from manymask.prediction.views import _warn_of_cap, predict_tensor
 
 OUTPUT_FORMATS = ("coco", "labels", "overlay")
@@ -43,7 +42,8 @@ def predict_files(
 ) -> list[Path]:
     """Predict a folder of images and write the results.
 
-    Every image is read once before the first prediction, so that a broken file is found before anything is written.
+    The header of every image is read before the first prediction, so that a file of another kind or without its end is
+    found before anything is written, where the header tells; one that is damaged within is found when its turn comes.
     What an earlier call wrote to the folder is removed; files of anybody else are never written over.
 
     Args:
@@ -101,7 +101,7 @@ def _write_predictions(
     num_found, num_shown = 0, 0
     for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
         stem, path = files[index]
-        instances = predict_tensor(model, normalize_pixels(pixels, str(path), model.plan), str(path))
+        instances = predict_tensor(model, normalize_pixels(pixels, str(path), Normalization.of(model.plan)), str(path))
         _warn_of_cap(instances, model.plan, path)
         if "coco" in formats:
             results += encode_coco_results(instances, entries[index]["id"], model.categories)
@@ -131,7 +131,7 @@ def _write_predictions(
 
 
 def _check_images(files: list[tuple[str, Path]], images: Path, ids: Path | None, plan: Plan) -> list[dict[str, Any]]:
-    """COCO's entry of each image; decodes all of them, which finds the broken ones.
+    """COCO's entry of each image; reads the headers of all, which finds most of the broken ones.
 
     Raises:
         DatasetError: An image is broken, or the ids and the images do not meet.
@@ -139,7 +139,7 @@ def _check_images(files: list[tuple[str, Path]], images: Path, ids: Path | None,
     listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files, str(ids))} if ids else {}
     paths = [path for _, path in files]
     with ThreadPoolExecutor(max(plan.num_workers, 1)) as executor:
-        sizes = dict(zip(paths, executor.map(partial(_check_image, plan=plan), paths), strict=True))
+        sizes = dict(zip(paths, executor.map(_check_image, paths), strict=True))
     for path, entry in listed.items():
         height, width = sizes[path]
         if (height, width) != (entry.height, entry.width):
@@ -160,7 +160,8 @@ def _check_images(files: list[tuple[str, Path]], images: Path, ids: Path | None,
     ]
 
 
-def _check_image(path: Path, plan: Plan) -> tuple[int, int]:
-    """(height, width) of an image that the model can take."""
-    _, height, width = _load_image(path, plan).shape
-    return height, width
+def _check_image(path: Path) -> tuple[int, int]:
+    """(height, width) of an image that the model can take, as far as its header says."""
+    image = open_image(path)
+    check_channels(image, str(path))
+    return image.size

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from manymask.core import Dataset, Instances
-from manymask.imaging.normalization import normalize_pixels
+from manymask.core import Dataset, InstanceLayers, Instances
+from manymask.imaging.normalization import Normalization, Scale, measure_scale, normalize_pixels
 from manymask.plan import Plan
-from manymask.training.augmentation import augment, make_target
+from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
 
 
 @runtime_checkable
@@ -41,18 +41,25 @@ class TrainingImages(TorchDataset[TrainingItem]):
 
     def __init__(self, dataset: Dataset, plan: Plan) -> None:
         self.dataset = dataset
-        self.plan = plan
+        self.seed = plan.seed
+        self.normalization, self.augmentation = Normalization.of(plan), Augmentation.of(plan)
+        # Measuring needs the whole of an image, a crop of it need not.
+        self._scales: dict[str, Scale] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: tuple[int, int]) -> TrainingItem:
+    def __getitem__(self, place_in_run: tuple[int, int]) -> TrainingItem:
         """The image of a draw: its index, and the place of the draw in the run."""
-        index, place = draw
+        index, place = place_in_run
         sample = self.dataset[index]
-        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
-        image = normalize_pixels(sample.pixels, str(sample.path), self.plan)
-        image, layers = augment(image, sample.layers, self.plan, generator)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_000_007 + place)
+        draw = draw_augmentation(self.augmentation, sample.image.size, generator)
+        if sample.name not in self._scales:
+            self._scales[sample.name] = measure_scale(sample.image, str(sample.path), self.normalization)
+        image = self._scales[sample.name].apply(sample.image.read(draw.window))
+        layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
+        image, layers = apply_augmentation(image, layers, draw, generator)
         return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
 
 
@@ -61,14 +68,15 @@ class ValidationImages(TorchDataset[ValidationItem]):
 
     def __init__(self, dataset: Dataset, plan: Plan) -> None:
         self.dataset = dataset
-        self.plan = plan
+        self.normalization = Normalization.of(plan)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return normalize_pixels(sample.pixels, str(sample.path), self.plan), sample.to_instances(), sample.image_id
+        image = normalize_pixels(sample.pixels, str(sample.path), self.normalization)
+        return image, sample.to_instances(), sample.image_id
 
 
 class InstanceDataModule(L.LightningDataModule):

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from manymask.core import Category, Dataset, Record, Sample, match_categories
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import DatasetCheck, check_dataset, read_dataset
-from manymask.imaging.normalization import normalize_pixels
+from manymask.imaging.normalization import Normalization, check_pixels
 from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.inspection.doubts import LabelDoubts
 from manymask.modeling.backbones import check_backbone
@@ -138,7 +138,7 @@ def _read_usable(
     categories: tuple[Category, ...],
 ) -> Sample:
     sample = read_record(record, categories)
-    normalize_pixels(sample.pixels, str(sample.path), plan)
+    check_pixels(sample.image, str(sample.path), Normalization.of(plan))
     doubts.add(sample, sample.to_instances())
     return sample
 
