@@ -87,7 +87,7 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
         if not is_decoded:
             for codec, _, offset, options in image.tile:
                 if codec == "raw":  # BMP: the format of a row, and the bytes of each but the last, which may lack some
-                    check_length(path, offset + options[1] * (image.height - 1))
+                    check_length(path, offset + options[1] * (image.height - 1))  # pyright: ignore
             image = Image.new(image.mode, (1, 1))
         palette = None
         if num_bits == 16:

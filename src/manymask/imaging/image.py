@@ -25,7 +25,8 @@ class FileSource(ImageSource):
     def __init__(self, path: Path, header: Raster, orientation: int = 1) -> None:
         shown = header.show()
         self.path, self.orientation = path, orientation
-        self.size = header.size[::-1] if orientation in (5, 6, 7, 8) else header.size
+        height, width = header.size
+        self.size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
         self.num_channels, self.dtype = shown.shape[2], shown.dtype
         self._is_cuttable = header.is_cuttable
         self._pixels: Shaped[np.ndarray, "height width channels"] | None = None

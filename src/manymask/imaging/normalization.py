@@ -1,6 +1,7 @@
 """Intensities of an image brought to [0, 1], and its channels to three."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -70,6 +71,10 @@ class Scale:
         return image if len(image) == 3 else image.repeat(3, 1, 1)
 
 
+Scales = dict[tuple[Path, Normalization], Scale]
+"""What is measured of images, by their files."""
+
+
 def normalize_pixels(
     pixels: Shaped[np.ndarray, "height width channels"], source: str, normalization: Normalization
 ) -> Float32[Tensor, "3 height width"]:
@@ -81,21 +86,26 @@ def normalize_pixels(
         normalization: How.
 
     Raises:
-        DatasetError: See ``check_pixels``.
+        DatasetError: See ``measure_scale``.
     """
     return measure_scale(ArraySource(pixels), source, normalization).apply(pixels)
 
 
 def measure_scale(image: ImageSource, source: str, normalization: Normalization) -> Scale:
-    """What brings an image to [0, 1]; all of it is decoded, but where its type alone says so.
+    """What brings an image to [0, 1]; all of it is decoded, unless its type alone says so.
 
     Raises:
-        DatasetError: See ``check_pixels``.
+        DatasetError: A number of channels other than 1 or 3, values that are not finite, or by ``type`` values below 0
+            or floats above 1.
     """
-    check_pixels(image, source, normalization)
+    check_channels(image, source)
     if normalization.by == "type":
-        return Scale(0.0, _get_unit(image.dtype))
+        return _measure_type(image, source)
     pixels = image.read()
+    if not np.isfinite(pixels).all():
+        raise DatasetError(
+            f"expected finite intensities, found NaN or infinity in {source}; repair or remove the image"
+        )
     origin = int(pixels.min()) if pixels.dtype.kind in "iu" else 0
     values = keep_differences(pixels, origin)
     low, high = measure_range(values)
@@ -115,31 +125,18 @@ def check_channels(image: ImageSource, source: str) -> None:
         )
 
 
-def check_pixels(image: ImageSource, source: str, normalization: Normalization) -> None:
-    """Refuse an image that cannot be brought to [0, 1]; it is decoded only where its type does not rule that out.
-
-    Raises:
-        DatasetError: A number of channels other than 1 or 3, values that are not finite, or by ``type`` values below 0
-            or floats above 1.
-    """
-    check_channels(image, source)
-    if normalization.by == "image" and image.dtype.kind == "f" and not np.isfinite(image.read()).all():
-        raise DatasetError(
-            f"expected finite intensities, found NaN or infinity in {source}; repair or remove the image"
-        )
-    if normalization.by == "type" and image.dtype.kind in "if":
-        pixels, unit = image.read(), np.float32(_get_unit(image.dtype))
-        low, high = (float(value.astype(np.float32) / unit) for value in (pixels.min(), pixels.max()))
+def _measure_type(image: ImageSource, source: str) -> Scale:
+    """The largest number of an integer type, 1 for floats."""
+    unit = float(np.iinfo(image.dtype).max) if image.dtype.kind in "iu" else 1.0
+    if image.dtype.kind != "u":
+        pixels = image.read()
+        low, high = (float(value.astype(np.float32) / np.float32(unit)) for value in (pixels.min(), pixels.max()))
         if not (low >= 0 and high <= 1):
             raise DatasetError(
                 f"expected intensities in [0, 1], found {low:g} to {high:g} in {source}; set normalization=image, "
                 "scale the image to [0, 1], or save it with 8 or 16 bits"
             )
-
-
-def _get_unit(dtype: np.dtype) -> float:
-    """The largest number of an integer type, 1 for floats."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+    return Scale(0.0, unit)
 
 
 def measure_range(values: Float[np.ndarray, "height width channels"]) -> tuple[float, float]:
