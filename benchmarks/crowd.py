@@ -132,13 +132,13 @@ def case_predict(model_path, num_instances, size):
 
     from manymask import load_model
     from manymask.core import encode_coco_rle
-    from manymask.imaging.normalization import scale_pixels
+    from manymask.imaging.normalization import Normalization, normalize_pixels
     from manymask.prediction import predict_tensor
     from manymask.synthetic import make_sample
 
     model = load_model(model_path, settings={"detections_per_image": 3000, "min_score": 0.3})
     pixels, cells = make_sample(0, seed=5, size=(int(size),) * 2, num_instances=int(num_instances), diameter=16)
-    image = scale_pixels(pixels, "synthetic")
+    image = normalize_pixels(pixels, "synthetic", Normalization("type"))
     del pixels
     spent = time_network(model.network)
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from manymask.errors import DatasetError, PlanError
 from manymask.formats import encode_coco_results, read_dataset, read_predictions
 from manymask.formats.stored import IMAGES_NAME, PREDICTIONS_NAME
 from manymask.imaging.files import make_key
-from manymask.imaging.normalization import normalize_pixels
+from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.imaging.orientation import CHOICE_NAME
 from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
@@ -131,7 +131,7 @@ def _open_model(model: Model, dataset: Dataset) -> Source:
         plan=model.plan,
         categories=match.categories,
         predict=lambda sample: predict_tensor(
-            model, normalize_pixels(sample.pixels, str(sample.path), model.plan), str(sample.path)
+            model, normalize_pixels(sample.pixels, str(sample.path), Normalization.of(model.plan)), str(sample.path)
         ).relabel(match.model_labels),
         truth_labels=match.data_labels,
         max_detections=model.plan.max_detections,
@@ -222,7 +222,7 @@ def _open_files(path: Path, dataset: Dataset, settings: Mapping[str, Any]) -> So
         path=path,
         plan=None,
         categories=stored.categories or dataset.categories,
-        predict=lambda sample: stored.read(records[sample.name], sample.pixels.shape[:2]),
+        predict=lambda sample: stored.read(records[sample.name], sample.image.size),
         truth_labels=np.arange(len(dataset.categories) + 1),
         max_detections=None if cap == "auto" else cap,
         score_threshold=plan.shown_score,
@@ -260,9 +260,15 @@ def view_images(source: Source, dataset: Dataset, progress: Callable[[int, int],
         raise DatasetError(f"expected labelled images in {dataset.root}, found none; there is nothing to score on")
     doubts = LabelDoubts()
     digests: dict[str, str] = {}
-    for index, sample in enumerate(read_ahead(dataset.__getitem__, range(len(dataset)))):
+
+    def load(index: int) -> Sample:
+        sample = dataset[index]
+        sample.image.read()  # decoded here, while the image before is looked at
+        return sample
+
+    for index, sample in enumerate(read_ahead(load, range(len(dataset)))):
         if source.describe_reuse is not None:
-            digests[sample.name] = sample.digest_pixels()
+            digests[sample.name] = sample.digest
         found = source.predict(sample)
         truth = sample.to_instances().relabel(source.truth_labels)
         doubts.add(sample, truth)
@@ -347,7 +353,7 @@ def _read_unchanged(
         DatasetError: Its pixels are others than then.
     """
     sample = read_record(record, categories)
-    if sample.digest_pixels() != digests[make_key(record.name)]:
+    if sample.digest != digests[make_key(record.name)]:
         raise DatasetError(
             f"{record.path} is no longer the image that {run} was validated on, its pixels have changed (or "
             f"{CHOICE_NAME} was set otherwise then); restore it, or give the data"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from manymask.core import Category, Dataset, InstanceLayers, Record, Sample
+from manymask.core import ArraySource, Category, Dataset, InstanceLayers, Record, Sample
 
 CATEGORIES = (Category(1, "round"), Category(4, "long"))
 
@@ -18,7 +18,7 @@ def read_record(record, categories):
     labels = np.arange(record.annotation, dtype=np.int64) % len(categories) + 1
     pixels = np.zeros((1, record.annotation, 3), dtype=np.uint8)
     layers, iscrowd = InstanceLayers(ids), labels == 2
-    return Sample(record.image_id, record.name, record.path, pixels, layers, labels, iscrowd)
+    return Sample(record.image_id, record.name, record.path, ArraySource(pixels), layers, labels, iscrowd)
 
 
 def make_dataset(*counts):
@@ -45,7 +45,7 @@ def test_sample_to_instances(count):
 def test_sample_to_instances_drops_rows_without_pixels():
     layers = InstanceLayers(np.array([[[1, 3]]]))
     labels, iscrowd = np.array([2, 1, 1]), np.array([False, False, True])
-    sample = Sample(1, "a", Path("a.png"), np.zeros((1, 2, 3), dtype=np.uint8), layers, labels, iscrowd)
+    sample = Sample(1, "a", Path("a.png"), ArraySource(np.zeros((1, 2, 3), dtype=np.uint8)), layers, labels, iscrowd)
     instances = sample.to_instances()
     assert instances.runs.areas.tolist() == [1, 1]
     assert (instances.labels.tolist(), instances.iscrowd.tolist()) == ([2, 1], [False, True])
@@ -66,7 +66,7 @@ def test_a_digest_knows_pixels_in_any_kind_of_file():
     grey = np.arange(12, dtype=np.uint16).reshape(3, 4, 1)
 
     def digest(pixels: np.ndarray) -> str:
-        return replace(sample, name="x", pixels=pixels).digest_pixels()
+        return replace(sample, name="x", image=ArraySource(pixels)).digest
 
     forms = [grey, grey.astype(">u2"), np.asfortranarray(grey), np.repeat(grey, 3, axis=2)]
     assert len({digest(form) for form in forms}) == 1

@@ -6,8 +6,8 @@ from PIL import Image
 
 from manymask.errors import FormatError, PlanError
 from manymask.formats import read_ids
-from manymask.imaging import read_pixels
 from tests.formats.format_files import make_pixels, write_array
+from tests.imaging.reading import read_pixels
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])

@@ -8,8 +8,9 @@ from PIL import Image, ImageOps
 
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import check_size, read_ids, renumber_ids
-from manymask.imaging import find_images, read_pixels
+from manymask.imaging import find_images, open_image
 from tests.formats.format_files import cut_short, make_pixels, write_array
+from tests.imaging.reading import read_pixels
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64"])
@@ -122,7 +123,7 @@ def test_one_bit_png(tmp_path):
 
 def test_image_above_the_limit_of_pillow(tmp_path):
     Image.new("1", (13_400, 13_400)).save(tmp_path / "a.png")  # above 2 x 89,478,485 pixels
-    assert read_pixels(tmp_path / "a.png").shape == (13_400, 13_400, 1)
+    assert open_image(tmp_path / "a.png").read().shape == (13_400, 13_400, 1)
 
 
 def test_path_as_text(tmp_path):

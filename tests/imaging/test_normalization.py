@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from manymask.core import InstanceLayers
+from manymask.core import ArraySource, Window
 from manymask.errors import DatasetError
 from manymask.imaging import normalization
-from manymask.imaging.normalization import normalize_pixels, scale_pixels
+from manymask.imaging.normalization import Normalization, measure_scale, normalize_pixels
 from manymask.plan import make_plan
-from manymask.training.augmentation import augment, make_target
+
+
+def scale_pixels(pixels, source):
+    return normalize_pixels(pixels, source, Normalization("type"))
 
 
 def scale(values, dtype, channels=1):
@@ -15,12 +18,7 @@ def scale(values, dtype, channels=1):
     return scale_pixels(pixels, "a.tif")
 
 
-def make(layers, labels, iscrowd=None):
-    iscrowd = np.zeros(len(labels), dtype=bool) if iscrowd is None else np.array(iscrowd)
-    return make_target(InstanceLayers(torch.tensor(layers)), np.array(labels, dtype=np.int64), iscrowd)
-
-
-class TestScalePixels:
+class TestByType:
     @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "uint32", "int16"])
     def test_integers_by_the_maximum_of_their_type(self, dtype):
         highest = np.iinfo(dtype).max
@@ -61,8 +59,8 @@ class TestScalePixels:
             scale([1], "uint8", channels)
 
 
-def normalize(pixels, **settings):
-    return normalize_pixels(pixels, "a.tif", make_plan(settings={"normalization": "image", **settings}))
+def normalize(pixels):
+    return normalize_pixels(pixels, "a.tif", Normalization("image"))
 
 
 def make_ramp(low, high, dtype):
@@ -77,11 +75,10 @@ def draw_disc(contrast):
     return (noise + contrast * (np.hypot(rows - 50, columns - 50) < 20)).astype(np.uint8)[..., None]
 
 
-class TestNormalizePixels:
-    def test_by_type_is_scaling(self):
-        pixels = make_ramp(3, 90, "uint8")
-        found = normalize_pixels(pixels, "a.tif", make_plan())
-        assert torch.equal(found, scale_pixels(pixels, "a.tif"))
+class TestByImage:
+    def test_of_a_plan(self):
+        assert Normalization.of(make_plan(settings={"normalization": "image"})) == Normalization("image")
+        assert Normalization.of(make_plan()) == Normalization()
 
     @pytest.mark.parametrize(
         ("low", "high", "dtype"),
@@ -172,177 +169,28 @@ class TestNormalizePixels:
             normalize(np.zeros((4, 5, channels), dtype=np.uint8))
 
 
-def turn(layers, seed=0, **settings):
-    """Augment layers with an image that says where each pixel was: row, column and id, all exact in float32."""
-    height, width = layers.shape[1:]
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    image = torch.stack([row, column, layers[0]]).float()
-    generator = torch.Generator().manual_seed(seed)
-    return augment(image, InstanceLayers(layers), make_plan(settings={"min_size": 0, **settings}), generator)
+class Unread(ArraySource):
+    """An image that must not be decoded."""
+
+    def read(self, window=None, level=0):
+        raise AssertionError
 
 
-def make_layers(height=3, width=4):
-    """Every pixel is an instance of its own."""
-    return torch.arange(1, height * width + 1, dtype=torch.int32).reshape(1, height, width)
+class TestMeasureScale:
+    @pytest.mark.parametrize("by", ["type", "image"])
+    @pytest.mark.parametrize("dtype", ["uint8", ">u2", "int32", "uint64", "float16", "float64"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_parts_are_scaled_as_the_whole(self, by, dtype, channels):
+        values = np.random.default_rng(0).uniform(0, 1, (40, 50, channels))
+        dtype = np.dtype(dtype)
+        image = ArraySource((values * (np.iinfo(dtype).max if dtype.kind in "iu" else 1)).astype(dtype))
+        scale, window = measure_scale(image, "a.tif", Normalization(by)), Window(7, 11, 20, 31)
+        whole = normalize_pixels(image.read(), "a.tif", Normalization(by))
+        assert torch.equal(scale.apply(image.read(window)), whole[:, *window.slices])
 
-
-def list_turns(array):
-    """The eight turned and mirrored copies."""
-    return [side for times in range(4) for side in (np.rot90(array, times), np.rot90(array, times)[:, ::-1])]
-
-
-class TestAugment:
-    def test_none(self):
-        image, layers = turn(make_layers())
-        assert torch.equal(layers.as_subclass(torch.Tensor), make_layers())
-        assert torch.equal(image[2], make_layers()[0].float())
-
-    @pytest.mark.parametrize(("augmentation", "num_turns"), [("none", 1), ("flip", 2), ("dihedral", 8)])
-    def test_every_turn_occurs_and_layers_follow(self, augmentation, num_turns):
-        allowed = {side.tobytes() + bytes(side.shape) for side in list_turns(make_layers()[0].numpy())}
-        found = set()
-        for seed in range(60):
-            image, layers = turn(make_layers(), seed, augmentation=augmentation)
-            assert torch.equal(image[2], layers[0].float())
-            assert torch.equal(image[0] * 4 + image[1] + 1, image[2])
-            found.add(np.ascontiguousarray(layers[0].numpy()).tobytes() + bytes(layers.shape[1:]))
-        assert found <= allowed
-        assert len(found) == num_turns
-
-    def test_flips_are_left_to_right(self):
-        rows = {tuple(turn(make_layers(1, 3), seed, augmentation="flip")[1][0, 0].tolist()) for seed in range(9)}
-        assert rows == {(1, 2, 3), (3, 2, 1)}
-
-    def test_every_crop_occurs(self):
-        corners = set()
-        for seed in range(200):
-            image, layers = turn(make_layers(5, 4), seed, crop_size=3)
-            assert image.shape[1:] == layers.shape[1:] == (3, 3)
-            assert torch.equal(image[2], layers[0].float())
-            top, left = int(image[0, 0, 0]), int(image[1, 0, 0])
-            assert torch.equal(image[2], make_layers(5, 4)[0, top : top + 3, left : left + 3].float())
-            corners.add((top, left))
-        assert corners == {(top, left) for top in range(3) for left in range(2)}
-
-    @pytest.mark.parametrize(("crop_size", "shape"), [(3, (3, 3)), (4, (3, 4)), (9, (3, 4))])
-    def test_crop_of_a_small_image(self, crop_size, shape):
-        assert {turn(make_layers(), seed, crop_size=crop_size)[0].shape[1:] for seed in range(9)} == {shape}
-
-    def test_function_of_the_generator(self):
-        settings = {"crop_size": 20, "augmentation": "dihedral"}
-        first, again, other = (turn(make_layers(50, 50), seed, **settings)[0] for seed in (0, 0, 1))
-        assert torch.equal(first, again)
-        assert not torch.equal(first, other)
-
-    def test_crop_without_objects(self):
-        layers = torch.zeros(2, 40, 40, dtype=torch.int32)
-        layers[1, 0, 0] = 1
-        empty = [turn(layers, seed, crop_size=5)[1] for seed in range(20)]
-        targets = [make_target(own, np.array([1]), np.array([False])) for own in empty]
-        assert {len(target["boxes"]) for target in targets} == {0}
-        assert targets[0]["layers"].shape[1:] == (5, 5)
-
-    def test_contiguous(self):
-        image, layers = turn(make_layers(6, 6), 3, crop_size=4, augmentation="dihedral")
-        assert image.is_contiguous()
-        assert layers.is_contiguous()
-        assert isinstance(layers, InstanceLayers)
-
-
-class TestMakeTarget:
-    def test_none(self):
-        target = make([[[0, 0], [0, 0]]], [])
-        assert target["boxes"].shape == (0, 4)
-        assert target["labels"].shape == (0,)
-        assert target["layers"].shape == (1, 2, 2)
-
-    def test_boxes_are_those_of_the_pixels(self):
-        target = make([[[0, 1, 1], [2, 1, 0]]], [3, 1])
-        assert target["boxes"].tolist() == [[1, 0, 3, 2], [0, 1, 1, 2]]
-        assert target["labels"].tolist() == [3, 1]
-        assert (target["boxes"].dtype, target["labels"].dtype) == (torch.float32, torch.int64)
-
-    def test_overlapping(self):
-        target = make([[[1, 1, 0]], [[0, 2, 2]]], [1, 2])
-        assert target["boxes"].tolist() == [[0, 0, 2, 1], [1, 0, 3, 1]]
-        assert target["layers"].tolist() == [[[1, 1, 0]], [[0, 2, 2]]]
-
-    def test_crowd_regions_are_left_out(self):
-        layers = InstanceLayers([[[1, 1, 3]], [[0, 2, 2]]])
-        target = make_target(layers, np.array([1, 2, 3]), np.array([False, True, False]))
-        assert target["labels"].tolist() == [1, 3]
-        assert target["layers"].tolist() == [[[1, 1, 2]]]
-        assert layers.tolist() == [[[1, 1, 3]], [[0, 2, 2]]]
-
-    def test_crowd_regions_only(self):
-        target = make([[[1, 1]]], [1], [True])
-        assert (len(target["boxes"]), target["layers"].tolist()) == (0, [[[0, 0]]])
-
-    def test_ids_without_pixels_are_left_out(self):
-        target = make([[[0, 2, 4]]], [5, 6, 7, 8])
-        assert target["labels"].tolist() == [6, 8]
-        assert target["layers"].tolist() == [[[0, 1, 2]]]
-
-    def test_more_than_65535_instances(self):
-        num_instances = 70_000
-        layers = np.arange(1, num_instances + 1, dtype=np.int32).reshape(1, 100, -1)
-        target = make(layers.tolist(), [1] * num_instances)
-        assert target["boxes"][-1].tolist() == [699, 99, 700, 100]
-        assert int(target["layers"].max()) == num_instances
-
-
-class TestJitter:
-    """An image painted from its layers shows whether both went the same way."""
-
-    def change(self, seed=0, size=(40, 56), **settings):
-        layers = torch.zeros(2, *size, dtype=torch.int32)
-        layers[0, 5:25, 8:20], layers[1, 12:36, 30:50] = 300, 70_000
-        image = (layers.amax(0) > 0).float().expand(3, -1, -1).contiguous()
-        plan = make_plan(settings={"min_size": 0, **settings})
-        return augment(image, InstanceLayers(layers), plan, torch.Generator().manual_seed(seed))
-
-    @pytest.mark.parametrize("seed", range(6))
-    def test_layers_follow_the_image(self, seed):
-        image, layers = self.change(seed, scale_jitter=0.5, augmentation="dihedral")
-        assert image.shape[-2:] == layers.shape[-2:]
-        is_object = layers.amax(0) > 0
-        assert ((image[0] > 0.5) == is_object).float().mean() > 0.97
-        assert set(layers.unique().tolist()) == {0, 300, 70_000}
-
-    def test_sizes(self):
-        """Whole images change their size by as much as was asked for; crops keep theirs, unless the image ends."""
-        heights = [self.change(seed, scale_jitter=0.5)[0].shape[-2] for seed in range(40)]
-        assert min(heights) >= round(40 / 1.5)
-        assert max(heights) <= 60
-        assert len(set(heights)) > 15
-        shapes = [tuple(self.change(seed, scale_jitter=0.5, crop_size=24)[0].shape) for seed in range(40)]
-        assert set(shapes) == {(3, 24, 24)}
-
-    def test_off_by_default(self):
-        image, layers = self.change()
-        assert image.shape == (3, 40, 56)
-        assert (image[0].bool() == (layers.amax(0) > 0)).all()
-
-    def test_is_a_function_of_the_generator(self):
-        settings = {"scale_jitter": 0.5, "intensity_jitter": 0.5, "crop_size": 24}
-        assert torch.equal(self.change(3, **settings)[0], self.change(3, **settings)[0])
-        assert not torch.equal(self.change(3, **settings)[0], self.change(4, **settings)[0])
-
-    @pytest.mark.parametrize("seed", range(6))
-    def test_light(self, seed):
-        image, layers = self.change(seed, intensity_jitter=1)
-        assert image.min() >= 0
-        assert image.max() <= 1
-        assert (image[0] == image).all()  # grey stays grey
-        is_object = layers.amax(0) > 0
-        assert image[0][is_object].mean() > image[0][~is_object].mean()
-
-    def test_colours_change_apart(self):
-        plan = make_plan(settings={"min_size": 0, "intensity_jitter": 0.5})
-        image = torch.full((3, 8, 8), 0.5)
-        image[1] = 0.25
-        changed, _ = augment(
-            image, InstanceLayers(torch.zeros(1, 8, 8, dtype=torch.int32)), plan, torch.Generator().manual_seed(0)
-        )
-        ratios = changed.mean(dim=(1, 2)) / image.mean(dim=(1, 2))
-        assert len({round(ratio, 3) for ratio in ratios.tolist()}) == 3
+    def test_nothing_is_decoded_where_the_type_says_all(self):
+        image = Unread(np.zeros((4, 5, 1), dtype=np.uint16))
+        assert measure_scale(image, "a.tif", Normalization("type")).span == 65535
+        for by in ("type", "image"):
+            with pytest.raises(DatasetError, match="found 2 in a.tif"):
+                measure_scale(Unread(np.zeros((4, 5, 2), dtype=np.float32)), "a.tif", Normalization(by))

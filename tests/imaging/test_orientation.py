@@ -5,9 +5,9 @@ from PIL import Image
 
 from manymask.errors import PlanError
 from manymask.formats import read_class_folders, read_coco, read_label_images, read_mask_files
-from manymask.imaging import read_pixels
 from manymask.imaging.raster import turn
 from tests.formats.format_files import make_coco, make_ids, make_pixels, write_array
+from tests.imaging.reading import read_pixels
 
 
 def write_tagged(path, orientation, size=(6, 8)):

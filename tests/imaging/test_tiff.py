@@ -7,8 +7,8 @@ from PIL import Image
 
 from manymask.errors import FormatError
 from manymask.formats import read_ids
-from manymask.imaging import read_pixels
 from tests.formats.format_files import make_pixels, write_array
+from tests.imaging.reading import read_pixels
 
 
 @pytest.mark.parametrize(("dtype", "white"), [("uint8", 255), ("uint16", 65535), ("int16", -1), ("uint32", 2**32 - 1)])

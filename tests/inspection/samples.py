@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manymask.core import Instances, Sample
+from manymask.core import ArraySource, Instances, Sample
 from manymask.inspection import ImageFacts
 from manymask.inspection.measurement import measure_sample
 
@@ -40,7 +40,7 @@ def make_sample(
     layers = Instances.from_masks(masks, [1] * len(masks)).to_layers()
     crowd = np.array(iscrowd or [False] * len(masks), dtype=bool)
     classes = np.array(labels or [1] * len(masks), dtype=np.int64)
-    return Sample(1, name, Path(f"{name}.png"), pixels, layers, classes, crowd)
+    return Sample(1, name, Path(f"{name}.png"), ArraySource(pixels), layers, classes, crowd)
 
 
 def measure(*args, **options) -> ImageFacts:

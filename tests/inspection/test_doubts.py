@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from manymask.core import Doubt, InstanceLayers, Sample
+from manymask.core import ArraySource, Doubt, InstanceLayers, Sample
 from manymask.inspection.doubts import LabelDoubts
 
 SIZE = (60, 80)
@@ -14,9 +14,8 @@ SIZE = (60, 80)
 def make_sample(ids, doubts=(), name="a"):
     layers = InstanceLayers(torch.from_numpy(ids[None].astype(np.int32)))
     labels = np.ones(int(ids.max()), dtype=np.int64)
-    return Sample(
-        1, name, Path(f"{name}.tif"), np.zeros((*SIZE, 1)), layers, labels, np.zeros(len(labels), dtype=bool), doubts
-    )
+    image, iscrowd = ArraySource(np.zeros((*SIZE, 1))), np.zeros(len(labels), dtype=bool)
+    return Sample(1, name, Path(f"{name}.tif"), image, layers, labels, iscrowd, doubts)
 
 
 def describe(*samples):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manymask.core import Category, Dataset, InstanceLayers, Record, Sample
+from manymask.core import ArraySource, Category, Dataset, InstanceLayers, Record, Sample
 from manymask.plan import make_plan
 from manymask.training.loading import InstanceDataModule, collate, ignore_interrupt
 
@@ -19,7 +19,7 @@ def read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     pixels = np.full((height, 4, 3), record.image_id, dtype=np.uint8)
     layers = InstanceLayers(torch.ones(1, height, 4, dtype=torch.int32))
     none = np.zeros(1, dtype=bool)
-    return Sample(record.image_id, record.name, record.path, pixels, layers, np.array([1]), none)
+    return Sample(record.image_id, record.name, record.path, ArraySource(pixels), layers, np.array([1]), none)
 
 
 def make_datamodule(num_train=7, num_val=2, weights=None, **settings):
@@ -172,7 +172,8 @@ class TestLoaders:
 
     def test_an_image_is_turned_in_another_way_at_each_draw(self):
         datamodule = make_datamodule(num_train=1, augmentation="dihedral")
-        sample = replace(datamodule.train_images.dataset[0], pixels=np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        image = ArraySource(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        sample = replace(datamodule.train_images.dataset[0], image=image)
         sample = replace(sample, layers=InstanceLayers(torch.ones(1, 2, 2, dtype=torch.int32)))
         datamodule.train_images.dataset = [sample]
         images = [datamodule.train_images[0, place][0] for place in range(40)]

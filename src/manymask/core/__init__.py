@@ -8,6 +8,9 @@ from manymask.core.dataset import Doubt as Doubt
 from manymask.core.dataset import Problem as Problem
 from manymask.core.dataset import Record as Record
 from manymask.core.dataset import Sample as Sample
+from manymask.core.image import ArraySource as ArraySource
+from manymask.core.image import ImageSource as ImageSource
+from manymask.core.image import Window as Window
 from manymask.core.instances import Instances as Instances
 from manymask.core.instances import concatenate_instances as concatenate_instances
 from manymask.core.json_files import read_json as read_json

@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
+from manymask.core.image import ImageSource
 from manymask.core.instances import Instances
 from manymask.core.layers import InstanceLayers
 
@@ -47,7 +49,7 @@ class Sample:
         image_id: Number of the image, unique in its data set.
         name: Stem of the image, unique in its data set; a class folder's name.
         path: The image file, for messages.
-        pixels: The image as the file has it, (height, width, channels), 1, 3 or more channels, the file's own type.
+        image: The image as the file has it; nothing is decoded until it is read.
         layers: Ids 1..N of the instances.
         labels: Class index of each instance: 1 + the place of its category in the data set's categories.
         iscrowd: Whether the instance is a COCO crowd region.
@@ -57,13 +59,19 @@ class Sample:
     image_id: int
     name: str
     path: Path
-    pixels: Shaped[np.ndarray, "height width channels"]
+    image: ImageSource
     layers: InstanceLayers
     labels: Int64[np.ndarray, " instances"]
     iscrowd: Bool[np.ndarray, " instances"]
     doubts: tuple[Doubt, ...] = ()
 
-    def digest_pixels(self) -> str:
+    @property
+    def pixels(self) -> Shaped[np.ndarray, "height width channels"]:
+        """The whole image."""
+        return self.image.read()
+
+    @cached_property
+    def digest(self) -> str:
         """What tells the image from others wherever its file lies, whatever its name and kind of file.
 
         SHA-256 of the decoded values, of which 64 bits are kept: that two of a million images share them by chance is

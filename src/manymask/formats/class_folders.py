@@ -26,7 +26,7 @@ from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import LabelImage, check_size, read_label_image
 from manymask.formats.records import make_records, make_sample
 from manymask.imaging.files import CLASS_FILE, list_folders, list_images, name_folder
-from manymask.imaging.orientation import read_labelled_pixels
+from manymask.imaging.orientation import open_labelled_image
 
 IMAGE_NAMES = ("image.tif", "image.tiff")
 
@@ -84,16 +84,16 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
     files = {path: _read_class_file(path, record.is_split) for path in record.annotation.values()}
     first = next(iter(files.values()))
-    pixels, doubts = read_labelled_pixels(record.path, first.ids.shape, first.orientation)
+    image, doubts = open_labelled_image(record.path, first.ids.shape, first.orientation)
     for path, label in files.items():
-        check_size(path, label.ids.shape, record.path, pixels.shape[:2])
+        check_size(path, label.ids.shape, record.path, image.size)
     label_images = [label.ids for label in files.values()]
     labels = [
         np.full(len(label.old_ids), class_index[category_id])
         for category_id, label in zip(record.annotation, files.values(), strict=True)
     ]
     layers = _merge_label_images(label_images, labels)
-    return make_sample(record, pixels, layers, np.concatenate(labels), doubts=doubts)
+    return make_sample(record, image, layers, np.concatenate(labels), doubts=doubts)
 
 
 def _read_class_file(path: Path, is_split: bool) -> LabelImage:

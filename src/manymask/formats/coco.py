@@ -21,9 +21,9 @@ from manymask.formats.coco_entries import (
 from manymask.formats.coco_files import ImageFinder, name_images
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
 from manymask.formats.records import list_some, make_sample
-from manymask.imaging import read_pixels
+from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names
-from manymask.imaging.orientation import read_labelled_pixels
+from manymask.imaging.orientation import open_labelled_image
 
 # Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
 _NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
@@ -210,7 +210,7 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
     for number, (key, name) in enumerate(zip(paths, names, strict=True), start=1):
         entry = images[key] | {"id": key if has_image_ids else number}
         try:
-            size = (given := _read_size(entry)) or read_pixels(paths[key]).shape[:2]
+            size = (given := _read_size(entry)) or open_image(paths[key]).size
         except DatasetError as error:
             reading.fault("bad-image-entry", str(error), name)
             continue
@@ -299,16 +299,16 @@ def _leave_out_bad_rles(reading: _Reading, record: Record) -> None:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     group: _Annotations = record.annotation
-    pixels, doubts = read_labelled_pixels(record.path, group.size, is_size_given=group.is_size_given)
-    if pixels.shape[:2] != group.size:
+    image, doubts = open_labelled_image(record.path, group.size, is_size_given=group.is_size_given)
+    if image.size != group.size:
         raise DatasetError(
             f"{group.json_path} gives image {record.image_id} as {group.size[0]} x {group.size[1]} (height x width), "
-            f"but {record.path} is {pixels.shape[0]} x {pixels.shape[1]}; correct the entry or the image"
+            f"but {record.path} is {image.size[0]} x {image.size[1]}; correct the entry or the image"
         )
     runs = decode_segmentations(group.segmentations, group.size, f"{group.json_path}: annotation", group.ids)
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
     labels = np.array([class_index[category_id] for category_id in group.category_ids], dtype=np.int64)
-    return make_sample(record, pixels, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool), doubts)
+    return make_sample(record, image, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool), doubts)
 
 
 def name_annotations(record: Record) -> list[str]:

@@ -59,7 +59,7 @@ class ImageCheck:
         num_instances: Instances that have pixels, without crowd regions.
         pixels_crc: CRC-32 of the decoded pixels, their type and shape.
         labels_crc: CRC-32 of the layers, class indices and crowd flags.
-        digest: Of the decoded pixels, the same in any kind of file (``Sample.digest_pixels``).
+        digest: Of the decoded pixels, the same in any kind of file (``Sample.digest``).
     """
 
     name: str
@@ -221,11 +221,11 @@ def check_sample(sample: Sample) -> ImageCheck:
     areas = np.bincount(layers.ravel(), minlength=len(sample.labels) + 1)[1:]
     return ImageCheck(
         sample.name,
-        (sample.pixels.shape[0], sample.pixels.shape[1]),
+        sample.image.size,
         int(((areas > 0) & ~sample.iscrowd).sum()),
         _compute_crc(sample.pixels),
         _compute_crc(layers, sample.labels, sample.iscrowd),
-        sample.digest_pixels(),
+        sample.digest,
     )
 
 

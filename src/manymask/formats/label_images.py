@@ -15,7 +15,7 @@ from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
 from manymask.imaging.files import LABEL_STEM, check_unique_names, list_images, make_key
-from manymask.imaging.orientation import read_labelled_pixels
+from manymask.imaging.orientation import open_labelled_image
 
 LABEL_FOLDERS = ("labels", "masks")
 
@@ -93,9 +93,9 @@ def _label_kind(path: Path) -> str | None:
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     path: Path = record.annotation
     label = read_label_image(path, is_split=record.is_split)
-    pixels, doubts = read_labelled_pixels(record.path, label.ids.shape, label.orientation)
-    check_size(path, label.ids.shape, record.path, pixels.shape[:2])
-    return make_sample(record, pixels, label.ids, np.ones(len(label.old_ids), dtype=np.int64), doubts=doubts)
+    image, doubts = open_labelled_image(record.path, label.ids.shape, label.orientation)
+    check_size(path, label.ids.shape, record.path, image.size)
+    return make_sample(record, image, label.ids, np.ones(len(label.old_ids), dtype=np.int64), doubts=doubts)
 
 
 def name_ids(record: Record) -> list[str]:

@@ -14,7 +14,7 @@ from manymask.formats.ids import check_size
 from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
-from manymask.imaging.orientation import is_obeyed, read_labelled_pixels
+from manymask.imaging.orientation import is_obeyed, open_labelled_image
 from manymask.imaging.raster import Raster, turn
 
 # Other kinds of image are listed as well, so that a mask that cannot be read is named and not missing.
@@ -61,10 +61,9 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     if record.annotation:
         mask, orientation = _read_mask(record.annotation[0])
         size = mask.shape
-    pixels, doubts = read_labelled_pixels(record.path, size, orientation)
-    size = (pixels.shape[0], pixels.shape[1])
-    runs = encode_crops(_read_crops(record, size), size)
-    return make_sample(record, pixels, paint_layers(runs), np.ones(len(runs), dtype=np.int64), doubts=doubts)
+    image, doubts = open_labelled_image(record.path, size, orientation)
+    runs = encode_crops(_read_crops(record, image.size), image.size)
+    return make_sample(record, image, paint_layers(runs), np.ones(len(runs), dtype=np.int64), doubts=doubts)
 
 
 def _read_crops(

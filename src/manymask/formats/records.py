@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64
 
-from manymask.core import Category, Doubt, InstanceLayers, Record, Sample
+from manymask.core import Category, Doubt, ImageSource, InstanceLayers, Record, Sample
 from manymask.errors import DatasetError
 from manymask.imaging.files import check_unique_names
 
@@ -34,7 +34,7 @@ def make_records(entries: Iterable[tuple[str, Path, Any]], root: Path) -> tuple[
 
 def make_sample(
     record: Record,
-    pixels: Shaped[np.ndarray, "height width channels"],
+    image: ImageSource,
     layers: InstanceLayers | Int32[np.ndarray, "height width"],
     labels: Int64[np.ndarray, " instances"],
     iscrowd: Bool[np.ndarray, " instances"] | None = None,
@@ -44,7 +44,7 @@ def make_sample(
     if isinstance(layers, np.ndarray):
         layers = InstanceLayers(torch.from_numpy(layers[None]))
     iscrowd = np.zeros(len(labels), dtype=bool) if iscrowd is None else iscrowd
-    return Sample(record.image_id, record.name, record.path, pixels, layers, labels, iscrowd, doubts)
+    return Sample(record.image_id, record.name, record.path, image, layers, labels, iscrowd, doubts)
 
 
 def list_some(items: Sequence[object]) -> str:

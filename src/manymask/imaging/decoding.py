@@ -1,18 +1,20 @@
 """Decoding of image files, told apart by content."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from manymask.core import Window
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.imaging.raster import Raster, check_declared_size
+from manymask.imaging.raster import Raster, check_declared_size, check_length
 from manymask.imaging.tiff import read_tiff
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -28,8 +30,13 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
 _LOSSY = {JpegImageFile: "JPEG", GifImageFile: "GIF"}
 
 
-def read_raster(path: Path) -> Raster:
+def read_raster(path: Path, window: Window | None = None, *, is_decoded: bool = True) -> Raster:
     """Decode a file, turning whatever a decoder raises on a damaged one into an error that names the file.
+
+    Args:
+        path: The file.
+        window: The part that is wanted of what the file stores, where the file ``is_cuttable``; else it is passed over.
+        is_decoded: Without it only the header is read, and the values are one made-up pixel.
 
     Raises:
         DatasetError: There is no such file.
@@ -42,7 +49,8 @@ def read_raster(path: Path) -> Raster:
             head = file.read(26)
         if not head:
             raise FormatError(f"{path} is empty; copy or export it again")
-        raster = read_tiff(path) if head.startswith(_TIFF_MAGIC) else _read_other(path, head)
+        is_tiff = head.startswith(_TIFF_MAGIC)
+        raster = read_tiff(path, window, is_decoded) if is_tiff else _read_other(path, head, is_decoded)
     except (FormatError, PlanError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError and their own kinds
@@ -51,14 +59,14 @@ def read_raster(path: Path) -> Raster:
             "it is damaged, cut short or of another type: copy or export it again"
         ) from error
     values = raster.values
-    if values.size == 0 or values.dtype.kind not in "buif":
+    if 0 in (*raster.size, values.size) or values.dtype.kind not in "buif":
         raise FormatError(f"{path} holds {values.dtype} values of shape {values.shape}, expected an image of numbers")
     num_bits = 1 if values.dtype == bool else raster.num_bits
     dtype = np.dtype(np.uint8) if values.dtype == bool else values.dtype.newbyteorder("=")
     return replace(raster, values=np.ascontiguousarray(values, dtype=dtype), num_bits=num_bits)
 
 
-def _read_other(path: Path, head: bytes) -> Raster:
+def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
     """Decode PNG, JPEG, BMP or GIF. Pillow cuts 16-bit colours to 8 bit, so 16-bit PNG goes through imagecodecs."""
     reader = next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
     if reader is None:
@@ -72,10 +80,18 @@ def _read_other(path: Path, head: bytes) -> Raster:
         check_declared_size(path, shape, np.uint16 if num_bits == 16 else np.uint8)
         if isinstance(image, GifImageFile) and image.n_frames > 1:
             raise FormatError(f"{path} holds {image.n_frames} images, expected one; save each in a file of its own")
-        orientation = image.getexif().get(0x0112, 1)
+        if is_decoded or not isinstance(image, PngImageFile) or _has_late_texts(path):
+            exif = image.getexif()
+        else:
+            exif = Image.Image.getexif(image)  # that of PngImageFile decodes the pixels, to find what is behind them
+        if not is_decoded:
+            for codec, _, offset, options in image.tile:
+                if codec == "raw":  # BMP: the format of a row, and the bytes of each but the last, which may lack some
+                    check_length(path, offset + options[1] * (image.height - 1))  # pyright: ignore
+            image = Image.new(image.mode, (1, 1))
         palette = None
         if num_bits == 16:
-            values = imagecodecs.png_decode(path.read_bytes())
+            values = imagecodecs.png_decode(path.read_bytes()) if is_decoded else np.zeros((1, 1, shape[2]), np.uint16)
         else:
             if image.mode == "P":
                 palette = np.zeros((256, 3), dtype=np.uint8)
@@ -90,4 +106,22 @@ def _read_other(path: Path, head: bytes) -> Raster:
     alpha = None
     if values.shape[2] in (2, 4):
         values, alpha = values[..., :-1], values[..., -1]
-    return Raster(values, palette, alpha, orientation, num_bits, lossy=_LOSSY.get(reader))
+    return Raster(values, shape[:2], palette, alpha, exif.get(0x0112, 1), num_bits, lossy=_LOSSY.get(reader))
+
+
+def _has_late_texts(path: Path) -> bool:
+    """Whether a PNG holds texts or EXIF, which may say how it is turned, behind its pixels.
+
+    Raises:
+        FormatError: The file ends within its pixels.
+    """
+    names = []
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            names.append(head[4:])
+            end = file.seek(int.from_bytes(head[:4]), os.SEEK_CUR)
+            if names[-1] == b"IDAT":
+                check_length(path, end)
+            file.seek(4, os.SEEK_CUR)
+    return not {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}.isdisjoint(names[names.index(b"IDAT") :])

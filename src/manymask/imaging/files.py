@@ -13,8 +13,8 @@ from manymask.core.files import explain_reading
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.imaging.decoding import read_raster
+from manymask.imaging.image import FileSource
 from manymask.imaging.orientation import is_obeyed
-from manymask.imaging.raster import turn
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 # What Cellpose writes beside an image: label images and flow fields.
@@ -23,7 +23,12 @@ CLASS_FILE = re.compile(r"class(?P<category>\d+)\.tiff?", re.IGNORECASE)
 
 
 def read_pixels(path: str | Path) -> Shaped[np.ndarray, "height width channels"]:
-    """Read an image file in the type it is stored in.
+    """Read an image file in the type it is stored in, as ``open_image`` does."""
+    return open_image(path).read()
+
+
+def open_image(path: str | Path) -> FileSource:
+    """An image file in the type it is stored in, of which only the header is read yet.
 
     TIFF, PNG, JPEG and BMP are told apart by content. Alpha is dropped, palettes become RGB, 1-bit images 0 and 255,
     CMYK JPEG and YCbCr become RGB, "min is white" TIFF becomes what viewers show, and the orientation tag is obeyed
@@ -32,8 +37,8 @@ def read_pixels(path: str | Path) -> Shaped[np.ndarray, "height width channels"]
     Raises:
         FormatError: The file cannot be read as one 2-D image, whole, or is larger than the limit.
     """
-    raster = read_raster(Path(path))
-    return np.ascontiguousarray(turn(raster.show(), raster.orientation if is_obeyed() else 1))
+    header = read_raster(Path(path), is_decoded=False)
+    return FileSource(Path(path), header, header.orientation if is_obeyed() else 1)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -7,16 +7,18 @@ from jaxtyping import Float, Shaped
 _HEADROOM = 64
 
 
-def keep_differences(pixels: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def keep_differences(pixels: Shaped[np.ndarray, "*shape"], origin: int | None = None) -> Float[np.ndarray, "*shape"]:
     """The values, shifted or scaled, as floats that keep the difference of any two.
 
     A plain cast to float32 loses differences: it knows no numbers between 100,000,000 and 100,000,008. Types of up to
-    16 bits are exact in float32. Wider integers are counted from the smallest value, in float64. Wider floats become
-    float64 and are divided by 64, so that the difference of no two of them is infinite.
+    16 bits are exact in float32. Wider integers are counted from ``origin``, which is to be their smallest value and is
+    by default, in float64. Wider floats become float64 and are divided by 64, so that the difference of no two of them
+    is infinite.
     """
     if pixels.dtype.itemsize <= 2:
         return pixels.astype(np.float32)
     if pixels.dtype.kind in "iu":
         # Modulo 2^64 the difference from the smallest value is right also where it is negative, or fits no int64.
-        return (pixels.astype(np.uint64) - np.uint64(int(pixels.min()) % 2**64)).astype(np.float64)
+        origin = int(pixels.min()) if origin is None else origin
+        return (pixels.astype(np.uint64) - np.uint64(origin % 2**64)).astype(np.float64)
     return pixels.astype(np.float64) / _HEADROOM

@@ -1,10 +1,15 @@
 """Intensities of an image brought to [0, 1], and its channels to three."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
+from manymask.core import ArraySource, ImageSource
 from manymask.errors import DatasetError
 from manymask.imaging.intensities import keep_differences
 from manymask.plan import Plan
@@ -25,34 +30,113 @@ NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
 DEVIATION_OVER_MEDIAN = 1.4826
 
 
-def normalize_pixels(
-    pixels: Shaped[np.ndarray, "height width channels"], source: str, plan: Plan
-) -> Float32[Tensor, "3 height width"]:
-    """Bring an image's values to [0, 1] as a plan says, and its channels to three.
+@dataclass(frozen=True)
+class Normalization:
+    """How values become numbers from 0 to 1.
 
-    With ``normalization=image`` equal pictures become equal, whatever their type and the unit of their values.
+    Attributes:
+        by: ``type``: 0 and the largest number of an integer type become 0 and 1, floats are taken as they are, so that
+            equal light gives equal values in every image. ``image``: the image's own percentiles do, so that equal
+            pictures become equal, whatever their type and the unit of their values.
+    """
+
+    by: Literal["type", "image"] = "type"
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Normalization":
+        """That of a plan's setting ``normalization``."""
+        return cls(plan.normalization)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What brings the values of one image to [0, 1], measured on the whole of it and good for every part.
+
+    Attributes:
+        low: The value that becomes 0.
+        span: How far above it lies the value that becomes 1.
+        origin: What integers of more than 16 bits are counted from (``keep_differences``); None: values as float32.
+    """
+
+    low: float
+    span: float
+    origin: int | None = None
+
+    def apply(self, pixels: Shaped[np.ndarray, "height width channels"]) -> Float32[Tensor, "3 height width"]:
+        """The image or a part of it, its grey repeated."""
+        values = pixels.astype(np.float32) if self.origin is None else keep_differences(pixels, self.origin)
+        real = values.dtype.type
+        scaled = np.clip((values - real(self.low)) / real(self.span), 0, 1).astype(np.float32)
+        image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        return image if len(image) == 3 else image.repeat(3, 1, 1)
+
+
+Scales = dict[tuple[Path, Normalization], Scale]
+"""What is measured of images, by their files."""
+
+
+def normalize_pixels(
+    pixels: Shaped[np.ndarray, "height width channels"], source: str, normalization: Normalization
+) -> Float32[Tensor, "3 height width"]:
+    """Bring the values of a whole image to [0, 1], and its channels to three.
 
     Args:
-        pixels: The image as the file has it; the whole of it, since its own values may set the scale.
+        pixels: The image as the file has it.
         source: The file, for messages.
-        plan: The setting ``normalization``.
+        normalization: How.
 
     Raises:
-        DatasetError: A number of channels other than 1 or 3, values that are not finite, or with ``normalization=type``
-            floats outside [0, 1].
+        DatasetError: See ``measure_scale``.
     """
-    if plan.normalization == "type":
-        return scale_pixels(pixels, source)
-    _check_channels(pixels, source)
+    return measure_scale(ArraySource(pixels), source, normalization).apply(pixels)
+
+
+def measure_scale(image: ImageSource, source: str, normalization: Normalization) -> Scale:
+    """What brings an image to [0, 1]; all of it is decoded, unless its type alone says so.
+
+    Raises:
+        DatasetError: A number of channels other than 1 or 3, values that are not finite, or by ``type`` values below 0
+            or floats above 1.
+    """
+    check_channels(image, source)
+    if normalization.by == "type":
+        return _measure_type(image, source)
+    pixels = image.read()
     if not np.isfinite(pixels).all():
         raise DatasetError(
             f"expected finite intensities, found NaN or infinity in {source}; repair or remove the image"
         )
-    values = keep_differences(pixels)
+    origin = int(pixels.min()) if pixels.dtype.kind in "iu" else 0
+    values = keep_differences(pixels, origin)
     low, high = measure_range(values)
     span = max(high - low, LEAST_NOISE_MULTIPLE * estimate_noise(values), float(np.finfo(values.dtype).tiny))
-    real = values.dtype.type
-    return _make_image(np.clip((values - real(low)) / real(span), 0, 1).astype(np.float32))
+    return Scale(low, span, origin)
+
+
+def check_channels(image: ImageSource, source: str) -> None:
+    """Refuse an image that is neither grey nor RGB; nothing is decoded.
+
+    Raises:
+        DatasetError: It has another number of channels than 1 or 3.
+    """
+    if image.num_channels not in (1, 3):
+        raise DatasetError(
+            f"expected 1 or 3 channels, found {image.num_channels} in {source}; convert it to grey or RGB"
+        )
+
+
+def _measure_type(image: ImageSource, source: str) -> Scale:
+    """The largest number of an integer type, 1 for floats."""
+    unit = float(np.iinfo(image.dtype).max) if image.dtype.kind in "iu" else 1.0
+    if image.dtype.kind != "u":
+        pixels = image.read()
+        low, high = (float(value.astype(np.float32) / np.float32(unit)) for value in (pixels.min(), pixels.max()))
+        if not (low >= 0 and high <= 1):
+            raise DatasetError(
+                f"expected intensities in [0, 1], found {low:g} to {high:g} in {source}; set normalization=image, "
+                "scale the image to [0, 1], or save it with 8 or 16 bits"
+            )
+    return Scale(0.0, unit)
 
 
 def measure_range(values: Float[np.ndarray, "height width channels"]) -> tuple[float, float]:
@@ -80,42 +164,3 @@ def estimate_noise(values: Float[np.ndarray, "height width channels"]) -> float:
 def _choose_step(values: np.ndarray) -> int:
     """Every so-manieth row and column are ``NUM_SAMPLED_VALUES``, or nearly."""
     return max(round((values.size / NUM_SAMPLED_VALUES) ** 0.5), 1)
-
-
-def _get_unit(pixels: np.ndarray) -> float:
-    """The largest number of an integer type, 1 for floats."""
-    return float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else 1.0
-
-
-def _check_channels(pixels: np.ndarray, source: str) -> None:
-    if pixels.shape[2] not in (1, 3):
-        raise DatasetError(f"expected 1 or 3 channels, found {pixels.shape[2]} in {source}; convert it to grey or RGB")
-
-
-def _make_image(scaled: np.ndarray) -> Tensor:
-    image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-    return image if len(image) == 3 else image.repeat(3, 1, 1)
-
-
-def scale_pixels(pixels: Shaped[np.ndarray, "height width channels"], source: str) -> Float32[Tensor, "3 height width"]:
-    """Bring an image's values to [0, 1] and its channels to three.
-
-    Integers are divided by their type's maximum, so that equal light gives equal values in every image; floats are
-    taken as they are. Grey is repeated.
-
-    Args:
-        pixels: The image as the file has it.
-        source: The file, for messages.
-
-    Raises:
-        DatasetError: Floats outside [0, 1] or not finite, or a number of channels other than 1 or 3.
-    """
-    _check_channels(pixels, source)
-    scaled = pixels.astype(np.float32) / np.float32(_get_unit(pixels))
-    low, high = float(scaled.min()), float(scaled.max())
-    if not (low >= 0 and high <= 1):
-        raise DatasetError(
-            f"expected intensities in [0, 1], found {low:g} to {high:g} in {source}; set normalization=image, scale "
-            "the image to [0, 1], or save it with 8 or 16 bits"
-        )
-    return _make_image(scaled)

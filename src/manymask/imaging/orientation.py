@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Shaped
-
 from manymask.core import Doubt
 from manymask.errors import PlanError
 from manymask.imaging.decoding import read_raster
-from manymask.imaging.raster import turn
+from manymask.imaging.image import FileSource
 
 CHOICE_NAME = "MANYMASK_ORIENTATION"
 """Environment variable: ``obey`` or ``ignore`` orientation tags; unset, labels decide by their size where they can."""
@@ -31,10 +28,10 @@ def _read_choice() -> str | None:
     return choice
 
 
-def read_labelled_pixels(
+def open_labelled_image(
     path: Path, label_size: tuple[int, int] | None, label_orientation: int = 1, *, is_size_given: bool = True
-) -> tuple[Shaped[np.ndarray, "height width channels"], tuple[Doubt, ...]]:
-    """Read a labelled image turned as the labels were drawn on it.
+) -> tuple[FileSource, tuple[Doubt, ...]]:
+    """A labelled image turned as the labels were drawn on it; only its header is read yet.
 
     Where the size of the labels fits only the stored or only the turned image, that one is taken; else the tag is
     obeyed unless the user chose otherwise.
@@ -46,18 +43,17 @@ def read_labelled_pixels(
         is_size_given: Whether the labels give their size; else it is that of the image, and says nothing.
 
     Returns:
-        The pixels, and a doubt where the tag leaves one.
+        The image, and a doubt where the tag leaves one.
 
     Raises:
         FormatError: The image cannot be read.
     """
-    raster = read_raster(path)
-    stored = raster.show()
-    turned = turn(stored, raster.orientation)
+    raster = read_raster(path, is_decoded=False)
+    stored, turned = FileSource(path, raster), FileSource(path, raster, raster.orientation)
     choice = _read_choice()
     # Labels that carry the same tag were turned with the image, and are with it again.
     tag = 1 if raster.orientation == label_orientation else raster.orientation
-    fits_stored, fits_turned = stored.shape[:2] == label_size, turned.shape[:2] == label_size
+    fits_stored, fits_turned = stored.size == label_size, turned.size == label_size
     is_turned = choice != "ignore"
     doubts: tuple[Doubt, ...] = ()
     if is_size_given and fits_stored != fits_turned and tag != 1:
@@ -74,4 +70,4 @@ def read_labelled_pixels(
                 "were drawn on the turned or on the stored pixels",
             ),
         )
-    return np.ascontiguousarray(turned if is_turned else stored), doubts
+    return turned if is_turned else stored, doubts

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy.typing import DTypeLike
 
+from manymask.core import Window
 from manymask.errors import FormatError, PlanError
 
 LIMIT_NAME = "MANYMASK_MAX_GIGABYTES"
@@ -25,21 +26,25 @@ class Raster:
 
     Attributes:
         values: Without alpha; indices where there is a palette.
+        size: (height, width) of the whole image, of which ``values`` may be a part.
         palette: The colour of each index.
         alpha: Opacity, 0 for transparent.
         orientation: The EXIF and TIFF orientation tag, 1 to 8; 1 is as it is stored.
         num_bits: Bits of a value, where the file says so: 4 for values from 0 to 15.
         is_inverted: Whether the smallest value means white.
         lossy: The codec that may have changed values when the file was saved.
+        is_cuttable: Whether parts of the file can be decoded, and shown, without the others.
     """
 
     values: Shaped[np.ndarray, "height width channels"]
+    size: tuple[int, int]
     palette: UInt8[np.ndarray, "colors 3"] | None = None
     alpha: Shaped[np.ndarray, "height width"] | None = None
     orientation: int = 1
     num_bits: int | None = None
     is_inverted: bool = False
     lossy: str | None = None
+    is_cuttable: bool = False
 
     @property
     def white(self) -> int | None:
@@ -82,6 +87,16 @@ def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shape
     return np.rot90(values, quarter_turns)
 
 
+def turn_back(window: Window, size: tuple[int, int], orientation: int) -> Window:
+    """The part of a stored image that turning makes a window of the turned one, which is of ``size``."""
+    top, left, height, width = window
+    bottom, right = size[0] - top - height, size[1] - left - width
+    corners = {2: (top, right), 3: (bottom, right), 4: (bottom, left)}
+    corners |= {5: (left, top), 6: (right, top), 7: (right, bottom), 8: (left, bottom)}
+    shape = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return Window(*corners.get(orientation, (top, left)), *shape)
+
+
 def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
     """Refuse a file that says it is larger than the limit, before anything of it is decoded.
 
@@ -102,3 +117,13 @@ def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> N
             f"{path} declares {' x '.join(map(str, shape))} values, {size:.3g} GB once decoded, more than the limit of "
             f"{limit:g} GB; cut it into tiles, or set the environment variable {LIMIT_NAME} higher"
         )
+
+
+def check_length(path: Path, end: int) -> None:
+    """Refuse a file that is shorter than its data, which ``end`` there.
+
+    Raises:
+        FormatError: It is.
+    """
+    if path.stat().st_size < end:
+        raise FormatError(f"{path} is cut short: parts of the image are not in the file; copy it again")

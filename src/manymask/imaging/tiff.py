@@ -1,7 +1,8 @@
 """TIFF files of one 2-D image."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import tifffile
 from jaxtyping import Shaped
 from PIL import Image
 
+from manymask.core import Window
 from manymask.errors import FormatError
-from manymask.imaging.raster import Raster, check_declared_size
+from manymask.imaging.raster import Raster, check_declared_size, check_length
 
 _MAX_CHANNELS_LAST = 4  # an unnamed last axis up to this long holds channels
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
@@ -34,26 +36,41 @@ _LUMA = (0.299, 0.587, 0.114)
 _BLACK_WHITE = (0, 255, 128, 255, 128, 255)
 
 
-def read_tiff(path: Path) -> Raster:
+def read_tiff(path: Path, window: Window | None = None, is_decoded: bool = True) -> Raster:
     """Decode a TIFF that holds one 2-D image; small copies of it beside it are ignored.
+
+    Args:
+        path: The file.
+        window: The part that is wanted; passed over where parts cannot be decoded without the others.
+        is_decoded: Without it only the header is read, and the values are one made-up pixel.
 
     Raises:
         FormatError: It holds several images or planes, has colours that only a conversion makes RGB, is declared larger
             than the limit, or ends before its data do.
     """
     with _open(path) as tiff:
-        series = [one for one in tiff.series if not one.keyframe.is_reduced]
-        if len(series) != 1:
-            raise FormatError(f"{path} holds {len(series)} images, expected one; save each in a file of its own")
-        page = series[0].keyframe
+        found = [one for one in tiff.series if not one.keyframe.is_reduced]
+        if len(found) != 1:
+            raise FormatError(f"{path} holds {len(found)} images, expected one; save each in a file of its own")
+        series, page = found[0], found[0].keyframe
         if foreign := _FOREIGN_COLOURS.get(int(page.photometric)):
             raise FormatError(f"{path} holds {foreign} colours; save it as RGB")
-        kept, order = _find_axes(series[0].shape, series[0].axes, path)
-        is_unnamed = series[0].axes[kept[order[-1]]] == "Q" and order[-1] == 0
-        check_declared_size(path, series[0].shape, series[0].dtype)
-        _check_whole(series[0], path)
-        array = series[0].asarray()
-        array = array.reshape([array.shape[axis] for axis in kept])
+        kept, order = _find_axes(series.shape, series.axes, path)
+        is_unnamed = series.axes[kept[order[-1]]] == "Q" and order[-1] == 0
+        check_declared_size(path, series.shape, series.dtype)
+        _check_whole(series, path)
+        shape = [series.shape[axis] for axis in kept]
+        size = (shape[order[0]], shape[order[1]])
+        is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        # Planes are compared as a whole, and floats are mirrored within the range of all of them.
+        is_whole = is_unnamed or (is_inverted and series.dtype.kind == "f")
+        is_cuttable = not is_whole and (_is_mappable(series) or _has_segments(series, shape, order))
+        if not is_decoded:
+            array = np.zeros([1 if axis in order[:2] else shape[axis] for axis in range(len(kept))], series.dtype)
+        elif window is not None and is_cuttable:
+            array = _decode_part(series, shape, order, window)
+        else:
+            array = series.asarray().reshape(shape)
         if is_unnamed:
             _check_equal_planes(array, path)
         values, alpha = _split_alpha(array.transpose(order) if array.ndim == 3 else array[..., None], page)
@@ -62,13 +79,63 @@ def read_tiff(path: Path) -> Raster:
         colormap = page.colormap if page.photometric == tifffile.PHOTOMETRIC.PALETTE else None
         return Raster(
             values,
+            size,
             palette=None if colormap is None else (colormap >> 8).astype(np.uint8).T,
             alpha=alpha,
             orientation=int(page.tags.valueof(274, default=1)),
             num_bits=page.bitspersample if page.bitspersample < 8 else None,
-            is_inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+            is_inverted=is_inverted,
             lossy=_find_lossy_codec(page, path),
+            is_cuttable=is_cuttable,
         )
+
+
+def _is_mappable(series: tifffile.TiffPageSeries) -> bool:
+    """Whether the file holds the array as it is in memory."""
+    return series.keyframe.is_memmappable and (series.dataoffset is not None or len(series.pages) == 1)
+
+
+def _has_segments(series: tifffile.TiffPageSeries, shape: Sequence[int], order: Sequence[int]) -> bool:
+    """Whether the image is one page of strips or tiles, and has the page's axes."""
+    page = series.keyframe
+    is_one_page = len(series.pages) == 1 and page.shape == tuple(shape) and page.axes.find("Y") == order[0]
+    is_plain = page.imagedepth == 1 and page.jpegheader is None  # a volume, or Hamamatsu's own kind of JPEG
+    return is_one_page and is_plain and len(page.dataoffsets) == math.prod(page.chunked)
+
+
+def _decode_part(
+    series: tifffile.TiffPageSeries, shape: Sequence[int], order: Sequence[int], window: Window
+) -> Shaped[np.ndarray, "*part"]:
+    """A window of the array that the series is as a whole: only what it touches is read."""
+    part = [slice(None)] * len(shape)
+    part[order[0]], part[order[1]] = window.slices
+    if _is_mappable(series):
+        return np.array(series.asarray(out="memmap").reshape(shape)[tuple(part)])
+    lengths = [len(range(length)[cut]) for length, cut in zip(shape, part, strict=True)]
+    return _decode_segments(series.keyframe, window).reshape(lengths)
+
+
+def _decode_segments(page: tifffile.TiffPage, window: Window) -> Shaped[np.ndarray, "planes height width samples"]:
+    """A window of a page, for which only the strips or tiles that it touches are decoded."""
+    height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    first_row, first_column = window.top // height, window.left // width
+    last_row, last_column = (window.top + window.height - 1) // height, (window.left + window.width - 1) // width
+    rows, columns = -(-page.imagelength // height), -(-page.imagewidth // width)
+    grid = np.arange(len(page.dataoffsets)).reshape(-1, rows, columns)
+    grid = grid[:, first_row : last_row + 1, first_column : last_column + 1]
+    canvas = np.full(
+        (len(grid), grid.shape[1] * height, grid.shape[2] * width, page.shaped[-1]), page.nodata, page.dtype
+    )
+    touched = grid.ravel().tolist()
+    tables = {"jpegtables": page.jpegtables, "jpegheader": None} if page.compression in _JPEG else {}
+    for data, index in page.parent.filehandle.read_segments(
+        [page.dataoffsets[i] for i in touched], [page.databytecounts[i] for i in touched], touched
+    ):
+        values, (plane, _, top, left, _), _ = page.decode(data, index, **tables)
+        if values is not None:
+            top, left = top - first_row * height, left - first_column * width
+            canvas[plane, top : top + values.shape[1], left : left + values.shape[2]] = values[0]
+    return canvas[(slice(None), *window._replace(top=window.top % height, left=window.left % width).slices)]
 
 
 @contextmanager
@@ -120,13 +187,11 @@ def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
 
     Strips and tiles of no bytes are whole: sparse files leave out what is empty (GDAL, SPARSE_OK), and readers fill it.
     """
-    file_size = path.stat().st_size
     for page in series.pages:
         if page is None:
             raise FormatError(f"{path} lacks some of its pages; copy or export it again")
-        for offset, num_bytes in zip(page.dataoffsets, page.databytecounts, strict=True):
-            if num_bytes and offset + num_bytes > file_size:
-                raise FormatError(f"{path} is cut short: parts of the image are not in the file; copy it again")
+        places = zip(page.dataoffsets, page.databytecounts, strict=True)
+        check_length(path, max((offset + num_bytes for offset, num_bytes in places if num_bytes), default=0))
 
 
 def _split_alpha(

@@ -155,6 +155,7 @@ def _look(dataset: Dataset, row: int, is_strict: bool, cap: int | None) -> _Look
     record = dataset.records[row]
     try:
         sample = dataset[row]
+        sample.image.read()
     except ManymaskError as error:
         if is_strict:
             raise
@@ -221,7 +222,7 @@ def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Fin
 def _can_read(dataset: Dataset) -> bool:
     """Whether the one image of a data set can be read."""
     try:
-        dataset[0]
+        dataset[0].image.read()
     except ManymaskError:
         return False
     return True

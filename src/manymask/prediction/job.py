@@ -3,18 +3,17 @@
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
-from manymask.imaging import find_images, read_pixels
-from manymask.imaging.normalization import normalize_pixels
+from manymask.imaging import find_images, open_image, read_pixels
+from manymask.imaging.normalization import Normalization, check_channels, normalize_pixels
 from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
-from manymask.prediction.predicting import _get_model, _load_image, read_ahead
+from manymask.prediction.predicting import _get_model, read_ahead
 from manymask.prediction.views import _warn_of_cap, predict_tensor
 
 
@@ -29,7 +28,8 @@ def predict_files(
 ) -> list[Path]:
     """Predict a folder of images and write the results.
 
-    Every image is read once before the first prediction, so that a broken file is found before anything is written.
+    The header of every image is read before the first prediction, so that a file of another kind or without its end is
+    found before anything is written, where the header tells; one that is damaged within is found when its turn comes.
     What an earlier call wrote to the folder is removed; files of anybody else are never written over.
 
     Args:
@@ -66,7 +66,9 @@ def predict_files(
         with close_writers(writers):
             for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
                 stem, path = files[index]
-                instances = predict_tensor(model, normalize_pixels(pixels, str(path), model.plan), str(path))
+                instances = predict_tensor(
+                    model, normalize_pixels(pixels, str(path), Normalization.of(model.plan)), str(path)
+                )
                 _warn_of_cap(instances, model.plan, path)
                 entry = ImageEntry(image_ids[index], stem, path.relative_to(root).as_posix(), pixels)
                 for writer in writers:
@@ -85,7 +87,7 @@ def predict_files(
 
 
 def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -> list[int]:
-    """The id of each image; decodes all of them, which finds the broken ones.
+    """The id of each image; reads the headers of all, which finds most of the broken ones.
 
     Raises:
         DatasetError: An image is broken, or the ids and the images do not meet.
@@ -93,7 +95,7 @@ def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -
     listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files, str(ids))} if ids else {}
     paths = [path for _, path in files]
     with ThreadPoolExecutor(max(plan.num_workers, 1)) as executor:
-        sizes = dict(zip(paths, executor.map(partial(_check_image, plan=plan), paths), strict=True))
+        sizes = dict(zip(paths, executor.map(_check_image, paths), strict=True))
     for path, entry in listed.items():
         height, width = sizes[path]
         if (height, width) != (entry.height, entry.width):
@@ -104,7 +106,8 @@ def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -
     return [listed[path].id if listed else place for place, path in enumerate(paths, start=1)]
 
 
-def _check_image(path: Path, plan: Plan) -> tuple[int, int]:
-    """(height, width) of an image that the model can take."""
-    _, height, width = _load_image(path, plan).shape
-    return height, width
+def _check_image(path: Path) -> tuple[int, int]:
+    """(height, width) of an image that the model can take, as far as its header says."""
+    image = open_image(path)
+    check_channels(image, str(path))
+    return image.size

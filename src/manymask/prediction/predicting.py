@@ -10,7 +10,7 @@ import torch
 from manymask.core import Instances
 from manymask.errors import DatasetError, PlanError
 from manymask.imaging import Pixels, find_images, get_pixels, is_pixels, read_pixels
-from manymask.imaging.normalization import normalize_pixels
+from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.plan import Plan
 from manymask.prediction.model import Model, load_model
 from manymask.prediction.views import _warn_of_cap, predict_tensor
@@ -74,8 +74,8 @@ def _get_model(model: Model | str | Path) -> Model:
 
 def _load_image(image: Any, plan: Plan) -> torch.Tensor:
     if isinstance(image, str | Path):
-        return normalize_pixels(read_pixels(Path(image)), str(image), plan)
-    return normalize_pixels(get_pixels(image), "an array", plan)
+        return normalize_pixels(read_pixels(Path(image)), str(image), Normalization.of(plan))
+    return normalize_pixels(get_pixels(image), "an array", Normalization.of(plan))
 
 
 def read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -1,6 +1,9 @@
 """Random changes of training images, and the targets that the network trains on."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,44 +11,85 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from manymask.core import InstanceLayers, compact_layers, encode_layers
+from manymask.core import InstanceLayers, Window, compact_layers, encode_layers
 from manymask.plan import Plan
 
 
-def augment(
-    image: Float32[Tensor, "3 height width"],
-    layers: InstanceLayers,
-    plan: Plan,
-    generator: torch.Generator,
-) -> tuple[Float32[Tensor, "3 crop_height crop_width"], InstanceLayers]:
-    """A random crop, resized, mirrored, turned and lit, of an image and its layers; instances may lose pixels, or all.
+@dataclass(frozen=True)
+class Augmentation:
+    """The settings by which training images are changed at random; see the plan's of these names."""
+
+    crop_size: int = 0
+    turns: Literal["none", "flip", "dihedral"] = "none"
+    scale_jitter: float = 0.0
+    intensity_jitter: float = 0.0
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Augmentation":
+        """Those of a plan."""
+        return cls(plan.crop_size, plan.augmentation, plan.scale_jitter, plan.intensity_jitter)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is to become of one image; known before its pixels are.
+
+    Attributes:
+        window: The part of it that is taken.
+        size: (height, width) that the part is resized to.
+        num_turns: Quarter turns, counter-clockwise.
+        is_mirrored: Whether it is mirrored left to right, after that.
+        light: Strength of the change of its light.
+    """
+
+    window: Window
+    size: tuple[int, int]
+    num_turns: int
+    is_mirrored: bool
+    light: float
+
+
+def draw_augmentation(settings: Augmentation, size: tuple[int, int], generator: torch.Generator) -> Draw:
+    """Draw a change for an image of (height, width)."""
+    top, left, turn, mirror = torch.rand(4, generator=generator).tolist()
+    factor = (1 + settings.scale_jitter) ** _draw(generator) if settings.scale_jitter else 1.0
+    side = max(round(settings.crop_size / factor), 1) if settings.crop_size else max(size)
+    top, left = (int(part * (max(length - side, 0) + 1)) for part, length in zip((top, left), size, strict=True))
+    height, width = (min(side, length) for length in size)
+    # Whole crops have one size, so that batches need no padding.
+    new_height, new_width = (
+        settings.crop_size if length == side and settings.crop_size else max(round(length * factor), 1)
+        for length in (height, width)
+    )
+    return Draw(
+        Window(top, left, height, width),
+        (new_height, new_width),
+        int(turn * 4) if settings.turns == "dihedral" else 0,
+        settings.turns != "none" and mirror < 0.5,
+        settings.intensity_jitter,
+    )
+
+
+def apply_augmentation(
+    image: Float32[Tensor, "3 height width"], layers: InstanceLayers, draw: Draw, generator: torch.Generator
+) -> tuple[Float32[Tensor, "3 new_height new_width"], InstanceLayers]:
+    """Resize, mirror, turn and light the drawn part of an image and of its layers; instances may lose pixels, or all.
 
     Args:
-        image: In [0, 1].
-        layers: The instances' ids at the same size.
-        plan: The settings ``crop_size``, ``augmentation``, ``scale_jitter`` and ``intensity_jitter``.
-        generator: All that the result depends on besides.
+        image: The part, in [0, 1].
+        layers: The instances' ids in the same part.
+        draw: What to do.
+        generator: That of the draw, from which the light is drawn here: it depends on whether the image is in colour.
     """
-    top, left, turn, is_mirrored = torch.rand(4, generator=generator).tolist()
-    height, width = image.shape[-2:]
-    factor = (1 + plan.scale_jitter) ** _draw(generator) if plan.scale_jitter else 1.0
-    size = max(round(plan.crop_size / factor), 1) if plan.crop_size else max(height, width)
-    top, left = int(top * (max(height - size, 0) + 1)), int(left * (max(width - size, 0) + 1))
-    parts = [part.as_subclass(Tensor)[:, top : top + size, left : left + size] for part in (image, layers)]
-    if factor != 1:
-        # Whole crops have one size, so that batches need no padding.
-        shape = [
-            plan.crop_size if side == size and plan.crop_size else max(round(side * factor), 1)
-            for side in parts[0].shape[-2:]
-        ]
-        parts = _resize(parts[0], parts[1], shape)
-    if plan.augmentation == "dihedral":
-        parts = [part.rot90(int(turn * 4), (1, 2)) for part in parts]
-    if plan.augmentation != "none" and is_mirrored < 0.5:
+    parts: Sequence[Tensor] = (image, layers.as_subclass(Tensor))
+    if draw.size != draw.window[2:]:
+        parts = _resize(*parts, draw.size)
+    parts = [part.rot90(draw.num_turns, (1, 2)) for part in parts]
+    if draw.is_mirrored:
         parts = [part.flip(2) for part in parts]
     image = parts[0].contiguous()
-    if plan.intensity_jitter:
-        image = _change_light(image, plan.intensity_jitter, generator)
+    if draw.light:
+        image = _change_light(image, draw.light, generator)
     return image, InstanceLayers(parts[1].contiguous())
 
 
@@ -54,7 +98,7 @@ def _draw(generator: torch.Generator) -> float:
     return 2 * torch.rand((), generator=generator).item() - 1
 
 
-def _resize(image: Tensor, layers: Tensor, size: list[int]) -> list[Tensor]:
+def _resize(image: Tensor, layers: Tensor, size: tuple[int, int]) -> list[Tensor]:
     """Both resized on one grid: each pixel of the layers takes the id nearest to where its centre lies."""
     rows, columns = (
         ((torch.arange(new) + 0.5) * (old / new)).long() for new, old in zip(size, image.shape[-2:], strict=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from manymask.core import Dataset, Instances
-from manymask.imaging.normalization import normalize_pixels
+from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
+from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.plan import Plan
-from manymask.training.augmentation import augment, make_target
+from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
 
 
 @runtime_checkable
@@ -36,39 +36,50 @@ TrainingItem = tuple[Tensor, dict[str, Tensor], str]
 ValidationItem = tuple[Tensor, Instances, int]
 
 
-class TrainingImages(TorchDataset[TrainingItem]):
-    """Image, target and name of a training image, cropped and turned as its place among all draws of the run says."""
+class _Images:
+    """Labelled images whose values are brought to [0, 1]; each is measured, which takes the whole of it, only once.
 
-    def __init__(self, dataset: Dataset, plan: Plan) -> None:
-        self.dataset = dataset
-        self.plan = plan
+    Args:
+        dataset: The images.
+        plan: The settings.
+        scales: What is measured of them already; what is measured here is added.
+    """
+
+    def __init__(self, dataset: Dataset, plan: Plan, scales: Scales | None = None) -> None:
+        self.dataset, self.plan, self.normalization = dataset, plan, Normalization.of(plan)
+        self.scales: Scales = {} if scales is None else scales
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: tuple[int, int]) -> TrainingItem:
+    def normalize(self, sample: Sample, window: Window | None = None) -> Tensor:
+        """An image or a part of it."""
+        key = (sample.path, self.normalization)
+        if key not in self.scales:
+            self.scales[key] = measure_scale(sample.image, str(sample.path), self.normalization)
+        return self.scales[key].apply(sample.image.read(window))
+
+
+class TrainingImages(_Images, TorchDataset[TrainingItem]):
+    """Image, target and name of a training image, cropped and turned as its place among all draws of the run says."""
+
+    def __getitem__(self, item: tuple[int, int]) -> TrainingItem:
         """The image of a draw: its index, and the place of the draw in the run."""
-        index, place = draw
+        index, place = item
         sample = self.dataset[index]
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
-        image = normalize_pixels(sample.pixels, str(sample.path), self.plan)
-        image, layers = augment(image, sample.layers, self.plan, generator)
+        draw = draw_augmentation(Augmentation.of(self.plan), sample.image.size, generator)
+        layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
+        image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
         return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
 
 
-class ValidationImages(TorchDataset[ValidationItem]):
+class ValidationImages(_Images, TorchDataset[ValidationItem]):
     """Image, ground truth and image id of each validation image."""
-
-    def __init__(self, dataset: Dataset, plan: Plan) -> None:
-        self.dataset = dataset
-        self.plan = plan
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return normalize_pixels(sample.pixels, str(sample.path), self.plan), sample.to_instances(), sample.image_id
+        return self.normalize(sample), sample.to_instances(), sample.image_id
 
 
 class InstanceDataModule(L.LightningDataModule):
@@ -82,6 +93,7 @@ class InstanceDataModule(L.LightningDataModule):
         val: The images to validate on.
         plan: The settings.
         weights: How often each training image is drawn against the others; all alike by default.
+        scales: What was measured of the images before, so that the loaders need not.
         pin_memory: Whether batches go to page-locked memory, from which a CUDA device copies faster.
 
     Attributes:
@@ -95,11 +107,12 @@ class InstanceDataModule(L.LightningDataModule):
         plan: Plan,
         *,
         weights: Sequence[float] | None = None,
+        scales: Scales | None = None,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        self.train_images = TrainingImages(train, plan)
-        self.val_images = ValidationImages(val, plan)
+        self.train_images = TrainingImages(train, plan, scales)
+        self.val_images = ValidationImages(val, plan, scales)
         self.plan = plan
         self.pin_memory = pin_memory
         self._shares = None if weights is None else torch.tensor(weights, dtype=torch.float64)

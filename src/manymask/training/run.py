@@ -278,7 +278,9 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM arrived.
     """
     device = choose_device(plan.device)
-    datamodule = InstanceDataModule(data.train, data.val, plan, weights=data.weights, pin_memory=device.type == "cuda")
+    datamodule = InstanceDataModule(
+        data.train, data.val, plan, weights=data.weights, scales=data.scales, pin_memory=device.type == "cuda"
+    )
     num_epochs = datamodule.num_epochs
     rows: list[MetricsRow] = []
     if checkpoint is not None:

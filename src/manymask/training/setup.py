@@ -15,7 +15,7 @@ from rich.progress import Progress
 from manymask.core import Category, Dataset, Record, Sample, match_categories
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import DatasetCheck, check_dataset, read_dataset
-from manymask.imaging.normalization import normalize_pixels
+from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.inspection.doubts import LabelDoubts
 from manymask.modeling.backbones import check_backbone
@@ -37,16 +37,18 @@ class InspectedData:
     inspection: Inspection
     val: Dataset | None
     val_check: DatasetCheck | None
+    scales: Scales
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a run, how often each is drawn (None: all alike), and what is recorded of them."""
+    """The images of a run, how often each is drawn (None: all alike), and what was recorded and measured of them."""
 
     train: Dataset
     val: Dataset
     weights: list[float] | None
     record: DataRecord
+    scales: Scales
 
 
 def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
@@ -88,9 +90,10 @@ def read_data(
     """
     dataset = read_dataset(path, data_format, crowd_as_objects=plan.crowd_as_objects)
     doubts, val_doubts = LabelDoubts(), LabelDoubts()
+    scales: Scales = {}
     with _show_check(dataset, console) as update:
         inspection = inspect_dataset(
-            _read_as_training(dataset, plan, doubts),
+            _read_as_training(dataset, plan, doubts, scales),
             progress=lambda num_done, _: update(num_done),
             num_workers=plan.num_workers,
             is_strict=True,
@@ -99,12 +102,12 @@ def read_data(
     _tell_findings(dataset, inspection, console)
     _tell_doubts(dataset, doubts, console)
     if val_path is None:
-        return InspectedData(dataset, inspection, None, None)
+        return InspectedData(dataset, inspection, None, None, scales)
     val = read_dataset(val_path, dataset.data_format, crowd_as_objects=plan.crowd_as_objects)
     with _show_check(val, console) as update:
-        val_check = check_dataset(_read_as_training(val, plan, val_doubts), update, plan.num_workers)
+        val_check = check_dataset(_read_as_training(val, plan, val_doubts, scales), update, plan.num_workers)
     _tell_doubts(val, val_doubts, console)
-    return InspectedData(dataset, inspection, val, val_check)
+    return InspectedData(dataset, inspection, val, val_check, scales)
 
 
 @contextmanager
@@ -114,8 +117,9 @@ def _show_check(dataset: Dataset, console: Console) -> Iterator[Callable[[int], 
         yield lambda num_done: bar.update(task, completed=num_done)
 
 
-def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts) -> Dataset:
-    return replace(dataset, read_record=partial(_read_usable, dataset.read_record, plan, doubts))
+def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales: Scales) -> Dataset:
+    read = partial(_read_usable, dataset.read_record, Normalization.of(plan), doubts, scales)
+    return replace(dataset, read_record=read)
 
 
 def _tell_doubts(dataset: Dataset, doubts: LabelDoubts, console: Console) -> None:
@@ -132,13 +136,14 @@ def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -
 
 def _read_usable(
     read_record: Callable[[Record, tuple[Category, ...]], Sample],
-    plan: Plan,
+    normalization: Normalization,
     doubts: LabelDoubts,
+    scales: Scales,
     record: Record,
     categories: tuple[Category, ...],
 ) -> Sample:
     sample = read_record(record, categories)
-    normalize_pixels(sample.pixels, str(sample.path), plan)
+    scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
     doubts.add(sample, sample.to_instances())
     return sample
 
@@ -229,7 +234,7 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     sizes |= {image.name: image.size for image in val_check.images if image.name in {r.name for r in val_set.records}}
     if (lost := describe_lost_scale(sizes, plan)) is not None:
         print_line(console, f"warning: {lost}")
-    return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record)
+    return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
 
 
 def _warn_of_copies(record: DataRecord, console: Console) -> None:

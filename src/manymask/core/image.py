@@ -1,0 +1,66 @@
+"""Images of which parts are read: those in memory and those in files look the same."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+
+
+class Window(NamedTuple):
+    """A part of an image in pixels: ``height`` rows from row ``top`` on, ``width`` columns from column ``left`` on."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and its columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """An image whose size, channels and type are known before its pixels are read.
+
+    Attributes:
+        size: (height, width) in pixels.
+        num_channels: 1, 3 or more.
+        dtype: Of the values, the file's own.
+        num_levels: Resolutions that can be read; level 0 is the full one.
+    """
+
+    size: tuple[int, int]
+    num_channels: int
+    dtype: np.dtype
+    num_levels: int = 1
+
+    def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
+        """The pixels of a part of the image, by default the whole; they may be a view, so do not write to them.
+
+        Raises:
+            FormatError: The file is damaged.
+            IndexError: There is no such level, or the window is not inside of it.
+        """
+        ...
+
+    def _locate(self, window: Window | None, level: int) -> Window:
+        """The window that is asked for."""
+        top, left, height, width = window = Window(0, 0, *self.size) if window is None else window
+        is_inside = top >= 0 <= left and top + height <= self.size[0] and left + width <= self.size[1]
+        if not (is_inside and min(height, width) > 0 and 0 <= level < self.num_levels):
+            raise IndexError(f"{window} of level {level} is not in an image of {self.size} and {self.num_levels} level")
+        return window
+
+
+class ArraySource(ImageSource):
+    """An image in memory, (height, width, channels)."""
+
+    def __init__(self, pixels: Shaped[np.ndarray, "height width channels"]) -> None:
+        self.pixels = pixels
+        self.size, self.num_channels, self.dtype = (pixels.shape[0], pixels.shape[1]), pixels.shape[2], pixels.dtype
+
+    def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
+        """A view of the array."""
+        return self.pixels[self._locate(window, level).slices]
