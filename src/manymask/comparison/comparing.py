@@ -3,21 +3,13 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manymask.comparison.difference import (
-    CLASS_METRICS,
-    METRIC_NAMES,
-    Difference,
-    Estimates,
-    MetricPath,
-    compute_difference,
-    describe,
-)
+from manymask.comparison.difference import Difference, Estimates, compute_difference, describe
 from manymask.comparison.tables import COMPARISON_NAMES, write_comparison
 from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
@@ -34,16 +26,11 @@ from manymask.evaluation import (
 )
 from manymask.inspection import group_images
 from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally
+from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath
 from manymask.plan import read_plan
 from manymask.run_folder import count_epochs, find_run, read_metrics
 
 _TIE = 1e-9
-
-SENTENCE_METRICS = ("mask AP50", "mask AP", "F1")
-"""Metrics that each pair of variants gets a sentence on."""
-
-UNRANKED_METRICS = ("F1", "PQ", "AP(0.5)")
-"""The same where a source has no scores to rank by, so that its AP means little."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ def compare(
     scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
     num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
-    told = SENTENCE_METRICS if all(source.has_scores for source in sources_by_path.values()) else UNRANKED_METRICS
+    told = TOLD if all(source.has_scores for source in sources_by_path.values()) else TOLD_UNRANKED
     result = {
         "data": str(dataset.root),
         "num_images": len(dataset),
@@ -273,9 +260,9 @@ class ScoredVariant:
     def summarize(self, num_units: int) -> dict[str, Any]:
         """Each metric with its runs, its spread over seeds and its interval over images."""
         metrics = {}
-        for path, name in METRIC_NAMES.items():
-            own = self.estimates[path]
-            metrics[name] = {
+        for metric in COMPARED:
+            own = self.estimates[metric.path]
+            metrics[metric.label] = {
                 "mean": _to_json(own.mean),
                 "runs": [_to_json(value) for value in own.values.tolist()],
                 "seed_deviation": own.seed_deviation,
@@ -295,12 +282,12 @@ def _compare_two(
     images: Sequence[str],
     num_units: int,
     unit: str,
-    told: Sequence[str],
+    told: Sequence[Metric],
 ) -> dict[str, Any]:
-    def differ(path: MetricPath, name: str) -> Difference:
-        return compute_difference(name, first.estimates[path], second.estimates[path], num_units)
+    def differ(metric: Metric, path: MetricPath) -> Difference:
+        return compute_difference(metric, first.estimates[path], second.estimates[path], num_units)
 
-    differences = [differ(path, name) for path, name in METRIC_NAMES.items()]
+    differences = [differ(metric, metric.path) for metric in COMPARED]
     names = (first.variant.name, second.variant.name)
     runs = (len(first.tallies), len(second.tallies))
     classes = [name for name in first.class_names if name in second.class_names]
@@ -311,13 +298,9 @@ def _compare_two(
         "first": names[0],
         "second": names[1],
         "sentences": [describe(d, names, unit, runs) for d in differences if d.metric in told],
-        "differences": [asdict(d) for d in differences],
+        "differences": [d.to_json() for d in differences],
         "per_class": {
-            name: [
-                asdict(differ((*path[:1], "per_class", name, *path[1:]), label))
-                for path, label in CLASS_METRICS.items()
-            ]
-            for name in classes
+            name: [differ(metric, metric.of_class(name)).to_json() for metric in COMPARED_BY_CLASS] for name in classes
         },
         "images": {
             "won": len(won),

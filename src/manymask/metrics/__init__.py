@@ -1,5 +1,6 @@
 """Scores of predictions: metrics with intervals, and what went wrong. Knows masks and tables, but no model."""
 
+from manymask.metrics.catalogue import MetricPath as MetricPath
 from manymask.metrics.diagnosis import FEW_UNITS as FEW_UNITS
 from manymask.metrics.diagnosis import explain_scores as explain_scores
 from manymask.metrics.error_split import ERROR_KINDS as ERROR_KINDS

@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 
 from manymask.core import Category
 from manymask.core.files import replace_file
+from manymask.metrics.catalogue import EVALUATED, MetricPath
 from manymask.metrics.diagnosis import explain_scores
 from manymask.metrics.error_split import ImageErrors, split_errors, summarize_errors
 from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
@@ -22,20 +23,6 @@ SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 """COCO's area ranges in square pixels."""
 
 _AP_AT = {"AP": slice(None), "AP50": IOU_THRESHOLDS.index(0.5), "AP75": IOU_THRESHOLDS.index(0.75)}
-_SHOWN = (
-    ("mask AP", "mask", "AP"),
-    ("mask AP50", "mask", "AP50"),
-    ("mask AP75", "mask", "AP75"),
-    ("box AP", "box", "AP"),
-    ("box AP50", "box", "AP50"),
-    ("AP(0.5) = TP/(TP+FP+FN)", "ap_t", "pooled", "0.50"),
-    ("AP(0.75)", "ap_t", "pooled", "0.75"),
-    ("AP(0.9)", "ap_t", "pooled", "0.90"),
-    ("precision", "detection", "precision"),
-    ("recall", "detection", "recall"),
-    ("F1", "detection", "F1"),
-    ("PQ", "panoptic", "PQ"),
-)
 _NUM_BINS = 10
 _WORST = 25  # instances, and as many predictions, that are listed
 
@@ -81,9 +68,10 @@ def summarize_scores(
     return result
 
 
-def summarize_headline(images: Sequence[ScoredImage], categories: Sequence[Category]) -> dict[str, Any]:
-    """The headline numbers alone, nested as in ``evaluation.json``: what training looks at after each epoch."""
-    return nest_statistics(make_tally(sorted(images, key=lambda image: image.image_id), categories).compute())
+def summarize_headline(images: Sequence[ScoredImage], categories: Sequence[Category]) -> dict[MetricPath, float | None]:
+    """The headline numbers alone, by their paths in ``evaluation.json``: what training looks at after each epoch."""
+    statistics = make_tally(sorted(images, key=lambda image: image.image_id), categories).compute()
+    return {path: _to_json(values[0]) for path, values in statistics.items()}
 
 
 def nest_statistics(statistics: Statistics) -> dict[str, Any]:
@@ -284,9 +272,10 @@ def _list_worst(
 def format_scores(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """Title, header and rows of a table: the headline numbers of all classes and of each, with their intervals."""
     intervals = scores["intervals"]["values"] if scores["intervals"] else {}
-    names = [None, *scores["mask"]["per_class"]]
+    classes = list(scores["mask"]["per_class"])
+    shown = classes if len(classes) > 1 else []  # a single class would say the same twice
 
-    def text(*path: str) -> str:
+    def text(path: MetricPath) -> str:
         value: Any = scores
         for part in path:
             value = value[part]
@@ -295,19 +284,17 @@ def format_scores(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[
             return "-"
         return f"{value:.3f}" + (f" [{interval[0]:.3f} to {interval[1]:.3f}]" if interval else "")
 
-    rows = []
-    for label, *path in _SHOWN:
-        of_class = [(*path[:1], "per_class", name, *path[1:]) for name in names if name is not None]
-        cells = [text(*path)] + [text(*place) if path[0] != "ap_t" else "" for place in of_class]
-        rows.append([label, *cells[: 1 if len(names) == 2 else None]])
-    counts = [str(entry["num_instances"]) for entry in scores["mask"]["per_class"].values()]
-    total = str(sum(int(count) for count in counts))
-    rows.append(["instances", total, *counts] if len(names) > 2 else ["instances", total])
+    rows = [
+        [m.label + m.formula, text(m.path), *(text(m.of_class(name)) if m.is_per_class else "" for name in shown)]
+        for m in EVALUATED
+    ]
+    counts = {name: scores["mask"]["per_class"][name]["num_instances"] for name in classes}
+    rows.append(["instances", str(sum(counts.values())), *(str(counts[name]) for name in shown)])
     cap = scores["detections_per_image"]
     num_images = scores["num_images"]
     title = f"{num_images} image{'s' * (num_images != 1)}" + (f", at most {cap} detections each" if cap else "")
     title += "; in brackets the 95 % interval" if intervals else ""
-    return title, ["", "all", *(names[1:] if len(names) > 2 else [])], rows
+    return title, ["", "all", *shown], rows
 
 
 def write_scores(scores: Mapping[str, Any], path: Path) -> None:

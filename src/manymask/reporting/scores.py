@@ -1,8 +1,10 @@
 """The scores with their intervals: headline numbers, by class, by size and over IoU thresholds."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+from manymask.metrics.catalogue import COUNTING, REPORTED, Metric
 from manymask.reporting.charts import Frame, Line, draw_chart
 from manymask.reporting.markup import (
     MINUS,
@@ -19,45 +21,6 @@ from manymask.reporting.markup import (
     make_table,
 )
 
-_Row = tuple[str, tuple[str, ...], str]
-_GROUPS: tuple[tuple[str, tuple[_Row, ...]], ...] = (
-    (
-        "Average precision, as COCO's",
-        (
-            ("mask AP", ("mask", "AP"), "mean over IoU 0.50 to 0.95"),
-            ("mask AP50", ("mask", "AP50"), "at mask IoU 0.50"),
-            ("mask AP75", ("mask", "AP75"), "at mask IoU 0.75"),
-            ("box AP", ("box", "AP"), "the same for boxes"),
-        ),
-    ),
-    (
-        "AP(t) = TP / (TP + FP + FN)",
-        (
-            ("AP(0.5)", ("ap_t", "pooled", "0.50"), "all images together"),
-            ("AP(0.75)", ("ap_t", "pooled", "0.75"), ""),
-            ("AP(0.9)", ("ap_t", "pooled", "0.90"), ""),
-        ),
-    ),
-    (
-        "Found and false",
-        (
-            ("F1", ("detection", "F1"), "balance of the next two"),
-            ("precision", ("detection", "precision"), "share of predictions that are right"),
-            ("recall", ("detection", "recall"), "share of instances that are found"),
-        ),
-    ),
-    (
-        "Outlines",
-        (
-            ("PQ", ("panoptic", "PQ"), "panoptic quality: SQ times RQ"),
-            ("SQ", ("panoptic", "SQ"), "mean IoU of what is found"),
-            ("RQ", ("panoptic", "RQ"), "F1 of the same matches"),
-            ("mPQ+", ("panoptic", "mPQ_plus"), "mean over classes, pooled over images"),
-            ("AJI", ("aji", "AJI"), "aggregated Jaccard index, mean over images"),
-            ("AJI+", ("aji", "AJI_plus"), "with one-to-one matching"),
-        ),
-    ),
-)
 _SIZES = {
     "small": "small (COCO)",
     "medium": "medium (COCO)",
@@ -96,19 +59,19 @@ def describe_intervals(evaluation: Mapping[str, Any]) -> str:
 
 def _make_headline(evaluation: Mapping[str, Any]) -> str:
     parts = []
-    for title, rows in _GROUPS:
-        cells = [_make_score_row(evaluation, *row) for row in rows]
+    for title, metrics in groupby(REPORTED, lambda metric: metric.group):
+        cells = [_make_score_row(evaluation, metric) for metric in metrics if title != COUNTING]
         if any(cells):
             parts.append(f"<section><h3>{escape(title)}</h3><dl>{''.join(cells)}</dl></section>")
     return "".join(parts) + _make_counts(evaluation)
 
 
-def _make_score_row(evaluation: Mapping[str, Any], label: str, path: tuple[str, ...], meaning: str) -> str:
-    value, interval = look_up(evaluation, *path), get_interval(evaluation, *path)
-    if value is None and look_up(evaluation, *path[:-1]) is None:
+def _make_score_row(evaluation: Mapping[str, Any], metric: Metric) -> str:
+    value, interval = look_up(evaluation, *metric.path), get_interval(evaluation, *metric.path)
+    if value is None and look_up(evaluation, *metric.path[:-1]) is None:
         return ""
     return (
-        f"<div><dt>{escape(label)} <small>{escape(meaning)}</small></dt>"
+        f"<div><dt>{escape(metric.label)} <small>{escape(metric.hint)}</small></dt>"
         f"<dd><b>{format_score(value)}</b>{draw_track(value, interval)}"
         f"<small>{format_interval(interval)}</small></dd></div>"
     )
@@ -117,15 +80,16 @@ def _make_score_row(evaluation: Mapping[str, Any], label: str, path: tuple[str, 
 def _make_counts(evaluation: Mapping[str, Any]) -> str:
     """Errors of the number of instances: not between 0 and 1, so without a track."""
     rows = []
-    for label, key, meaning in (
-        ("mean error", "mean_error", "predicted minus true instances, an image"),
-        ("mean absolute error", "mean_absolute_error", "regardless of sign"),
-    ):
+    for metric in REPORTED:
+        if metric.group != COUNTING:
+            continue
+        key = metric.path[-1]
         value, interval = look_up(evaluation, "counts", key), get_interval(evaluation, "counts", key)
         if value is not None:
             text = f"{_format_signed(interval[0], key)} to {_format_signed(interval[1], key)}" if interval else ""
             rows.append(
-                f"<div><dt>{label} <small>{meaning}</small></dt><dd><b>{_format_signed(value, key)}</b>"
+                f"<div><dt>{key.replace('_', ' ')} <small>{metric.hint}</small></dt>"
+                f"<dd><b>{_format_signed(value, key)}</b>"
                 f'<span class="no-track"></span><small>{text}</small></dd></div>'
             )
     return f"<section><h3>Counting</h3><dl>{''.join(rows)}</dl></section>" if rows else ""
