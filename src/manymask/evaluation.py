@@ -30,7 +30,7 @@ from manymask.imaging.normalization import normalize_pixels
 from manymask.imaging.orientation import CHOICE_NAME
 from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
-from manymask.metrics import ScoredImage, rank_predictions, score_image, summarize_scores, write_scores
+from manymask.metrics import Evaluation, ScoredImage, rank_predictions, score_image, summarize_scores
 from manymask.modeling.catalogue import list_shipped
 from manymask.modeling.checkpoint import read_training_plan
 from manymask.plan import Plan, change_plan, load_plan, read_plan
@@ -418,7 +418,7 @@ def evaluate(
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a model or stored predictions on labelled images.
 
     Args:
@@ -436,7 +436,7 @@ def evaluate(
         progress: Called with the number of images done and their number.
 
     Returns:
-        The scores, as in ``evaluation.json``; ``docs/metrics.md`` defines each.
+        The scores, as in ``evaluation.json``, such as ``scores.mask.AP50``; ``docs/metrics.md`` defines each.
 
     Raises:
         ManymaskError: The data or the predictions cannot be used.
@@ -456,7 +456,7 @@ def evaluate(
             results += encode_coco_results(view.predictions, view.sample.image_id, opened.categories)
             entries.append({"id": view.sample.image_id, "file_name": view.sample.path.name, "name": view.sample.name})
     scores = summarize(opened, dataset, images, groups=groups, draws=draws)
-    for note in scores["notes"]:
+    for note in scores.notes:
         warnings.warn(note, stacklevel=2)
     if output is None:
         return scores
@@ -467,7 +467,7 @@ def evaluate(
         if opened.plan is not None:
             write_json(Path(output) / PREDICTIONS_NAME, results)
             write_json(Path(output) / IMAGES_NAME, entries)
-        write_scores(scores, Path(output) / "evaluation.json")
+        scores.write(Path(output) / "evaluation.json")
     return scores
 
 
@@ -484,11 +484,15 @@ def summarize(
     *,
     groups: dict[str, str] | None = None,
     draws: int = DRAWS,
-) -> dict[str, Any]:
+) -> Evaluation:
     """All scores of the images, with what they are of."""
     scores = summarize_scores(images, source.categories, source.max_detections, draws=draws, groups=groups)
-    scores["notes"] = source.notes + scores["notes"]
-    scores["model" if source.plan else "predictions"] = str(source.path)
-    scores["data"] = str(dataset.root)
-    scores["min_score"], scores["score_threshold"] = source.min_score, source.score_threshold
-    return scores
+    return scores.model_copy(
+        update={
+            "notes": source.notes + scores.notes,
+            "model" if source.plan else "predictions": str(source.path),
+            "data": str(dataset.root),
+            "min_score": source.min_score,
+            "score_threshold": source.score_threshold,
+        }
+    )

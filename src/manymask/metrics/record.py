@@ -1,4 +1,4 @@
-"""The scores of a data set: what ``evaluate`` returns and ``evaluation.json`` holds; ``docs/metrics.md`` defines each."""
+"""The scores of a data set, which ``evaluate`` returns and ``evaluation.json`` holds; see ``docs/metrics.md``."""
 
 import json
 from collections.abc import Mapping

@@ -63,10 +63,11 @@ def report(
         shown = view.predictions[: view.scored.num_shown]
         seen[view.scored.name] = (view.truth, shown, view.scored)
     evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
-    for note in evaluation["notes"]:
+    for note in evaluation.notes:
         warnings.warn(note, stacklevel=2)
-    losses = {row["name"]: 0.0 if row["F1"] is None else 1 - row["F1"] for row in evaluation["per_image"]}
-    chosen = set(choose_images(evaluation["per_image"], max_images))
+    losses = {row.name: 0.0 if row.F1 is None else 1 - row.F1 for row in evaluation.per_image}
+    content = evaluation.model_dump(mode="json")
+    chosen = set(choose_images(content["per_image"], max_images))
 
     def view_chosen() -> Iterator[ViewedImage]:
         for index, record in enumerate(dataset.records):
@@ -79,7 +80,7 @@ def report(
             title=path.name or str(path),
             plan=opened.plan,
             rows=read_metrics(path) if opened.plan is not None else [],
-            evaluation=evaluation,
+            evaluation=content,
             categories=opened.categories,
             images=view_chosen(),
             max_images=max_images,
