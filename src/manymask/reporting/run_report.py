@@ -66,8 +66,7 @@ def report(
     for note in evaluation.notes:
         warnings.warn(note, stacklevel=2)
     losses = {row.name: 0.0 if row.F1 is None else 1 - row.F1 for row in evaluation.per_image}
-    content = evaluation.model_dump(mode="json")
-    chosen = set(choose_images(content["per_image"], max_images))
+    chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
 
     def view_chosen() -> Iterator[ViewedImage]:
         for index, record in enumerate(dataset.records):
@@ -80,7 +79,7 @@ def report(
             title=path.name or str(path),
             plan=opened.plan,
             rows=read_metrics(path) if opened.plan is not None else [],
-            evaluation=content,
+            evaluation=evaluation,
             categories=opened.categories,
             images=view_chosen(),
             max_images=max_images,
