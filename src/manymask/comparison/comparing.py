@@ -16,10 +16,10 @@ from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.evaluation import (
     DRAWS,
-    Source,
+    OneClassPredictions,
+    Predictions,
     choose_crowds,
-    merge_classes,
-    open_source,
+    open_predictions,
     read_data,
     read_validation,
     view_images,
@@ -183,8 +183,8 @@ def _score_sources(
 ) -> tuple[dict[Path, ScoredSource], list[str]]:
     """Score each source, and list what must be said of them."""
 
-    def open_path(path: Path) -> Source:
-        return open_source(path, dataset, device=device, settings=settings)
+    def open_path(path: Path) -> Predictions:
+        return open_predictions(path, dataset, device=device, settings=settings)
 
     # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
     is_classless = ONE_CLASS in [open_path(path).categories for path in paths]
@@ -192,7 +192,7 @@ def _score_sources(
     notes: list[str] = []
     for path in paths:
         report = _count_on(progress, len(scored) * len(dataset), len(paths) * len(dataset))
-        source = merge_classes(open_path(path)) if is_classless else open_path(path)
+        source = OneClassPredictions(open_path(path)) if is_classless else open_path(path)
         images = [view.scored for view in view_images(source, dataset, report)]
         images.sort(key=lambda image: image.image_id)
         tally = make_tally(images, source.categories)

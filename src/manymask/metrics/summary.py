@@ -9,22 +9,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from manymask.core import Category
+from manymask.metrics import record
 from manymask.metrics.catalogue import EVALUATED, MetricPath
 from manymask.metrics.diagnosis import explain_scores
 from manymask.metrics.error_split import ImageErrors, split_errors, summarize_errors
 from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
 from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, Table, match_optimally, match_shown
 from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, rank_images
-from manymask.metrics.record import (
-    Evaluation,
-    ImageCounts,
-    Intervals,
-    Mistake,
-    PrecisionCurves,
-    Reliability,
-    ReliabilityBin,
-    SizePrecision,
-)
 from manymask.metrics.tally import Statistics, Tally, make_tally
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, ALL_AREAS[1])}
@@ -42,7 +33,7 @@ def summarize_scores(
     *,
     draws: int = 0,
     groups: Mapping[str, str] | None = None,
-) -> Evaluation:
+) -> record.Evaluation:
     """All scores of a data set.
 
     Args:
@@ -73,7 +64,7 @@ def summarize_scores(
     result["num_predictions"] = sum(len(image.predictions) for image in images)
     result["detections_per_image"] = max_detections
     result["notes"] = explain_scores(images, categories, max_detections, has_intervals=draws > 0, groups=groups)
-    return Evaluation.model_validate(result)
+    return record.Evaluation.model_validate(result)
 
 
 def summarize_headline(images: Sequence[ScoredImage], categories: Sequence[Category]) -> dict[MetricPath, float | None]:
@@ -109,7 +100,7 @@ def _add_numbers(result: dict[str, Any], tally: Tally) -> None:
             result[kind]["per_class"][name]["num_instances"] = num_instances
 
 
-def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> dict[str, SizePrecision]:
+def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> dict[str, record.SizePrecision]:
     """AP of COCO's sizes, and of the smallest, middle and largest third of these very instances."""
     areas = np.concatenate([image.truth.areas[~image.truth.iscrowd] for image in images])
     ranges = dict(SIZES)
@@ -122,7 +113,7 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
     for name, limits in ranges.items():
         ranked = rank_images(images, num_classes, kind, limits)
         precision = compute_precision(ranked)
-        result[name] = SizePrecision(
+        result[name] = record.SizePrecision(
             **{score: _mean_defined(precision[place]) for score, place in _AP_AT.items()},
             num_instances=int(sum(own.num_positives.sum() for own in ranked)),
             min_area=limits[0],
@@ -162,7 +153,7 @@ def _confuse(image: ScoredImage, num_classes: int) -> Int64[np.ndarray, "true pr
     return matrix
 
 
-def _check_reliability(tally: Tally) -> Reliability:
+def _check_reliability(tally: Tally) -> record.Reliability:
     """How often predictions of a score are right (at mask IoU 0.5), against the score (Guo et al. 2017, section 2)."""
     ranked = tally.ranked["mask"]
     is_counted = np.concatenate([~own.is_ignored[0] for own in ranked])
@@ -176,7 +167,7 @@ def _check_reliability(tally: Tally) -> Reliability:
         if mean_score is not None and precision is not None:
             error += abs(mean_score - precision) * chosen.sum() / len(scores)
         rows.append(
-            ReliabilityBin(
+            record.ReliabilityBin(
                 low=place / _NUM_BINS,
                 high=(place + 1) / _NUM_BINS,
                 num_predictions=int(chosen.sum()),
@@ -184,19 +175,19 @@ def _check_reliability(tally: Tally) -> Reliability:
                 precision=precision,
             )
         )
-    return Reliability(expected_calibration_error=float(error) if len(scores) else None, bins=rows)
+    return record.Reliability(expected_calibration_error=float(error) if len(scores) else None, bins=rows)
 
 
 def make_intervals(
     tally: Tally, images: Sequence[ScoredImage], draws: int, groups: Mapping[str, str] | None = None
-) -> Intervals | None:
+) -> record.Intervals | None:
     """The interval of each headline number; None with fewer than two images or groups, or no draws."""
     units = list_groups(images, groups)
     num_units = len(set(units)) if units else len(images)
     if num_units < 2 or draws == 0:
         return None
     drawn = tally.compute(draw_weights(len(images), units, draws))
-    return Intervals(
+    return record.Intervals(
         level=LEVEL,
         draws=draws,
         unit="image" if units is None else "group",
@@ -210,7 +201,7 @@ def list_groups(images: Sequence[ScoredImage], groups: Mapping[str, str] | None)
     return None if groups is None else [groups[image.name] for image in images]
 
 
-def _list_precision(tally: Tally) -> PrecisionCurves:
+def _list_precision(tally: Tally) -> record.PrecisionCurves:
     """Precision of masks at the 101 recall levels, of all classes on average and of each."""
     precision = compute_precision(tally.ranked["mask"])
 
@@ -222,16 +213,16 @@ def _list_precision(tally: Tally) -> PrecisionCurves:
     mean = np.where(is_defined, precision, 0).sum(axis=2) / max(is_defined.sum(), 1)
     mean[:, :] = mean if is_defined.any() else np.nan
     per_class = {name: at(precision[:, :, i]) for i, name in enumerate(tally.class_names)}
-    return PrecisionCurves(all=at(mean), per_class=per_class)
+    return record.PrecisionCurves(all=at(mean), per_class=per_class)
 
 
-def _list_images(images: Sequence[ScoredImage], tally: Tally) -> list[ImageCounts]:
+def _list_images(images: Sequence[ScoredImage], tally: Tally) -> list[record.ImageCounts]:
     """What was found in each image, worst first."""
     rows = []
     for image, (found, wrong, missed) in zip(images, tally.counts[:, :, 0].sum(axis=1).tolist(), strict=True):
         total = 2 * found + wrong + missed
         rows.append(
-            ImageCounts(
+            record.ImageCounts(
                 name=image.name,
                 image_id=image.image_id,
                 num_instances=found + missed,
@@ -255,8 +246,8 @@ class _Place:
     kind: str
     iou: float
 
-    def describe(self, what: Literal["instance", "prediction"], categories: Sequence[Category]) -> Mistake:
-        return Mistake(
+    def describe(self, what: Literal["instance", "prediction"], categories: Sequence[Category]) -> record.Mistake:
+        return record.Mistake(
             image=self.image,
             what=what,
             kind=self.kind,
@@ -269,7 +260,7 @@ class _Place:
 
 def _list_worst(
     images: Sequence[ScoredImage], errors: Sequence[ImageErrors], categories: Sequence[Category]
-) -> list[Mistake]:
+) -> list[record.Mistake]:
     """The largest instances that were not found, and the wrong predictions of highest score."""
     lost, wrong = [], []
     for image, error in zip(images, errors, strict=True):
@@ -287,7 +278,7 @@ def _list_worst(
     ]
 
 
-def format_scores(scores: Evaluation) -> tuple[str, list[str], list[list[str]]]:
+def format_scores(scores: record.Evaluation) -> tuple[str, list[str], list[list[str]]]:
     """Title, header and rows of a table: the headline numbers of all classes and of each, with their intervals."""
     classes = list(scores.mask.per_class)
     shown = classes if len(classes) > 1 else []  # a single class would say the same twice

@@ -1,10 +1,8 @@
-"""What goes wrong: confusion of classes, precision over recall, and how far scores can be trusted."""
+"""What goes wrong: which classes are confused, precision over recall, and how far scores can be trusted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 
 from manymask.metrics import Evaluation
 from manymask.reporting.charts import Chart, Frame, Line, Number
@@ -15,44 +13,11 @@ _MAX_LINES = 6  # classes in the chart of precision over recall
 _RECALLS = [step / 100 for step in range(101)]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """How many instances of a class were predicted as another, and the share of the class that they are."""
-
-    count: int
-    share: float
-    is_right: bool
-
-
-@dataclass(frozen=True)
-class ConfusionTable:
-    """Rows are true classes and what is spurious, columns predicted classes and what is missed.
-
-    Attributes:
-        names: The classes that are shown.
-        heads: Heads of all columns.
-        rows: The head of each row with its cells; None where there is nothing to say.
-    """
-
-    names: list[str]
-    heads: list[str]
-    rows: list[tuple[str, list[Cell | None]]]
-
-
-def make_confusion(evaluation: Evaluation) -> ConfusionTable | None:
-    """The confusion of the classes with most instances; None where there is one class only."""
-    names = evaluation.confusion.names
-    if len(names) < 2:
-        return None
-    counts = np.asarray(evaluation.confusion.matrix)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shown = np.sort(np.argsort(-counts[:-1].sum(axis=1), kind="stable")[:_MAX_CONFUSED]).tolist()
-    places = [*shown, len(names)]
-    cells = [[Cell(int(counts[row, c]), float(shares[row, c]), row == c) for c in places] for row in places]
-    table: list[list[Cell | None]] = [*cells[:-1], [*cells[-1][:-1], None]]  # the last is neither true nor predicted
-    labels = [names[place] for place in shown]
-    heads = ["true ↓ predicted →", *(f"#{label}" for label in labels), Markup("#<em>missed</em>")]
-    return ConfusionTable(labels, heads, list(zip([*labels, Markup("<em>spurious</em>")], table, strict=True)))
+def choose_confused(evaluation: Evaluation) -> dict[int, str]:
+    """The classes with most instances by their row in the confusion matrix; none where there is one class only."""
+    names, matrix = evaluation.confusion.names, np.asarray(evaluation.confusion.matrix)
+    shown = np.sort(np.argsort(-matrix[:-1].sum(axis=1), kind="stable")[:_MAX_CONFUSED]).tolist()
+    return {row: names[row] for row in shown} if len(names) > 1 else {}
 
 
 def make_charts(evaluation: Evaluation) -> list[Chart]:

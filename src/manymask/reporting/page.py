@@ -14,13 +14,13 @@ from manymask.core import Category
 from manymask.core.files import replace_file
 from manymask.drawing import PALETTE
 from manymask.metrics import Evaluation
-from manymask.metrics.catalogue import COUNTING, REPORTED
+from manymask.metrics.catalogue import REPORTED
 from manymask.plan import Plan
 from manymask.reporting.error_kinds import ERRORS, KINDS
 from manymask.reporting.history import list_settings, make_curves
 from manymask.reporting.images import EncodedImage, ViewedImage, choose_images, encode_image, write_json
 from manymask.reporting.markup import TEMPLATES, format_plural
-from manymask.reporting.mistakes import make_charts, make_confusion
+from manymask.reporting.mistakes import choose_confused, make_charts
 from manymask.reporting.scores import SIZES, describe_intervals, draw_thresholds
 
 _STATIC = files("manymask.reporting") / "static"
@@ -68,6 +68,7 @@ def write_report(
         *([("training", "Training", "")] if rows else []),
         ("origin", "Data and settings", ""),
     ]
+    confused = choose_confused(evaluation)
     changed, same = ([], []) if plan is None else list_settings(plan)
     text = TEMPLATES.get_template("report.html").render(
         title=title,
@@ -85,9 +86,10 @@ def write_report(
         curves=make_curves(rows) if rows else [],
         sizes=SIZES,
         thresholds=draw_thresholds(evaluation),
-        confusion=make_confusion(evaluation),
+        confused=confused,
+        confused_heads=["true ↓ predicted →", *(f"#{name}" for name in confused.values()), Markup("#<em>missed</em>")],
         charts=make_charts(evaluation),
-        **_list_metrics(),
+        groups=[(heading, list(metrics)) for heading, metrics in groupby(REPORTED, lambda metric: metric.group)],
         **_list_kinds(evaluation),
         **_list_images(encoded, evaluation, [category.name for category in categories]),
     )
@@ -98,15 +100,6 @@ def write_report(
 
 def _read_static(name: str) -> Markup:
     return Markup((_STATIC / name).read_text(encoding="utf-8"))
-
-
-def _list_metrics() -> dict[str, Any]:
-    """The headline numbers by their headings; those of counts, which are not between 0 and 1, by themselves."""
-    groups = [(heading, list(metrics)) for heading, metrics in groupby(REPORTED, lambda metric: metric.group)]
-    return {
-        "groups": [(heading, metrics) for heading, metrics in groups if heading != COUNTING],
-        "counting": dict(groups)[COUNTING],
-    }
 
 
 def _list_kinds(evaluation: Evaluation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.evaluation import DRAWS, choose_folder, open_source, read_data, summarize, view_images
+from manymask.evaluation import DRAWS, choose_folder, open_predictions, read_data, summarize, view_images
 from manymask.inspection import group_images
 from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
@@ -56,7 +56,7 @@ def report(
     target = Path(output) if output else (find_run(path) or choose_folder(path)) / "report.html"
     check_outputs(target.parent, "report", [target.name])
     dataset = read_data(path, data, data_format, settings)
-    opened = open_source(path, dataset, device=device, settings=settings)
+    opened = open_predictions(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
     seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}
     for view in view_images(opened, dataset, progress):
