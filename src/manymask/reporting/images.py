@@ -76,7 +76,7 @@ def choose_images(names: Sequence[str], max_images: int) -> list[str]:
         return list(names)
     num_worst = (max_images + 1) // 2
     places = np.linspace(num_worst, len(names) - 1, max_images - num_worst).round().astype(int)
-    return [*names[:num_worst], *(names[place] for place in places.tolist())]
+    return [names[place] for place in (*range(num_worst), *places.tolist())]
 
 
 def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
