@@ -42,7 +42,7 @@ def main():
         start = time.perf_counter()
         expected = [run_pycocotools(data / "annotations.json", predictions, kind) for kind in ("segm", "bbox")]
         theirs = time.perf_counter() - start
-    found = [scores[kind]["AP"] for kind in ("mask", "box")]
+    found = [scores.mask.AP, scores.box.AP]
     print(f"pycocotools, AP of masks and boxes alone: {theirs:.1f} s, {theirs / seconds:.1f} times as long")
     print(f"AP of masks and boxes: {found}, differences {np.abs(np.subtract(found, expected)).tolist()}")
 

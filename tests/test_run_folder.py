@@ -160,8 +160,8 @@ class TestClaim:
 
 def test_flatten_scores():
     ap = {"AP": 0.1, "AP50": 0.2, "AP75": None}
-    per_class = {"seed": {**ap, "num_instances": 3}}
-    row = flatten_scores({"mask": {**ap, "per_class": per_class}, "box": {**ap, "per_class": per_class}})
+    places = [(kind, *of_class) for kind in ("mask", "box") for of_class in ((), ("per_class", "seed"))]
+    row = flatten_scores({(*place, name): value for place in places for name, value in ap.items()})
     assert list(row) == [
         "val_mask_AP", "val_mask_AP50", "val_mask_AP75", "val_box_AP", "val_box_AP50", "val_box_AP75",
         "val_mask_AP_seed", "val_mask_AP50_seed", "val_mask_AP75_seed",

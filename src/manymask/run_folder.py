@@ -12,6 +12,7 @@ from manymask.core.files import explain_writing, hold_lock, replace_file
 from manymask.core.outputs import LOCK_NAME, is_unused
 from manymask.drawing import draw_curves
 from manymask.errors import CheckpointError, FormatError, PlanError
+from manymask.metrics.catalogue import LOGGED, MetricPath
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.plan import Plan
 
@@ -244,13 +245,12 @@ def find_best_epoch(rows: list[MetricsRow]) -> int:
     return int(max(rows, key=rank)["epoch"] or 0)
 
 
-def flatten_scores(scores: Mapping) -> MetricsRow:
-    """The scores that go to ``metrics.csv``: of all classes, and mask AP, AP50 and AP75 of each."""
-    row: MetricsRow = {
-        f"val_{kind}_{name}": scores[kind][name] for kind in ("mask", "box") for name in ("AP", "AP50", "AP75")
-    }
-    for category, entry in scores["mask"]["per_class"].items():
-        row |= {f"val_mask_{name}_{category}": entry[name] for name in ("AP", "AP50", "AP75")}
+def flatten_scores(scores: Mapping[MetricPath, float | None]) -> MetricsRow:
+    """The scores that go to ``metrics.csv``: of all classes, and those of masks of each class."""
+    row: MetricsRow = {f"val_{'_'.join(metric.path)}": scores[metric.path] for metric in LOGGED}
+    for name in (path[2] for path in scores if path[:2] == ("mask", "per_class") and path[3] == "AP"):
+        of_masks = [metric for metric in LOGGED if metric.path[0] == "mask"]
+        row |= {f"val_{'_'.join(metric.path)}_{name}": scores[metric.of_class(name)] for metric in of_masks}
     return row
 
 

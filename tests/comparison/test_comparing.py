@@ -102,10 +102,10 @@ class TestPredictions:
 
     def test_intervals_are_those_of_evaluate(self, cells, poor, good):
         _, result = compare_two(poor, good, cells)
-        expected = evaluate(poor, cells, draws=50)["intervals"]["values"]
+        expected = evaluate(poor, cells, draws=50).intervals.values
         metrics = result["variants"][0]["metrics"]
-        assert list(metrics["mask AP50"]["interval"]) == expected["mask.AP50"]
-        assert list(metrics["F1"]["interval"]) == expected["detection.F1"]
+        assert metrics["mask AP50"]["interval"] == expected["mask.AP50"]
+        assert metrics["F1"]["interval"] == expected["detection.F1"]
 
     def test_an_empty_image_with_spurious_finds_is_lost(self, cells, tmp_path):
         """One that is left empty is right; its F1 is undefined."""
@@ -232,7 +232,7 @@ class TestRuns:
         assert entry["mean"] == pytest.approx(np.mean(entry["runs"]))
         assert entry["seed_deviation"] == pytest.approx(np.std(entry["runs"], ddof=1))
         alone = evaluate(tmp_path / "runs" / "b" / "seed_1", draws=0)
-        assert entry["runs"][1] == alone["ap_t"]["pooled"]["0.50"]
+        assert entry["runs"][1] == alone.ap_t.pooled["0.50"]
         assert result["comparisons"][0]["sentences"][0].count("2 seeds each") == 1
         assert not any("one run only" in note for note in result["notes"])
         assert {path.name for path in (tmp_path / "out" / "curves").iterdir()} == {"loss.png", "map.png"}

@@ -149,22 +149,22 @@ def test_each_scene_alone(name):
 def test_numbers_of_several_images_are_those_planted(first):
     planted = [plant(first + number) for number in range(3)]
     images = [score_planted(image, number) for number, image in enumerate(planted, start=1)]
-    found = summarize_scores(images, CATEGORIES, CAP)["errors"]
+    found = summarize_scores(images, CATEGORIES, CAP).errors
     predictions = Counter(kind for image in planted for kind in image.prediction_kinds.tolist())
     instances = Counter(kind for image in planted for kind in image.truth_kinds.tolist())
     assert list(found) == list(ERROR_KINDS)
     for kind, entry in found.items():
-        assert (entry["predictions"], entry["instances"]) == (predictions[kind], instances[kind]), kind
+        assert (entry.predictions, entry.instances) == (predictions[kind], instances[kind]), kind
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cost_is_what_ap50_gains_where_the_errors_really_are_absent(seed):
     planted = [plant(seed * 3 + number) for number in range(3)]
     scores = summarize_scores([score_planted(image, i) for i, image in enumerate(planted, start=1)], CATEGORIES, CAP)
-    for kind, entry in scores["errors"].items():
+    for kind, entry in scores.errors.items():
         mended = score([image.mend(kind) for image in planted])
-        without = summarize_scores(mended, CATEGORIES, CAP)["mask"]["AP50"]
-        assert entry["AP50_cost"] == pytest.approx(without - scores["mask"]["AP50"], abs=1e-9), kind
+        without = summarize_scores(mended, CATEGORIES, CAP).mask.AP50
+        assert entry.AP50_cost == pytest.approx(without - scores.mask.AP50, abs=1e-9), kind
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -184,27 +184,27 @@ def test_kinds_add_up_to_false_positives_and_negatives(case, threshold):
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_error_kind_has_a_cost_below_zero(case):
-    for entry in summarize_scores(score(CASES[case]), CATEGORIES, CAP)["errors"].values():
-        assert entry["AP50_cost"] is None or entry["AP50_cost"] >= -1e-9
+    for entry in summarize_scores(score(CASES[case]), CATEGORIES, CAP).errors.values():
+        assert entry.AP50_cost is None or entry.AP50_cost >= -1e-9
 
 
 def test_pairs_of_one_kind_are_as_many_predictions_as_instances():
-    for found in [summarize_scores(score(pairs), CATEGORIES, CAP)["errors"] for pairs in CASES.values()]:
+    for found in [summarize_scores(score(pairs), CATEGORIES, CAP).errors for pairs in CASES.values()]:
         for kind in ("wrong_class", "loose_border"):
-            assert found[kind]["predictions"] == found[kind]["instances"]
-        assert found["missed"]["predictions"] == found["spurious"]["instances"] == 0
-        assert found["duplicate"]["instances"] == 0
+            assert found[kind].predictions == found[kind].instances
+        assert found["missed"].predictions == found["spurious"].instances == 0
+        assert found["duplicate"].instances == 0
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_confusion_agrees_with_detection_and_with_the_errors(case):
     scores = summarize_scores(score(CASES[case]), CATEGORIES, CAP)
-    matrix, detection = np.array(scores["confusion"]["matrix"]), scores["detection"]
+    matrix, detection = np.array(scores.confusion.matrix), scores.detection
     same_class, all_pairs = np.trace(matrix[:-1, :-1]), matrix[:-1, :-1].sum()
-    assert same_class == detection["TP"]
-    assert all_pairs - same_class == scores["errors"]["wrong_class"]["predictions"]
-    assert matrix[:, -1].sum() + all_pairs == detection["TP"] + detection["FN"]
-    assert matrix[-1].sum() + all_pairs == detection["TP"] + detection["FP"]
+    assert same_class == detection.TP
+    assert all_pairs - same_class == scores.errors["wrong_class"].predictions
+    assert matrix[:, -1].sum() + all_pairs == detection.TP + detection.FN
+    assert matrix[-1].sum() + all_pairs == detection.TP + detection.FP
 
 
 def test_predictions_below_the_score_threshold_are_not_there():
@@ -228,5 +228,5 @@ def test_a_class_that_is_wholly_missed_has_no_cost_where_it_is_the_only_one():
     planted = plant(0)
     images = [score_image(1, planted.truth, planted.predictions[:0], max_detections=CAP, score_threshold=0.0)]
     found = summarize_errors(images, [split_errors(image) for image in images], 3)
-    assert found["missed"]["AP50_cost"] is None  # without what was missed there is nothing to find
-    assert found["spurious"]["AP50_cost"] == 0
+    assert found["missed"].AP50_cost is None  # without what was missed there is nothing to find
+    assert found["spurious"].AP50_cost == 0

@@ -42,10 +42,10 @@ def test_groups_of_one_image_are_images():
 def test_one_image_or_group_gives_no_interval():
     assert compute_interval(np.full(100, 0.5), 1) is None
     images = score(CASES["crowded"])[:3]
-    assert summarize_scores(images[:1], CATEGORIES, CAP, draws=20)["intervals"] is None
+    assert summarize_scores(images[:1], CATEGORIES, CAP, draws=20).intervals is None
     one_group = dict.fromkeys(["1", "2", "3"], "slide")
-    assert summarize_scores(images, CATEGORIES, CAP, draws=20, groups=one_group)["intervals"] is None
-    assert summarize_scores(images, CATEGORIES, CAP)["intervals"] is None
+    assert summarize_scores(images, CATEGORIES, CAP, draws=20, groups=one_group).intervals is None
+    assert summarize_scores(images, CATEGORIES, CAP).intervals is None
 
 
 @pytest.mark.parametrize(("num_undefined", "is_defined"), [(0, True), (5, True), (6, False), (100, False)])
@@ -128,23 +128,23 @@ def test_weights_of_one_are_the_estimate():
 def test_every_headline_number_has_an_interval_that_holds_it():
     pairs = [(truth, make_predictions(truth, i, 40)) for i, truth in enumerate(make_truth(s, 30) for s in range(12))]
     scores = summarize_scores(score(pairs), CATEGORIES, CAP, draws=200)
-    intervals = scores["intervals"]
-    assert {key: intervals[key] for key in ("level", "draws", "unit", "num_units")} == {
+    intervals = scores.intervals
+    assert intervals.model_dump(exclude={"values"}) == {
         "level": 0.95,
         "draws": 200,
         "unit": "image",
         "num_units": 12,
     }
     statistics = make_tally(score(pairs), CATEGORIES).compute()
-    assert intervals["values"].keys() == {".".join(path) for path in statistics}
+    assert intervals.values.keys() == {".".join(path) for path in statistics}
     for path, values in statistics.items():
-        low, high = intervals["values"][".".join(path)]
+        low, high = intervals.values[".".join(path)]
         assert low - 1e-12 <= values[0] <= high + 1e-12, path
 
 
 def test_a_perfect_model_has_an_interval_of_no_width():
     truths = [make_truth(seed, 20, num_classes=1) for seed in range(4)]
-    values = summarize_scores(score([(t, t) for t in truths]), CATEGORIES, CAP, draws=50)["intervals"]["values"]
+    values = summarize_scores(score([(t, t) for t in truths]), CATEGORIES, CAP, draws=50).intervals.values
     assert values["mask.AP"] == values["panoptic.PQ"] == values["ap_t.pooled.0.50"] == pytest.approx([1, 1])
     assert values["mask.per_class.class7.AP"] is None  # a class without instances
 
@@ -156,11 +156,11 @@ def test_grouped_images_have_the_interval_of_their_groups():
         for i, (truth, found) in enumerate([pair for pair in pairs for _ in range(3)], start=1)
     ]
     groups = {image.name: f"slide{(image.image_id - 1) // 3}" for image in images}
-    grouped = summarize_scores(images, CATEGORIES, CAP, draws=300, groups=groups)["intervals"]
-    alone = summarize_scores(images, CATEGORIES, CAP, draws=300)["intervals"]
-    assert (grouped["unit"], grouped["num_units"]) == ("group", 6)
+    grouped = summarize_scores(images, CATEGORIES, CAP, draws=300, groups=groups).intervals
+    alone = summarize_scores(images, CATEGORIES, CAP, draws=300).intervals
+    assert (grouped.unit, grouped.num_units) == ("group", 6)
     # The three images of a slide are the same, so there is no more to learn from all of them than from one.
-    assert np.ptp(grouped["values"]["detection.F1"]) > 1.4 * np.ptp(alone["values"]["detection.F1"])
+    assert np.ptp(grouped.values["detection.F1"]) > 1.4 * np.ptp(alone.values["detection.F1"])
 
 
 def test_a_class_that_one_image_holds_has_no_interval():
@@ -168,7 +168,7 @@ def test_a_class_that_one_image_holds_has_no_interval():
     rare = replace(truths[0], labels=np.where(np.arange(20) < 4, 2, 1))
     pairs = [(truth, make_predictions(truth, 1, 30, num_classes=2)) for truth in [rare, *truths[1:]]]
     scores = summarize_scores(score(pairs), CATEGORIES[:2], CAP, draws=200)
-    values = scores["intervals"]["values"]
+    values = scores.intervals.values
     assert values["mask.per_class.class3.AP50"] is None
     assert values["mask.per_class.class2.AP50"] is not None
-    assert "Classes that few images hold have no interval, or a rough one: class3 (1)." in scores["notes"]
+    assert "Classes that few images hold have no interval, or a rough one: class3 (1)." in scores.notes

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from manymask.core import Category, Instances
+from manymask.core import ArraySource, Category, Instances
 from manymask.errors import ManymaskError
 from manymask.outputs import OUTPUTS, CocoResults, ImageEntry, Submission, close_writers
 
@@ -29,7 +29,7 @@ def write_some(kind, folder, *, num_images=2):
     writer = kind(folder, names, CATEGORIES, 0.5)
     with close_writers([writer]):
         for place, name in enumerate(names[:2], start=1):
-            image = ImageEntry(place, name, f"{name}.png", np.zeros((8, 12, 1), dtype=np.uint8))
+            image = ImageEntry(place, name, f"{name}.png", ArraySource(np.zeros((8, 12, 1), dtype=np.uint8)))
             writer.write(image, make_instances(3))
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -60,7 +60,9 @@ def test_results_until_an_error_are_kept(tmp_path):
 
     def fail():
         with close_writers([writer]):
-            writer.write(ImageEntry(1, "a", "a.png", np.zeros((8, 12, 1), dtype=np.uint8)), make_instances(2))
+            writer.write(
+                ImageEntry(1, "a", "a.png", ArraySource(np.zeros((8, 12, 1), dtype=np.uint8))), make_instances(2)
+            )
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from manymask.core import Category, Instances, RunLengths, compute_iou, concatenate_instances, intersect_runs
+from manymask.metrics import Evaluation
 from manymask.plan import DataRecord, Plan, make_plan
 from manymask.reporting import ViewedImage, write_report
 from manymask.synthetic import make_categories, make_sample
@@ -55,8 +56,8 @@ def make_viewed_image(
     )
 
 
-def make_evaluation(images: list[ViewedImage], names: list[str]) -> dict:
-    """An evaluation with every part of ``evaluation.json``; the numbers are made up."""
+def make_evaluation(images: list[ViewedImage], names: list[str]) -> Evaluation:
+    """An evaluation with every part; the numbers are made up."""
     thresholds = [f"{0.5 + 0.05 * step:.2f}" for step in range(10)]
     scores = {"AP": 0.342, "AP50": 0.613, "AP75": 0.331}
     found = {"precision": 0.81, "recall": 0.745, "F1": 0.776, "TP": 700, "FP": 160, "FN": 230}
@@ -103,7 +104,7 @@ def make_evaluation(images: list[ViewedImage], names: list[str]) -> dict:
         "aji.AJI": 0.55,
     }.items():
         intervals[path] = [value - 0.041, value + 0.052]
-    return {
+    content = {
         "mask": masks,
         "box": {**masks, "AP": 0.36},
         "ap_t": {"pooled": pooled, "per_image": {t: v * 0.94 for t, v in pooled.items()}},
@@ -150,7 +151,7 @@ def make_evaluation(images: list[ViewedImage], names: list[str]) -> dict:
             "num_units": max(len(images), 2),
             "values": intervals,
         },
-        "precision_recall": {"all": curves} | dict.fromkeys(names, curves),
+        "precision_recall": {"all": curves, "per_class": dict.fromkeys(names, curves)},
         "per_image": [
             {
                 "name": image.name,
@@ -186,6 +187,7 @@ def make_evaluation(images: list[ViewedImage], names: list[str]) -> dict:
         "model": "runs/base/best.ckpt",
         "data": "data/train",
     }
+    return Evaluation.model_validate(content)
 
 
 def make_run_plan() -> Plan:

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from dataclasses import replace
@@ -7,8 +8,11 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from manymask.core import Category, Instances, RunLengths
+from manymask.metrics import summarize_scores
+from manymask.metrics.catalogue import REPORTED
 from manymask.reporting import choose_images, write_report
 from manymask.reporting.images import encode_image, trace_outlines
+from tests.metrics.cases import CAP, EMPTY, score
 from tests.reporting.pages import CATEGORIES, make_evaluation, make_viewed_image, write_page
 
 
@@ -71,55 +75,45 @@ def test_what_users_named_cannot_become_markup(path):
     assert read_json(text, "page")["classes"][2][0] == evil + "3"
 
 
-def test_empty_evaluation_makes_a_page(path):
-    text = write_page(path, [], plan=None, rows=[], evaluation={})
-    assert "Mask AP50 is undefined." in text
+@pytest.fixture(scope="module")
+def nothing():
+    """The scores of an image without instances and predictions."""
+    return summarize_scores(score([(EMPTY, EMPTY)]), CATEGORIES, CAP)
+
+
+def test_undefined_scores_make_a_page(path, nothing):
+    text = write_page(path, [], plan=None, rows=[], evaluation=nothing)
+    assert "Mask AP50 is undefined on 1 image." in text
     assert "<h2>Images" not in text
     assert "<h2>Training" not in text
 
 
-def set_null(value):
-    if isinstance(value, dict):
-        return {key: set_null(part) for key, part in value.items()}
-    return None if isinstance(value, int | float) else value
-
-
-def test_undefined_scores_are_dashes(path, images):
-    full = make_evaluation(images, ["class1", "class2", "class3"])
-    kept = {name: full[name] for name in ("per_image", "confusion", "worst_instances", "notes")}
-    nulls = set_null({name: part for name, part in full.items() if name not in kept})
-    curves = {"all": {"0.50": None}, "class1": None}
-    text = write_page(path, images, evaluation=nulls | kept | {"intervals": None, "precision_recall": curves})
+def test_undefined_scores_are_dashes(path, images, nothing):
+    shown = make_evaluation(images, ["class1", "class2", "class3"]).per_image
+    text = write_page(path, images, evaluation=nothing.model_copy(update={"per_image": shown}))
     assert "There are no intervals" in text
     assert "<b>\N{EN DASH}</b>" in text
     assert "Precision over recall" not in text
 
 
 @pytest.mark.parametrize(
-    "part",
+    "change",
     [
-        "mask",
-        "box",
-        "ap_t",
-        "detection",
-        "panoptic",
-        "aji",
-        "counts",
-        "confusion",
-        "errors",
-        "reliability",
-        "intervals",
-        "precision_recall",
-        "worst_instances",
-        "notes",
+        {"intervals": None},
+        {"worst_instances": []},
+        {"notes": []},
+        {"detections_per_image": None, "min_score": None, "score_threshold": None},
+        {"model": None, "predictions": "results.json"},
     ],
 )
-def test_any_part_may_be_missing(path, images, part):
-    images = images[:1]
-    evaluation = make_evaluation(images, ["class1", "class2", "class3"])
-    write_page(path, images, evaluation=evaluation | {part: None})
-    del evaluation[part]
-    write_page(path, images, evaluation=evaluation)
+def test_what_may_be_missing(path, images, change):
+    full = make_evaluation(images, ["class1", "class2", "class3"])
+    assert write_page(path, images, evaluation=full.model_copy(update=change)) != write_page(path, images)
+
+
+def test_meanings_of_metrics_are_at_hand(path, images):
+    text = html.unescape(write_page(path, images))
+    assert all(f'title="{metric.meaning}"' in text for metric in REPORTED)
 
 
 def test_epochs_without_scores_leave_gaps(path, images):
@@ -175,8 +169,7 @@ def test_empty_masks_have_no_outline():
 
 
 def test_images_beyond_the_number_are_chosen_evenly_and_the_page_says_so(path, images):
-    names = [{"name": f"{i}"} for i in range(100)]
-    chosen = choose_images(names, 10)
+    chosen = choose_images([f"{i}" for i in range(100)], 10)
     assert chosen == ["0", "1", "2", "3", "4", "5", "28", "52", "76", "99"]
     assert "2 of 3 images" in write_page(path, images, max_images=2)
 
@@ -202,4 +195,3 @@ def test_predictions_file_has_no_run(path, images):
     text = write_page(path, images, plan=None, rows=[])
     assert "<h2>Training</h2>" not in text
     assert "learning_rate" not in text
-    assert write_report(path, title="a", plan=None, rows=[], evaluation={}, categories=CATEGORIES, images=[]) == path

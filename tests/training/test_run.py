@@ -253,7 +253,7 @@ def test_a_run_is_weights_and_may_lie_in_its_data(tmp_path, monkeypatch):
     (first / "checkpoints" / "epoch_001.ckpt").unlink()
     (first / "best.ckpt").unlink()
     train(resume=first)
-    assert evaluate(first)["num_images"] == 1
+    assert evaluate(first).num_images == 1
     assert report(first, output=None) == first / "report.html"
     predict_files(first, ".", ".")
     assert len(read_dataset(".")) == 3

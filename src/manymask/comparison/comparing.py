@@ -3,47 +3,34 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manymask.comparison.difference import (
-    CLASS_METRICS,
-    METRIC_NAMES,
-    Difference,
-    Estimates,
-    MetricPath,
-    compute_difference,
-    describe,
-)
+from manymask.comparison.difference import Difference, Estimates, compute_difference, describe
 from manymask.comparison.tables import COMPARISON_NAMES, write_comparison
 from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.evaluation import (
     DRAWS,
-    Source,
+    OneClassPredictions,
+    Predictions,
     choose_crowds,
-    merge_classes,
-    open_source,
+    open_predictions,
     read_data,
     read_validation,
     view_images,
 )
 from manymask.inspection import group_images
 from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally
+from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath
 from manymask.plan import read_plan
 from manymask.run_folder import count_epochs, find_run, read_metrics
 
 _TIE = 1e-9
-
-SENTENCE_METRICS = ("mask AP50", "mask AP", "F1")
-"""Metrics that each pair of variants gets a sentence on."""
-
-UNRANKED_METRICS = ("F1", "PQ", "AP(0.5)")
-"""The same where a source has no scores to rank by, so that its AP means little."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ def compare(
     scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
     num_units = len(set(units or names))
     unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
-    told = SENTENCE_METRICS if all(source.has_scores for source in sources_by_path.values()) else UNRANKED_METRICS
+    told = TOLD if all(source.has_scores for source in sources_by_path.values()) else TOLD_UNRANKED
     result = {
         "data": str(dataset.root),
         "num_images": len(dataset),
@@ -196,8 +183,8 @@ def _score_sources(
 ) -> tuple[dict[Path, ScoredSource], list[str]]:
     """Score each source, and list what must be said of them."""
 
-    def open_path(path: Path) -> Source:
-        return open_source(path, dataset, device=device, settings=settings)
+    def open_path(path: Path) -> Predictions:
+        return open_predictions(path, dataset, device=device, settings=settings)
 
     # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
     is_classless = ONE_CLASS in [open_path(path).categories for path in paths]
@@ -205,7 +192,7 @@ def _score_sources(
     notes: list[str] = []
     for path in paths:
         report = _count_on(progress, len(scored) * len(dataset), len(paths) * len(dataset))
-        source = merge_classes(open_path(path)) if is_classless else open_path(path)
+        source = OneClassPredictions(open_path(path)) if is_classless else open_path(path)
         images = [view.scored for view in view_images(source, dataset, report)]
         images.sort(key=lambda image: image.image_id)
         tally = make_tally(images, source.categories)
@@ -273,9 +260,9 @@ class ScoredVariant:
     def summarize(self, num_units: int) -> dict[str, Any]:
         """Each metric with its runs, its spread over seeds and its interval over images."""
         metrics = {}
-        for path, name in METRIC_NAMES.items():
-            own = self.estimates[path]
-            metrics[name] = {
+        for metric in COMPARED:
+            own = self.estimates[metric.path]
+            metrics[metric.label] = {
                 "mean": _to_json(own.mean),
                 "runs": [_to_json(value) for value in own.values.tolist()],
                 "seed_deviation": own.seed_deviation,
@@ -295,12 +282,12 @@ def _compare_two(
     images: Sequence[str],
     num_units: int,
     unit: str,
-    told: Sequence[str],
+    told: Sequence[Metric],
 ) -> dict[str, Any]:
-    def differ(path: MetricPath, name: str) -> Difference:
-        return compute_difference(name, first.estimates[path], second.estimates[path], num_units)
+    def differ(metric: Metric, path: MetricPath) -> Difference:
+        return compute_difference(metric, first.estimates[path], second.estimates[path], num_units)
 
-    differences = [differ(path, name) for path, name in METRIC_NAMES.items()]
+    differences = [differ(metric, metric.path) for metric in COMPARED]
     names = (first.variant.name, second.variant.name)
     runs = (len(first.tallies), len(second.tallies))
     classes = [name for name in first.class_names if name in second.class_names]
@@ -311,13 +298,9 @@ def _compare_two(
         "first": names[0],
         "second": names[1],
         "sentences": [describe(d, names, unit, runs) for d in differences if d.metric in told],
-        "differences": [asdict(d) for d in differences],
+        "differences": [d.to_json() for d in differences],
         "per_class": {
-            name: [
-                asdict(differ((*path[:1], "per_class", name, *path[1:]), label))
-                for path, label in CLASS_METRICS.items()
-            ]
-            for name in classes
+            name: [differ(metric, metric.of_class(name)).to_json() for metric in COMPARED_BY_CLASS] for name in classes
         },
         "images": {
             "won": len(won),

@@ -2,45 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.stats import t
 
 from manymask.metrics import FEW_UNITS, compute_interval
-
-MetricPath = tuple[str, ...]
+from manymask.metrics.catalogue import Metric
 
 MIN_UNITS = 8
 """Images, or groups, below which no difference is called told: intervals of so few are too short (measured, see
 ``benchmarks/RESULTS.md``)."""
-
-METRIC_NAMES: dict[MetricPath, str] = {
-    ("mask", "AP"): "mask AP",
-    ("mask", "AP50"): "mask AP50",
-    ("mask", "AP75"): "mask AP75",
-    ("box", "AP"): "box AP",
-    ("ap_t", "pooled", "0.50"): "AP(0.5)",
-    ("ap_t", "pooled", "0.75"): "AP(0.75)",
-    ("ap_t", "pooled", "0.90"): "AP(0.9)",
-    ("detection", "F1"): "F1",
-    ("detection", "precision"): "precision",
-    ("detection", "recall"): "recall",
-    ("panoptic", "PQ"): "PQ",
-    ("panoptic", "mPQ_plus"): "mPQ+",
-    ("aji", "AJI"): "AJI",
-    ("aji", "AJI_plus"): "AJI+",
-    ("counts", "mean_absolute_error"): "mean absolute count error",
-}
-"""The metrics that are compared, and how people call them."""
-
-CLASS_METRICS: dict[MetricPath, str] = {
-    ("mask", "AP50"): "mask AP50",
-    ("mask", "AP"): "mask AP",
-    ("detection", "F1"): "F1",
-}
-"""Those that are compared for each class too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +45,7 @@ class Difference:
     """How much higher a metric of the second variant is than of the first; None where it is undefined.
 
     Attributes:
-        metric: The metric, as people call it.
+        metric: The metric.
         first: Value of the first variant, the mean over its runs.
         second: Value of the second.
         difference: Second minus first.
@@ -82,7 +56,7 @@ class Difference:
         second_deviation: The same of the second.
     """
 
-    metric: str
+    metric: Metric
     first: float | None
     second: float | None
     difference: float | None
@@ -99,8 +73,12 @@ class Difference:
             return False
         return self.interval[0] > 0 or self.interval[1] < 0
 
+    def to_json(self) -> dict[str, Any]:
+        """The same with the metric as people call it."""
+        return asdict(self) | {"metric": self.metric.label}
 
-def compute_difference(metric: str, first: Estimates, second: Estimates, num_units: int) -> Difference:
+
+def compute_difference(metric: Metric, first: Estimates, second: Estimates, num_units: int) -> Difference:
     """Subtract two variants, draw by draw, so that what makes images hard for both cancels out."""
     difference = second.mean - first.mean
     if math.isnan(difference):
@@ -125,7 +103,7 @@ def _widen(interval: tuple[float, float], difference: float, variants: Sequence[
 
 
 def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tuple[int, int]) -> str:
-    """A sentence that says what can be said of a metric that is better the higher it is.
+    """A sentence that says what can be said of two variants.
 
     Args:
         difference: The difference.
@@ -141,19 +119,22 @@ def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tu
     )
     seeds = seeds if max(runs) > 1 else ""
     kind = "rough 95 % interval" if difference.num_units < FEW_UNITS else "95 % interval"
+    metric = difference.metric.label
     if difference.difference is None:
-        return f"{difference.metric} is undefined for {first} or {second}."
-    size = f"{abs(difference.difference):.3f} {difference.metric}"
-    subtracted = f"{difference.metric} of {second} minus that of {first} is {difference.difference:+.3f}"
+        return f"{metric} is undefined for {first} or {second}."
+    size = f"{abs(difference.difference):.3f} {metric}"
+    subtracted = f"{metric} of {second} minus that of {first} is {difference.difference:+.3f}"
     if difference.interval is None:
         return f"{subtracted}, on {unit}{seeds}: without an interval nobody can tell whether that means anything."
     low, high = difference.interval
     if not difference.is_told:
         few = f" on fewer than {MIN_UNITS} images or groups" if difference.num_units < MIN_UNITS else ""
         return (
-            f"No difference in {difference.metric} can be told{few}: {subtracted}, {kind} {low:+.3f} to "
+            f"No difference in {metric} can be told{few}: {subtracted}, {kind} {low:+.3f} to "
             f"{high:+.3f}, on {unit}{seeds}."
         )
-    better, worse = (second, first) if difference.difference > 0 else (first, second)
+    better, worse = (
+        (second, first) if (difference.difference > 0) == difference.metric.higher_is_better else (first, second)
+    )
     near, far = sorted((abs(low), abs(high)))
     return f"{better} is better than {worse} by {size}, {kind} {near:.3f} to {far:.3f}, on {unit}{seeds}."

@@ -1,5 +1,6 @@
 """Scores of predictions: metrics with intervals, and what went wrong. Knows masks and tables, but no model."""
 
+from manymask.metrics.catalogue import MetricPath as MetricPath
 from manymask.metrics.diagnosis import FEW_UNITS as FEW_UNITS
 from manymask.metrics.diagnosis import explain_scores as explain_scores
 from manymask.metrics.error_split import ERROR_KINDS as ERROR_KINDS
@@ -14,10 +15,11 @@ from manymask.metrics.matching import score_image as score_image
 from manymask.metrics.precision import choose_score_threshold as choose_score_threshold
 from manymask.metrics.precision import compute_precision as compute_precision
 from manymask.metrics.precision import rank_images as rank_images
+from manymask.metrics.record import Evaluation as Evaluation
+from manymask.metrics.record import read_evaluation as read_evaluation
 from manymask.metrics.summary import format_scores as format_scores
 from manymask.metrics.summary import list_groups as list_groups
 from manymask.metrics.summary import summarize_headline as summarize_headline
 from manymask.metrics.summary import summarize_scores as summarize_scores
-from manymask.metrics.summary import write_scores as write_scores
 from manymask.metrics.tally import Tally as Tally
 from manymask.metrics.tally import make_tally as make_tally

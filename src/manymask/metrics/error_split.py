@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from manymask.metrics.matching import Pairs, ScoredImage, assign_pairs, match_optimally, match_shown
 from manymask.metrics.precision import Outcome, match_image, rank_outcomes
+from manymask.metrics.record import ErrorKind
 
 ERROR_KINDS = ("missed", "spurious", "duplicate", "merged", "split", "wrong_class", "loose_border")
 """The causes; which of them a prediction or an instance can have, ``split_errors`` says."""
 
+_LEFT, _RIGHT, _IGNORED = 0, 1, 2  # codes of predictions and instances, before those of the kinds that steps claim
+_CLAIMED = ("wrong_class", "duplicate", "merged", "split", "loose_border")
 _IOU = 0.5  # as of AP50
 _LOOSE_IOU = 0.1  # TIDE's lower limit for a localisation error (Bolya et al. 2020, section 2.2)
 _SHARE = 0.5  # of an area that lies in another, to say that one lies over the other
@@ -57,47 +60,67 @@ def _split_errors(
     image: ScoredImage, pairs: Pairs, matched: Pairs, is_counted: Bool[np.ndarray, " predictions"]
 ) -> ImageErrors:
     truth, labels = image.truth, image.predictions.labels
-    predictions = np.where(is_counted, "spurious", "ignored").astype("U12")
-    instances = np.where(truth.iscrowd, "ignored", "missed").astype("U12")
-    predictions[matched.prediction], instances[matched.instance] = "correct", "found"
-    ious = np.zeros(len(predictions)), np.zeros(len(instances))
-    np.maximum.at(ious[0], pairs.prediction, pairs.iou)
-    np.maximum.at(ious[1], pairs.instance, pairs.iou)
+    # Each row is left over until a step claims it, and no later step can claim it again.
+    predictions = np.where(is_counted, _LEFT, _IGNORED)
+    instances = np.where(truth.iscrowd, _IGNORED, _LEFT)
+    predictions[matched.prediction] = instances[matched.instance] = _RIGHT
+    prediction_ious, instance_ious = np.zeros(len(predictions)), np.zeros(len(instances))
+    np.maximum.at(prediction_ious, pairs.prediction, pairs.iou)
+    np.maximum.at(instance_ious, pairs.instance, pairs.iou)
     pairs = pairs.select(is_counted[pairs.prediction] & ~truth.iscrowd[pairs.instance])
 
-    def keep_free(chosen: Pairs) -> Pairs:
-        is_free = predictions[chosen.prediction] == "spurious"
-        return chosen.select(is_free & (instances[chosen.instance] == "missed"))
-
-    close = keep_free(pairs)
+    # The matches were made within classes: what still fits is of another class.
+    close = _keep_left(pairs, predictions, instances)
     close = close.select(match_optimally(close, _IOU))
-    predictions[close.prediction] = instances[close.instance] = "wrong_class"
+    _claim(predictions, close.prediction, "wrong_class")
+    _claim(instances, close.instance, "wrong_class")
 
-    near = pairs.select(pairs.iou >= _IOU).prediction
-    predictions[near[predictions[near] == "spurious"]] = "duplicate"
+    # What fits an instance that another prediction has.
+    _claim(predictions, pairs.prediction[pairs.iou >= _IOU], "duplicate")
 
+    # One prediction over several instances, of which it may have found one.
     over = pairs.select(pairs.intersection >= _SHARE * truth.areas[pairs.instance])
     num_covered = np.bincount(over.prediction, minlength=len(predictions))
     over = over.select(num_covered[over.prediction] > 1)
-    predictions[over.prediction[predictions[over.prediction] == "spurious"]] = "merged"
-    instances[over.instance[instances[over.instance] == "missed"]] = "merged"
+    _claim(predictions, over.prediction, "merged")
+    _claim(instances, over.instance, "merged")
 
+    # Several predictions in one instance, which one of them may have found.
     inside = pairs.select(pairs.intersection >= _SHARE * image.predictions.areas[pairs.prediction])
     num_parts = np.bincount(inside.instance, minlength=len(instances))
-    parts = inside.select((num_parts[inside.instance] > 1) & (predictions[inside.prediction] == "spurious"))
-    predictions[parts.prediction] = "split"
-    instances[parts.instance[instances[parts.instance] == "missed"]] = "split"
+    inside = inside.select((num_parts[inside.instance] > 1) & (predictions[inside.prediction] == _LEFT))
+    _claim(predictions, inside.prediction, "split")
+    _claim(instances, inside.instance, "split")
 
-    loose = keep_free(pairs.select(pairs.iou >= _LOOSE_IOU))
-    loose = loose.select(labels[loose.prediction] == truth.labels[loose.instance])
+    # The right object, whose outline fits too badly for a match: pairs with the highest sum of IoU.
+    loose = _keep_left(pairs, predictions, instances)
+    loose = loose.select((loose.iou >= _LOOSE_IOU) & (labels[loose.prediction] == truth.labels[loose.instance]))
     loose = loose.select(assign_pairs(loose, loose.iou))
-    predictions[loose.prediction] = instances[loose.instance] = "loose_border"
-    return ImageErrors(predictions, instances, *ious)
+    _claim(predictions, loose.prediction, "loose_border")
+    _claim(instances, loose.instance, "loose_border")
+    return ImageErrors(
+        np.array(["spurious", "correct", "ignored", *_CLAIMED])[predictions],
+        np.array(["missed", "found", "ignored", *_CLAIMED])[instances],
+        prediction_ious,
+        instance_ious,
+    )
+
+
+def _keep_left(
+    pairs: Pairs, predictions: Int64[np.ndarray, " predictions"], instances: Int64[np.ndarray, " instances"]
+) -> Pairs:
+    """The pairs of which both sides are left over."""
+    return pairs.select((predictions[pairs.prediction] == _LEFT) & (instances[pairs.instance] == _LEFT))
+
+
+def _claim(codes: Int64[np.ndarray, " all"], rows: Int64[np.ndarray, " claimed"], kind: str) -> None:
+    """Give a kind to those of the rows that are left over."""
+    codes[rows[codes[rows] == _LEFT]] = _CLAIMED.index(kind) + 3
 
 
 def summarize_errors(
     images: Sequence[ScoredImage], errors: Sequence[ImageErrors], num_classes: int
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, ErrorKind]:
     """Number of predictions and instances of each kind, and what it costs.
 
     ``AP50_cost`` is by how much mask AP50 of all predictions would be higher without the errors of that kind: wrong
@@ -112,12 +135,12 @@ def summarize_errors(
     ]  # AP50 needs the lowest IoU threshold alone
     causes = [_find_causes(image, outcome) for image, outcome in zip(images, outcomes, strict=True)]
     now = _compute_ap50(images, outcomes, num_classes)
-    result: dict[str, dict[str, float | int | None]] = {}
+    result = {}
     for kind in ERROR_KINDS:
         mended = [_mend(*parts, kind) for parts in zip(images, outcomes, causes, strict=True)]
         without = _compute_ap50(images, mended, num_classes)
         cost = None if now is None or without is None else without - now
-        result[kind] = {"predictions": predictions[kind], "instances": instances[kind], "AP50_cost": cost}
+        result[kind] = ErrorKind(predictions=predictions[kind], instances=instances[kind], AP50_cost=cost)
     return result
 
 

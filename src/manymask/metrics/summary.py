@@ -1,20 +1,20 @@
 """The scores of a data set, as ``evaluation.json`` holds them; ``docs/metrics.md`` defines each."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from manymask.core import Category
-from manymask.core.files import replace_file
+from manymask.metrics import record
+from manymask.metrics.catalogue import EVALUATED, MetricPath
 from manymask.metrics.diagnosis import explain_scores
 from manymask.metrics.error_split import ImageErrors, split_errors, summarize_errors
 from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
-from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, match_optimally, match_shown
+from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, Table, match_optimally, match_shown
 from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, rank_images
 from manymask.metrics.tally import Statistics, Tally, make_tally
 
@@ -22,20 +22,6 @@ SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 """COCO's area ranges in square pixels."""
 
 _AP_AT = {"AP": slice(None), "AP50": IOU_THRESHOLDS.index(0.5), "AP75": IOU_THRESHOLDS.index(0.75)}
-_SHOWN = (
-    ("mask AP", "mask", "AP"),
-    ("mask AP50", "mask", "AP50"),
-    ("mask AP75", "mask", "AP75"),
-    ("box AP", "box", "AP"),
-    ("box AP50", "box", "AP50"),
-    ("AP(0.5) = TP/(TP+FP+FN)", "ap_t", "pooled", "0.50"),
-    ("AP(0.75)", "ap_t", "pooled", "0.75"),
-    ("AP(0.9)", "ap_t", "pooled", "0.90"),
-    ("precision", "detection", "precision"),
-    ("recall", "detection", "recall"),
-    ("F1", "detection", "F1"),
-    ("PQ", "panoptic", "PQ"),
-)
 _NUM_BINS = 10
 _WORST = 25  # instances, and as many predictions, that are listed
 
@@ -47,8 +33,8 @@ def summarize_scores(
     *,
     draws: int = 0,
     groups: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """All scores of a data set; undefined values are None.
+) -> record.Evaluation:
+    """All scores of a data set.
 
     Args:
         images: The images, each once.
@@ -78,12 +64,13 @@ def summarize_scores(
     result["num_predictions"] = sum(len(image.predictions) for image in images)
     result["detections_per_image"] = max_detections
     result["notes"] = explain_scores(images, categories, max_detections, has_intervals=draws > 0, groups=groups)
-    return result
+    return record.Evaluation.model_validate(result)
 
 
-def summarize_headline(images: Sequence[ScoredImage], categories: Sequence[Category]) -> dict[str, Any]:
-    """The headline numbers alone, nested as in ``evaluation.json``: what training looks at after each epoch."""
-    return nest_statistics(make_tally(sorted(images, key=lambda image: image.image_id), categories).compute())
+def summarize_headline(images: Sequence[ScoredImage], categories: Sequence[Category]) -> dict[MetricPath, float | None]:
+    """The headline numbers alone, by their paths in ``evaluation.json``: what training looks at after each epoch."""
+    statistics = make_tally(sorted(images, key=lambda image: image.image_id), categories).compute()
+    return {path: _to_json(values[0]) for path, values in statistics.items()}
 
 
 def nest_statistics(statistics: Statistics) -> dict[str, Any]:
@@ -113,7 +100,7 @@ def _add_numbers(result: dict[str, Any], tally: Tally) -> None:
             result[kind]["per_class"][name]["num_instances"] = num_instances
 
 
-def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> dict[str, Any]:
+def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> dict[str, record.SizePrecision]:
     """AP of COCO's sizes, and of the smallest, middle and largest third of these very instances."""
     areas = np.concatenate([image.truth.areas[~image.truth.iscrowd] for image in images])
     ranges = dict(SIZES)
@@ -126,12 +113,12 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
     for name, limits in ranges.items():
         ranked = rank_images(images, num_classes, kind, limits)
         precision = compute_precision(ranked)
-        result[name] = {
+        result[name] = record.SizePrecision(
             **{score: _mean_defined(precision[place]) for score, place in _AP_AT.items()},
-            "num_instances": int(sum(own.num_positives.sum() for own in ranked)),
-            "min_area": limits[0],
-            "max_area": None if limits[1] == ALL_AREAS[1] else limits[1],
-        }
+            num_instances=int(sum(own.num_positives.sum() for own in ranked)),
+            min_area=limits[0],
+            max_area=None if limits[1] == ALL_AREAS[1] else limits[1],
+        )
     return result
 
 
@@ -166,7 +153,7 @@ def _confuse(image: ScoredImage, num_classes: int) -> Int64[np.ndarray, "true pr
     return matrix
 
 
-def _check_reliability(tally: Tally) -> dict[str, Any]:
+def _check_reliability(tally: Tally) -> record.Reliability:
     """How often predictions of a score are right (at mask IoU 0.5), against the score (Guo et al. 2017, section 2)."""
     ranked = tally.ranked["mask"]
     is_counted = np.concatenate([~own.is_ignored[0] for own in ranked])
@@ -180,34 +167,33 @@ def _check_reliability(tally: Tally) -> dict[str, Any]:
         if mean_score is not None and precision is not None:
             error += abs(mean_score - precision) * chosen.sum() / len(scores)
         rows.append(
-            {
-                "low": place / _NUM_BINS,
-                "high": (place + 1) / _NUM_BINS,
-                "num_predictions": int(chosen.sum()),
-                "mean_score": mean_score,
-                "precision": precision,
-            }
+            record.ReliabilityBin(
+                low=place / _NUM_BINS,
+                high=(place + 1) / _NUM_BINS,
+                num_predictions=int(chosen.sum()),
+                mean_score=mean_score,
+                precision=precision,
+            )
         )
-    return {"expected_calibration_error": float(error) if len(scores) else None, "bins": rows}
+    return record.Reliability(expected_calibration_error=float(error) if len(scores) else None, bins=rows)
 
 
 def make_intervals(
     tally: Tally, images: Sequence[ScoredImage], draws: int, groups: Mapping[str, str] | None = None
-) -> dict[str, Any] | None:
+) -> record.Intervals | None:
     """The interval of each headline number; None with fewer than two images or groups, or no draws."""
     units = list_groups(images, groups)
     num_units = len(set(units)) if units else len(images)
     if num_units < 2 or draws == 0:
         return None
     drawn = tally.compute(draw_weights(len(images), units, draws))
-    intervals = {".".join(path): compute_interval(values, num_units) for path, values in drawn.items()}
-    return {
-        "level": LEVEL,
-        "draws": draws,
-        "unit": "image" if units is None else "group",
-        "num_units": num_units,
-        "values": {name: None if interval is None else list(interval) for name, interval in intervals.items()},
-    }
+    return record.Intervals(
+        level=LEVEL,
+        draws=draws,
+        unit="image" if units is None else "group",
+        num_units=num_units,
+        values={".".join(path): compute_interval(values, num_units) for path, values in drawn.items()},
+    )
 
 
 def list_groups(images: Sequence[ScoredImage], groups: Mapping[str, str] | None) -> list[str] | None:
@@ -215,7 +201,7 @@ def list_groups(images: Sequence[ScoredImage], groups: Mapping[str, str] | None)
     return None if groups is None else [groups[image.name] for image in images]
 
 
-def _list_precision(tally: Tally) -> dict[str, Any]:
+def _list_precision(tally: Tally) -> record.PrecisionCurves:
     """Precision of masks at the 101 recall levels, of all classes on average and of each."""
     precision = compute_precision(tally.ranked["mask"])
 
@@ -227,90 +213,89 @@ def _list_precision(tally: Tally) -> dict[str, Any]:
     mean = np.where(is_defined, precision, 0).sum(axis=2) / max(is_defined.sum(), 1)
     mean[:, :] = mean if is_defined.any() else np.nan
     per_class = {name: at(precision[:, :, i]) for i, name in enumerate(tally.class_names)}
-    return {"all": at(mean), "per_class": per_class}
+    return record.PrecisionCurves(all=at(mean), per_class=per_class)
 
 
-def _list_images(images: Sequence[ScoredImage], tally: Tally) -> list[dict[str, Any]]:
+def _list_images(images: Sequence[ScoredImage], tally: Tally) -> list[record.ImageCounts]:
     """What was found in each image, worst first."""
     rows = []
     for image, (found, wrong, missed) in zip(images, tally.counts[:, :, 0].sum(axis=1).tolist(), strict=True):
         total = 2 * found + wrong + missed
         rows.append(
-            {
-                "name": image.name,
-                "image_id": image.image_id,
-                "num_instances": found + missed,
-                "num_predictions": found + wrong,
-                "TP": found,
-                "FP": wrong,
-                "FN": missed,
-                "F1": 2 * found / total if total else None,
-            }
+            record.ImageCounts(
+                name=image.name,
+                image_id=image.image_id,
+                num_instances=found + missed,
+                num_predictions=found + wrong,
+                TP=found,
+                FP=wrong,
+                FN=missed,
+                F1=2 * found / total if total else None,
+            )
         )
-    return sorted(rows, key=lambda row: (2 if row["F1"] is None else row["F1"], -row["FN"] - row["FP"]))
+    return sorted(rows, key=lambda row: (2 if row.F1 is None else row.F1, -row.FN - row.FP))
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A row of an image's instances or predictions, with what became of it."""
+
+    image: str
+    table: Table
+    row: int
+    kind: str
+    iou: float
+
+    def describe(self, what: Literal["instance", "prediction"], categories: Sequence[Category]) -> record.Mistake:
+        return record.Mistake(
+            image=self.image,
+            what=what,
+            kind=self.kind,
+            category=categories[self.table.labels[self.row] - 1].name,
+            score=float(self.table.scores[self.row]) if what == "prediction" else None,
+            iou=self.iou,
+            box=self.table.boxes[self.row].tolist(),
+        )
 
 
 def _list_worst(
     images: Sequence[ScoredImage], errors: Sequence[ImageErrors], categories: Sequence[Category]
-) -> list[dict[str, Any]]:
+) -> list[record.Mistake]:
     """The largest instances that were not found, and the wrong predictions of highest score."""
     lost, wrong = [], []
     for image, error in zip(images, errors, strict=True):
-        for row in np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))):
-            lost.append((-int(image.truth.areas[row]), image, "instance", error.instances, error.instance_ious, row))
-        for row in np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))):
-            score = -float(image.predictions.scores[row])
-            wrong.append((score, image, "prediction", error.predictions, error.prediction_ious, row))
-    result = []
-    for rank, image, what, kinds, ious, row in (
-        *sorted(lost, key=lambda entry: entry[0])[:_WORST],
-        *sorted(wrong, key=lambda entry: entry[0])[:_WORST],
-    ):
-        table = image.truth if what == "instance" else image.predictions
-        result.append(
-            {
-                "image": image.name,
-                "what": what,
-                "kind": str(kinds[row]),
-                "category": categories[table.labels[row] - 1].name,
-                "score": None if what == "instance" else -rank,
-                "iou": float(ious[row]),
-                "box": table.boxes[row].tolist(),
-            }
-        )
-    return result
+        for row in np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))).tolist():
+            kind, iou = str(error.instances[row]), float(error.instance_ious[row])
+            lost.append(_Place(image.name, image.truth, row, kind, iou))
+        for row in np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))).tolist():
+            kind, iou = str(error.predictions[row]), float(error.prediction_ious[row])
+            wrong.append(_Place(image.name, image.predictions, row, kind, iou))
+    lost.sort(key=lambda place: -place.table.areas[place.row])
+    wrong.sort(key=lambda place: -place.table.scores[place.row])
+    return [
+        *(place.describe("instance", categories) for place in lost[:_WORST]),
+        *(place.describe("prediction", categories) for place in wrong[:_WORST]),
+    ]
 
 
-def format_scores(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+def format_scores(scores: record.Evaluation) -> tuple[str, list[str], list[list[str]]]:
     """Title, header and rows of a table: the headline numbers of all classes and of each, with their intervals."""
-    intervals = scores["intervals"]["values"] if scores["intervals"] else {}
-    names = [None, *scores["mask"]["per_class"]]
+    classes = list(scores.mask.per_class)
+    shown = classes if len(classes) > 1 else []  # a single class would say the same twice
 
-    def text(*path: str) -> str:
-        value: Any = scores
-        for part in path:
-            value = value[part]
-        interval = intervals.get(".".join(path))
+    def text(path: MetricPath) -> str:
+        value, interval = scores.get_value(path), scores.get_interval(path)
         if value is None:
             return "-"
         return f"{value:.3f}" + (f" [{interval[0]:.3f} to {interval[1]:.3f}]" if interval else "")
 
-    rows = []
-    for label, *path in _SHOWN:
-        of_class = [(*path[:1], "per_class", name, *path[1:]) for name in names if name is not None]
-        cells = [text(*path)] + [text(*place) if path[0] != "ap_t" else "" for place in of_class]
-        rows.append([label, *cells[: 1 if len(names) == 2 else None]])
-    counts = [str(entry["num_instances"]) for entry in scores["mask"]["per_class"].values()]
-    total = str(sum(int(count) for count in counts))
-    rows.append(["instances", total, *counts] if len(names) > 2 else ["instances", total])
-    cap = scores["detections_per_image"]
-    num_images = scores["num_images"]
+    rows = [
+        [m.label + m.formula, text(m.path), *(text(m.of_class(name)) if m.is_per_class else "" for name in shown)]
+        for m in EVALUATED
+    ]
+    counts = {name: entry.num_instances for name, entry in scores.mask.per_class.items()}
+    rows.append(["instances", str(sum(counts.values())), *(str(counts[name]) for name in shown)])
+    cap, num_images = scores.detections_per_image, scores.num_images
     title = f"{num_images} image{'s' * (num_images != 1)}" + (f", at most {cap} detections each" if cap else "")
-    title += "; in brackets the 95 % interval" if intervals else ""
-    return title, ["", "all", *(names[1:] if len(names) > 2 else [])], rows
-
-
-def write_scores(scores: Mapping[str, Any], path: Path) -> None:
-    """Write ``evaluation.json``."""
-    with replace_file(path, "w") as f:
-        json.dump(scores, f, indent=2, allow_nan=False)
+    title += "; in brackets the 95 % interval" if scores.intervals else ""
+    return title, ["", "all", *shown], rows

@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from manymask.core import Category
+from manymask.metrics.catalogue import MetricPath
 from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, assign_pairs, match_shown
 from manymask.metrics.precision import KINDS, RankedPredictions, compute_average_precision, rank_images
 
 AJI_KINDS = ("AJI", "AJI_plus", "AJI_foreground")
 """Kumar's, with pairs found one to one, and Cellpose's."""
 
-Statistics = dict[tuple[str, ...], Float64[np.ndarray, " draws"]]
+Statistics = dict[MetricPath, Float64[np.ndarray, " draws"]]
 """A value of each draw by its path in ``evaluation.json``; NaN where undefined."""
 
 _AP_NAMES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}

@@ -1,5 +1,6 @@
 """The models that the package carries: weights and plan in ``NAME.safetensors``, the card in ``NAME.json``."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -41,12 +42,27 @@ def read_cards() -> dict[str, Card]:
     }
 
 
-def resolve_weights(source: str | Path) -> Path:
-    """The file that a model's weights are read from, of which the first that is there is taken.
+@dataclass(frozen=True)
+class FoundModel:
+    """The file of a model, and whether the package carries it."""
 
-    It is the file itself, the best or else the last checkpoint of the run folder, or the shipped model of this name;
-    where there is none of these, the path as it was given.
+    file: Path
+    is_shipped: bool
+
+
+def find_model(source: str | Path) -> FoundModel | None:
+    """The model that a text stands for: a file, a run folder's best or else last checkpoint, or a shipped one's name.
+
+    None where it stands for none; a ``.json`` file holds predictions, not a model.
     """
     path = Path(source)
     places = (path, path / "best.ckpt", path / "last.ckpt")
-    return next((place for place in places if place.is_file()), list_shipped().get(str(source), path))
+    own = next((place for place in places if place.is_file() and place.suffix.lower() != ".json"), None)
+    file = own or list_shipped().get(str(source))
+    return None if file is None else FoundModel(file, is_shipped=own is None)
+
+
+def resolve_weights(source: str | Path) -> Path:
+    """The file that a model's weights are read from; where there is none, the path as it was given."""
+    found = find_model(source)
+    return Path(source) if found is None else found.file

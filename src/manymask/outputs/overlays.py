@@ -18,4 +18,4 @@ class Overlays(OutputWriter):
     def write(self, image: ImageEntry, instances: Instances) -> None:
         """Draw the picture of an image."""
         path = self.folder / "overlays" / f"{image.name}.png"
-        write_overlay(path, image.pixels, instances, self.categories, score_threshold=self.score_threshold)
+        write_overlay(path, image.image.read(), instances, self.categories, score_threshold=self.score_threshold)

@@ -6,10 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Shaped
-
-from manymask.core import Category, Instances
+from manymask.core import Category, ImageSource, Instances
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +17,13 @@ class ImageEntry:
         id: Its number, by which COCO results refer to it.
         name: Its stem, which files that are made for it are named after.
         file_name: Its file, by its place in the folder of images.
-        pixels: The image as the file has it.
+        image: The image itself.
     """
 
     id: int
     name: str
     file_name: str
-    pixels: Shaped[np.ndarray, "height width channels"]
+    image: ImageSource
 
 
 class OutputWriter(ABC):

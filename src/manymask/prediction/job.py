@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from manymask.core import ArraySource
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
@@ -70,7 +71,7 @@ def predict_files(
                     model, normalize_pixels(pixels, str(path), Normalization.of(model.plan)), str(path)
                 )
                 _warn_of_cap(instances, model.plan, path)
-                entry = ImageEntry(image_ids[index], stem, path.relative_to(root).as_posix(), pixels)
+                entry = ImageEntry(image_ids[index], stem, path.relative_to(root).as_posix(), ArraySource(pixels))
                 for writer in writers:
                     writer.write(entry, instances)
                 num_found += len(instances)

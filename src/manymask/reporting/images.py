@@ -2,18 +2,18 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
+from markupsafe import Markup
 
 from manymask.core import Instances
 from manymask.drawing import decode_crop, to_8bit
+from manymask.reporting.charts import Number
 from manymask.reporting.error_kinds import ERRORS, KINDS
-from manymask.reporting.markup import Number
 
 _LONG_SIDE = 1024  # of embedded pictures; outlines stay in the image's own pixels
 _QUALITY, _THUMBNAIL_QUALITY = 85, 75  # of JPEG
@@ -62,22 +62,21 @@ class EncodedImage:
     name: str
     loss: Number
     thumbnail: str
-    content: str
+    content: Markup
 
 
-def choose_images(per_image: Sequence[Mapping[str, Any]], max_images: int) -> list[str]:
-    """Names of the images to show: all, or the worst half of ``max_images`` and the rest evenly through the others.
+def choose_images(names: Sequence[str], max_images: int) -> list[str]:
+    """The images to show: all, or the worst half of ``max_images`` and the rest evenly through the others.
 
     Args:
-        per_image: The table of the evaluation, worst first.
+        names: Of the images, worst first.
         max_images: How many to show at most.
     """
-    names = [str(row["name"]) for row in per_image]
     if len(names) <= max_images:
-        return names
+        return list(names)
     num_worst = (max_images + 1) // 2
     places = np.linspace(num_worst, len(names) - 1, max_images - num_worst).round().astype(int)
-    return names[:num_worst] + [names[place] for place in places.tolist()]
+    return [names[place] for place in (*range(num_worst), *places.tolist())]
 
 
 def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
@@ -129,9 +128,9 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
     )
 
 
-def write_json(value: object) -> str:
+def write_json(value: object) -> Markup:
     """JSON that no text inside can break out of a ``<script>`` with."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c"))
 
 
 def trace_outlines(instances: Instances) -> list[list[np.ndarray]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.evaluation import DRAWS, choose_folder, open_source, read_data, summarize, view_images
+from manymask.evaluation import DRAWS, choose_folder, open_predictions, read_data, summarize, view_images
 from manymask.inspection import group_images
 from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
@@ -56,17 +56,17 @@ def report(
     target = Path(output) if output else (find_run(path) or choose_folder(path)) / "report.html"
     check_outputs(target.parent, "report", [target.name])
     dataset = read_data(path, data, data_format, settings)
-    opened = open_source(path, dataset, device=device, settings=settings)
+    opened = open_predictions(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
     seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}
     for view in view_images(opened, dataset, progress):
         shown = view.predictions[: view.scored.num_shown]
         seen[view.scored.name] = (view.truth, shown, view.scored)
     evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
-    for note in evaluation["notes"]:
+    for note in evaluation.notes:
         warnings.warn(note, stacklevel=2)
-    losses = {row["name"]: 0.0 if row["F1"] is None else 1 - row["F1"] for row in evaluation["per_image"]}
-    chosen = set(choose_images(evaluation["per_image"], max_images))
+    losses = {row.name: 0.0 if row.F1 is None else 1 - row.F1 for row in evaluation.per_image}
+    chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
 
     def view_chosen() -> Iterator[ViewedImage]:
         for index, record in enumerate(dataset.records):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manymask.core import Category, Instances, match_categories
 from manymask.errors import TrainingError
-from manymask.metrics import ScoredImage, choose_score_threshold, score_image, summarize_headline
+from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
 from manymask.modeling.detections import make_instances
 from manymask.modeling.network import MaskRCNN
@@ -56,7 +56,7 @@ class TrainingModule(L.LightningModule):
         self.losses: dict[str, float] = {}
         self.num_batches = 0
         self.last_learning_rate = 0.0
-        self.scores: dict[str, Any] = {}
+        self.scores: dict[MetricPath, float | None] = {}
         self.score_threshold = plan.shown_score
         self.pace: Pace | None = None
         self._scored: list[ScoredImage] = []

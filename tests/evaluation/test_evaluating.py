@@ -13,6 +13,7 @@ from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.evaluation import choose_crowds, evaluate, find_training_images, read_validation
 from manymask.formats import read_class_folders, read_dataset
 from manymask.inspection import group_images
+from manymask.metrics import read_evaluation
 from manymask.plan import DataRecord, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
 from tests.cells import copy_truth, lose, write_cells, write_half_crowd, write_labels, write_results
@@ -46,11 +47,11 @@ def score(source, data, *, draws=10, output=None, group_by=None, progress=None, 
 
 
 def count_objects(scores) -> int:
-    return sum(row["num_instances"] for row in scores["per_image"])
+    return sum(row.num_instances for row in scores.per_image)
 
 
 def has_note(scores, *parts: str) -> bool:
-    return any(all(part in note for part in parts) for note in scores["notes"])
+    return any(all(part in note for part in parts) for note in scores.notes)
 
 
 def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Category, ...]) -> Path:
@@ -82,20 +83,20 @@ class TestModel:
     def test_predictions_as_truth_score_one(self, model, tmp_path, categories):
         data = write_predictions_as_truth(model, tmp_path / "data", categories)
         scores = score(model, data, output=tmp_path / "out")
-        assert scores["mask"]["AP"] == pytest.approx(1)
-        assert scores["box"]["AP50"] > 0.9  # the masks do not quite fill the boxes
-        assert all(scores["mask"]["per_class"][category.name]["num_instances"] > 0 for category in categories)
+        assert scores.get_value(("mask", "AP")) == pytest.approx(1)
+        assert scores.box.AP50 > 0.9  # the masks do not quite fill the boxes
+        assert all(scores.mask.per_class[category.name].num_instances > 0 for category in categories)
         results = json.loads((tmp_path / "out" / "predictions.json").read_text())
         assert {result["category_id"] for result in results} == {category.id for category in categories}
-        assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == scores
+        assert read_evaluation(tmp_path / "out" / "evaluation.json") == scores
 
     def test_scores_say_what_they_are_of(self, model, tmp_path):
         calls = []
         data = write_predictions_as_truth(model, tmp_path / "data", CATEGORIES)
         scores = score(model, read_dataset(data), progress=lambda *call: calls.append(call))
-        assert (scores["model"], scores["data"]) == (str(model.source), str(data))
-        assert (scores["min_score"], scores["score_threshold"], scores["detections_per_image"]) == (0.05, 0.3, 12)
-        assert scores["num_images"] == 2
+        assert (scores.model, scores.data) == (str(model.source), str(data))
+        assert (scores.min_score, scores.score_threshold, scores.detections_per_image) == (0.05, 0.3, 12)
+        assert scores.num_images == 2
         assert calls == [(1, 2), (2, 2)]
         assert set(tmp_path.iterdir()) == {data}
 
@@ -109,10 +110,10 @@ class TestModel:
         expected = score(load_model(model.source, settings={"min_score": 0.2}), data, output=tmp_path / "out")
         found = score(tmp_path / "out", data, score_threshold=0.3)
         file = tmp_path / "out" / "predictions.json"
-        assert score(file, data, score_threshold=0.3) == found | {"predictions": str(file)}
-        assert found["predictions"] == str(tmp_path / "out")
-        differing = {name for name in expected if found.get(name) != expected[name]}
-        assert differing == {"model", "min_score", "detections_per_image", "notes"}
+        assert score(file, data, score_threshold=0.3) == found.model_copy(update={"predictions": str(file)})
+        assert found.predictions == str(tmp_path / "out")
+        differing = {name for name, value in expected if getattr(found, name) != value}
+        assert differing == {"model", "predictions", "min_score", "detections_per_image", "notes"}
 
     def test_what_predict_wrote_scores_the_same(self, model, cells, tmp_path):
         expected = score(model, cells)
@@ -122,15 +123,15 @@ class TestModel:
         data = replace(cells, categories=(Category(2, "round"), Category(5, "long")))
         data = replace(data, read_record=partial(_read_as, cells.categories))
         found = score(tmp_path, data, score_threshold=0.3)
-        assert found["num_predictions"] == expected["num_predictions"]
-        assert score(tmp_path / "labels", data)["num_predictions"] <= found["num_predictions"]
+        assert found.num_predictions == expected.num_predictions
+        assert score(tmp_path / "labels", data).num_predictions <= found.num_predictions
 
     def test_classes_that_only_the_model_has_are_listed_without_a_score(self, model, tmp_path):
         data = write_predictions_as_truth(model, tmp_path / "data", (Category(4, "a"), Category(6, "b")))
         scores = score(model, data)
-        assert list(scores["mask"]["per_class"]) == ["a", "b", "round", "long"]
-        assert scores["mask"]["AP"] == 0
-        assert scores["mask"]["per_class"]["round"]["AP"] is None
+        assert list(scores.mask.per_class) == ["a", "b", "round", "long"]
+        assert scores.mask.AP == 0
+        assert scores.mask.per_class["round"].AP is None
 
     def test_says_that_classes_do_not_meet(self, model, cells):
         strangers = tuple(Category(90 + i, f"x{i}") for i in range(len(cells.categories)))
@@ -141,13 +142,13 @@ class TestModel:
     def test_a_one_class_model_on_data_of_two_is_scored_as_one(self, cells, tmp_path):
         path = write_tiny_model(tmp_path / "best.ckpt", (Category(1, "nucleus"),))
         scores = score(path, cells, output=tmp_path / "out")
-        assert list(scores["mask"]["per_class"]) == ["instance"]
-        assert scores["mask"]["per_class"]["instance"]["num_instances"] == sum(len(s.to_instances()) for s in cells)
+        assert list(scores.mask.per_class) == ["instance"]
+        assert scores.mask.per_class["instance"].num_instances == sum(len(s.to_instances()) for s in cells)
         assert has_note(scores, "(nucleus)", "(class1, class2)", "instances of all classes are scored as one")
         predict_files(path, cells.root, tmp_path / "found", formats=["labels"])
         labels = score(tmp_path / "found", cells, score_threshold=0.3)
-        assert labels["num_predictions"] > 0
-        assert labels["mask"]["per_class"].keys() == {"instance"}
+        assert labels.num_predictions > 0
+        assert labels.mask.per_class.keys() == {"instance"}
         predict_files(path, cells.root, tmp_path / "results", formats=["coco"])
         assert has_note(score(tmp_path / "results", cells), "are of category_id 1 and are scored as class1, one of 2 ")
         assert has_note(labels, "(nucleus)", "(class1, class2)", "instances of all classes are scored as one")
@@ -157,11 +158,11 @@ class TestModel:
         path = write_tiny_model(tmp_path / "best.ckpt", (Category(1, "nucleus"),))
         predict_files(path, data.root, tmp_path / "found", formats=["labels"])
         scores = score(tmp_path / "found", data, score_threshold=0.3)
-        assert scores["num_predictions"] > 0
+        assert scores.num_predictions > 0
         assert has_note(scores, "(nucleus) is taken for the data's only class (class1)")
 
     def test_settings(self, run, model, cells):
-        assert score(run, cells, detections_per_image=2, score_threshold="0.9")["detections_per_image"] == 2
+        assert score(run, cells, detections_per_image=2, score_threshold="0.9").detections_per_image == 2
         with pytest.raises(PlanError, match="is loaded keeps its settings; give min_score to load_model"):
             score(model, cells, min_score=0.3)
         with pytest.raises(PlanError, match="epochs is fixed by training"):
@@ -228,38 +229,38 @@ class TestFiles:
             write_labels(tmp_path / "c", cells, has_table=True),
         ):
             scores = score(source, cells)
-            assert scores["mask"]["AP50"] == scores["detection"]["F1"] == 1  # overlap costs label images some pixels
-            assert list(scores["mask"]["per_class"]) == ["class1", "class2"]
-            assert scores["predictions"] == str(source)
-            assert scores["detections_per_image"] is scores["min_score"] is None
+            assert scores.mask.AP50 == scores.detection.F1 == 1  # overlap costs label images some pixels
+            assert list(scores.mask.per_class) == ["class1", "class2"]
+            assert scores.predictions == str(source)
+            assert scores.detections_per_image is scores.min_score is None
 
     def test_labels_of_one_class_need_no_table(self, tmp_path):
         data = write_cells(tmp_path / "data", num_classes=1)
         scores = score(write_labels(tmp_path / "out", data, has_table=False), data)
-        assert list(scores["mask"]["per_class"]) == ["class1"]
-        assert scores["mask"]["AP50"] == 1
+        assert list(scores.mask.per_class) == ["class1"]
+        assert scores.mask.AP50 == 1
         assert has_note(scores, "All scores are equal")
 
     def test_labels_without_classes_are_scored_as_one(self, cells, tmp_path):
         scores = score(write_labels(tmp_path, cells, has_table=False), cells)
-        assert list(scores["mask"]["per_class"]) == ["instance"]
-        assert scores["mask"]["AP50"] == 1
-        assert scores["mask"]["per_class"]["instance"]["num_instances"] == sum(len(s.to_instances()) for s in cells)
+        assert list(scores.mask.per_class) == ["instance"]
+        assert scores.mask.AP50 == 1
+        assert scores.mask.per_class["instance"].num_instances == sum(len(s.to_instances()) for s in cells)
         assert has_note(scores, str(tmp_path), "knows no classes")
 
     def test_images_without_predictions_are_all_missed(self, cells, tmp_path):
         scores = score(write_results(tmp_path / "a.json", cells, images=slice(1)), cells)
         missed = sum(len(cells[row].to_instances()) for row in (1, 2))
-        assert scores["detection"]["FN"] == missed
+        assert missed == scores.detection.FN
         assert has_note(scores, "2 of 3 images have no predictions", "all missed: 0001, 0002")
 
     def test_score_threshold_and_cap(self, cells, tmp_path):
         path = write_results(tmp_path / "a.json", cells)  # scores from 0.9 to 0.6
-        assert score(path, cells, score_threshold="0.95")["detection"]["TP"] == 0
+        assert score(path, cells, score_threshold="0.95").detection.TP == 0
         scores = score(path, cells, score_threshold=0.89, detections_per_image=2)
-        assert scores["num_predictions"] == 6
-        assert scores["detection"]["TP"] == 3
-        assert scores["score_threshold"] == 0.89
+        assert scores.num_predictions == 6
+        assert scores.detection.TP == 3
+        assert scores.score_threshold == 0.89
 
     @pytest.mark.parametrize(
         ("settings", "part"),
@@ -276,7 +277,7 @@ class TestFiles:
     def test_only_the_scores_are_written(self, cells, tmp_path):
         scores = score(write_results(tmp_path / "a.json", cells), cells, output=tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["evaluation.json"]
-        assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == scores
+        assert read_evaluation(tmp_path / "out" / "evaluation.json") == scores
 
     def test_files_of_predict_stay(self, model, cells, tmp_path):
         predict_files(model, cells.root, tmp_path / "out", formats=["coco"])
@@ -300,8 +301,8 @@ class TestFiles:
         predict_files(model, cells.root, tmp_path / "out")
         none = load_model(model.source, settings={"score_threshold": 1})
         predict_files(none, cells.root, tmp_path / "out", formats=["labels"])
-        assert score(tmp_path / "out", cells)["predictions"] == str(tmp_path / "out")
-        assert score(tmp_path / "out", cells)["counts"] == score(tmp_path / "out" / "labels", cells)["counts"]
+        assert score(tmp_path / "out", cells).predictions == str(tmp_path / "out")
+        assert score(tmp_path / "out", cells).counts == score(tmp_path / "out" / "labels", cells).counts
 
     @pytest.mark.parametrize("output", ["file/out", "file"])
     def test_a_place_that_cannot_be_written_is_found_first(self, model, cells, tmp_path, output):
@@ -343,17 +344,17 @@ class TestIntervals:
     def test_one_image_has_none(self, cells, tmp_path):
         one = cells.subset([0])
         scores = score(write_results(tmp_path / "a.json", one), one)
-        assert scores["intervals"] is None
+        assert scores.intervals is None
         assert has_note(scores, "One image only")
 
     def test_groups_are_drawn(self, cells, tmp_path):
         path = write_results(tmp_path / "a.json", cells, lose(2))
-        images, groups = score(path, cells)["intervals"], score(path, cells, group_by=r"000(0|[12])")["intervals"]
-        assert (images["unit"], images["num_units"]) == ("image", 3)
-        assert score(path, cells, group_by=r"^\d{4}$")["intervals"]["num_units"] == 3
-        assert (groups["unit"], groups["num_units"]) == ("group", 3)
+        images, groups = score(path, cells).intervals, score(path, cells, group_by=r"000(0|[12])").intervals
+        assert (images.unit, images.num_units) == ("image", 3)
+        assert score(path, cells, group_by=r"^\d{4}$").intervals.num_units == 3
+        assert (groups.unit, groups.num_units) == ("group", 3)
         all_alike = score(path, cells, group_by="^00")
-        assert all_alike["intervals"] is None
+        assert all_alike.intervals is None
         assert has_note(all_alike, "One group only")
 
     def test_a_group_is_the_first_bracket_or_the_whole_match(self, cells):
@@ -387,10 +388,10 @@ class TestHeldOut:
 
     def test_is_the_default(self, held_out, cells):
         scores = score(held_out, None)
-        assert scores["num_images"] == 1
-        assert [row["name"] for row in scores["per_image"]] == ["0002"]
+        assert scores.num_images == 1
+        assert [row.name for row in scores.per_image] == ["0002"]
         assert not has_note(scores, "trained on")
-        assert score(load_model(held_out), None)["per_image"] == scores["per_image"]
+        assert score(load_model(held_out), None).per_image == scores.per_image
 
     def test_training_images_are_said(self, held_out, cells):
         with pytest.warns(UserWarning, match=r"2 of 3 images .* was trained on, .* too good: 0000, 0001"):
@@ -436,9 +437,9 @@ class TestHeldOut:
     def test_the_images_that_chose_the_epoch_are_said(self, cells, tmp_path):
         write_record(tmp_path / "run", cells.root)
         chosen = score(tmp_path / "run", None)
-        assert any("The epoch in best.ckpt was chosen on these very images" in note for note in chosen["notes"])
+        assert any("The epoch in best.ckpt was chosen on these very images" in note for note in chosen.notes)
         (tmp_path / "run" / "best.ckpt").rename(tmp_path / "run" / "last.ckpt")
-        assert not any("chosen" in note for note in score(tmp_path / "run" / "last.ckpt", None)["notes"])
+        assert not any("chosen" in note for note in score(tmp_path / "run" / "last.ckpt", None).notes)
 
     def test_replaced_scores_of_other_data_are_said(self, cells, tmp_path):
         results, other = write_results(tmp_path / "a.json", cells), write_cells(tmp_path / "others", 3)
