@@ -26,7 +26,7 @@ from manymask.imaging.normalization import normalize_pixels
 from manymask.plan import Plan
 from manymask.prediction.model import Model
 from manymask.prediction.predicting import _get_model, _load_image, read_ahead
-from manymask.prediction.views import _warn_of_cap, predict_tensor
+from manymask.prediction.views import predict_tensor, warn_of_cap
 
 OUTPUT_FORMATS = ("coco", "labels", "overlay")
 """What ``predict_files`` can write: COCO results, label images, pictures with outlines."""
@@ -102,7 +102,7 @@ def _write_predictions(
     for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
         stem, path = files[index]
         instances = predict_tensor(model, normalize_pixels(pixels, str(path), model.plan), str(path))
-        _warn_of_cap(instances, model.plan, path)
+        warn_of_cap(instances, model.postprocessing, path)
         if "coco" in formats:
             results += encode_coco_results(instances, entries[index]["id"], model.categories)
         shown = instances[instances.scores >= model.plan.shown_score]

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from manymask.core import Dataset, Instances
 from manymask.imaging.normalization import normalize_pixels
+from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
 from manymask.training.augmentation import augment, make_target
 
@@ -42,6 +43,7 @@ class TrainingImages(TorchDataset[TrainingItem]):
     def __init__(self, dataset: Dataset, plan: Plan) -> None:
         self.dataset = dataset
         self.plan = plan
+        self.preprocessing = Preprocessing.of(plan)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -53,7 +55,8 @@ class TrainingImages(TorchDataset[TrainingItem]):
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
         image = normalize_pixels(sample.pixels, str(sample.path), self.plan)
         image, layers = augment(image, sample.layers, self.plan, generator)
-        return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
+        target = make_target(layers, sample.labels, sample.iscrowd)
+        return *self.preprocessing.prepare(image, target), sample.name
 
 
 class ValidationImages(TorchDataset[ValidationItem]):
@@ -62,13 +65,15 @@ class ValidationImages(TorchDataset[ValidationItem]):
     def __init__(self, dataset: Dataset, plan: Plan) -> None:
         self.dataset = dataset
         self.plan = plan
+        self.preprocessing = Preprocessing.of(plan)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return normalize_pixels(sample.pixels, str(sample.path), self.plan), sample.to_instances(), sample.image_id
+        image = normalize_pixels(sample.pixels, str(sample.path), self.plan)
+        return self.preprocessing(image), sample.to_instances(), sample.image_id
 
 
 class InstanceDataModule(L.LightningDataModule):
