@@ -1,7 +1,7 @@
 """What finds objects in images: a network behind one call, whatever library runs it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32
@@ -12,6 +12,7 @@ from manymask.modeling.device import autocast
 from manymask.modeling.network import MaskRCNN
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Anything that finds objects in images that ``View.take`` made."""
 

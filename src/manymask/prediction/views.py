@@ -41,6 +41,7 @@ def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], sourc
     try:
         found = detect_views(model.detector, image, list_views(size, model.preprocessing, tta=model.plan.tta))
         views = [make_instances(detections, size, model.postprocessing) for detections in found]
+        return views[0] if len(views) == 1 else _merge(views, model.postprocessing)
     except (MemoryError, RuntimeError) as error:
         if (memory := find_full_memory(error)) is None:
             raise
@@ -48,7 +49,6 @@ def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], sourc
             f"{memory} is full at {source} of {size[0]} x {size[1]}; lower max_size or detections_per_image, or "
             f"predict parts of the image{'' if memory == 'memory' else ', or set device=cpu'}"
         ) from error
-    return views[0] if len(views) == 1 else _merge(views, model.postprocessing)
 
 
 def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False) -> list[View]:
