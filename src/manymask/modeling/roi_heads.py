@@ -89,7 +89,7 @@ class CrowdRoIHeads(RoIHeads):
             labels.append(torch.cat([part[1][0] for part in parts]))
         return rows, labels
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         features: dict[str, Tensor],
         proposals: list[Tensor],
