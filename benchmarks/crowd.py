@@ -140,7 +140,7 @@ def case_predict(model_path, num_instances, size):
     pixels, cells = make_sample(0, seed=5, size=(int(size),) * 2, num_instances=int(num_instances), diameter=16)
     image = normalize_pixels(pixels, "synthetic", Normalization("type"))
     del pixels
-    spent = time_network(model.network)
+    spent = time_network(model.detector.network)
     torch.manual_seed(0)
     seconds, outside = [], []
     for _ in range(3):

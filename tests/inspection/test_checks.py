@@ -5,8 +5,7 @@ import torch
 from manymask.core import Category
 from manymask.inspection.checks import compare_sets, examine_dataset, examine_image, list_some
 from manymask.inspection.findings import KINDS
-from manymask.modeling.network import ResizeTransform
-from manymask.plan import make_plan
+from manymask.modeling.network import PadTransform
 from tests.inspection.samples import draw_masks, draw_pixels, measure
 
 CATEGORIES = (Category(1, "seed"),)
@@ -108,8 +107,7 @@ def test_tiny_and_crowded_images():
 
 
 def test_tiny_images_are_said_to_be_padded():
-    transform = ResizeTransform(make_plan(settings={"min_size": 0, "max_size": 4000}), [0.0] * 3, [1.0] * 3)
-    batch, _ = transform([torch.zeros(3, 20, 20)])
+    batch, _ = PadTransform()([torch.zeros(3, 20, 20)])
     assert (batch.image_sizes, tuple(batch.tensors.shape[2:])) == ([(20, 20)], (32, 64))
     treatment = examine(draw_masks((2, 2, 9, 9), size=(20, 20)))["tiny-image"].treatment
     assert "padded, and enlarged only where min_size or a scale above 1 asks for it" in treatment

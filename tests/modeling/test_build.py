@@ -219,9 +219,6 @@ class TestTimm:
         with pytest.raises(PlanError, match="list_models"):
             build_model(2, settings={**SMALL, "backbone": "?", "weights": "none"})
 
-    def test_intensities_are_those_of_the_weights(self):
-        assert build_model(2, settings={**SMALL, "weights": "none"}).transform.image_mean == [0.5, 0.5, 0.5]
-
     @pytest.mark.parametrize(
         ("stages", "frozen"),
         [

@@ -1,5 +1,7 @@
+import json
 import math
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from manymask.core import Instances, RunLengths, encode_coco_rle, encode_crops, paint_layers
-from manymask.modeling.detections import make_instances, paste_masks, suppress_masks
+from manymask.modeling.detections import Detections, Postprocessing, make_instances, paste_masks, suppress_masks
 from manymask.modeling.roi_heads import map_boxes
 from manymask.modeling.targets import sample_mask_targets
 from manymask.plan import make_plan
@@ -205,35 +207,37 @@ class TestMakeInstances:
     """Two crossing bars, whose boxes are nearly the same, and a copy of the first."""
 
     @pytest.fixture
-    def output(self):
+    def detections(self):
         bar = torch.nn.functional.max_pool2d(torch.eye(28)[None], 5, 1, 2)[0]
         boxes = torch.tensor([[10.0, 10, 66, 66], [11, 10, 66, 66], [10, 10, 66, 67]])
         masks = torch.stack([bar, bar.flip(1), bar])
-        return {
-            "boxes": boxes,
-            "labels": torch.ones(3).long(),
-            "scores": torch.tensor([0.9, 0.8, 0.7]),
-            "mask_probabilities": masks,
-        }
+        return Detections(boxes, torch.ones(3).long(), torch.tensor([0.9, 0.8, 0.7]), masks)
+
+    def postprocess(self, **settings):
+        return Postprocessing.of(make_plan(settings={"detections_per_image": 10, **settings}))
 
     @pytest.mark.parametrize(("suppression", "scores"), [("mask", [0.9, 0.8]), ("box", [0.9, 0.8, 0.7])])
-    def test_by_masks(self, output, suppression, scores):
-        plan = make_plan(settings={"suppression": suppression, "detections_per_image": 10, "mask_alignment": "exact"})
-        instances = make_instances(output, (80, 80), plan)
+    def test_by_masks(self, detections, suppression, scores):
+        postprocessing = self.postprocess(suppression=suppression, mask_alignment="exact")
+        instances = make_instances(detections, (80, 80), postprocessing)
         assert instances.scores.tolist() == pytest.approx(scores)
         assert (instances.runs.areas > 300).all()
-        assert instances.boxes.tolist() == output["boxes"][: len(scores)].tolist()
+        assert instances.boxes.tolist() == detections.boxes[: len(scores)].tolist()
 
-    def test_the_cap_comes_after(self, output):
-        plan = make_plan(settings={"suppression": "mask", "detections_per_image": 2})
-        output = {name: value[[0, 2, 1]] for name, value in output.items()}
-        assert make_instances(output, (80, 80), plan).scores.tolist() == pytest.approx([0.9, 0.8])
-        plan = make_plan(settings={"suppression": "mask", "detections_per_image": 1})
-        assert make_instances(output, (80, 80), plan).scores.tolist() == pytest.approx([0.9])
+    def test_the_cap_comes_after(self, detections):
+        detections = Detections(*(value[[0, 2, 1]] for value in vars(detections).values()))
+        for cap, scores in ((2, [0.9, 0.8]), (1, [0.9])):
+            postprocessing = self.postprocess(suppression="mask", detections_per_image=cap)
+            assert make_instances(detections, (80, 80), postprocessing).scores.tolist() == pytest.approx(scores)
 
-    def test_alignment(self, output):
+    def test_alignment(self, detections):
         size = (80, 80)
         for alignment in ("torchvision", "exact"):
-            plan = make_plan(settings={"mask_alignment": alignment, "detections_per_image": 10})
-            expected = paste_masks(output["mask_probabilities"], output["boxes"], size, is_exact=alignment == "exact")
-            dense.assert_same_runs(make_instances(output, size, plan).runs, expected)
+            is_exact = alignment == "exact"
+            expected = paste_masks(detections.mask_probabilities, detections.boxes, size, is_exact=is_exact)
+            found = make_instances(detections, size, self.postprocess(mask_alignment=alignment))
+            dense.assert_same_runs(found.runs, expected)
+
+    def test_postprocessing_is_json(self):
+        postprocessing = self.postprocess(suppression="mask")
+        assert Postprocessing(**json.loads(json.dumps(asdict(postprocessing)))) == postprocessing

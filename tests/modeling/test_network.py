@@ -9,6 +9,9 @@ from manymask.core import InstanceLayers, Instances
 from manymask.modeling import roi_heads
 from manymask.modeling.build import build_model
 from manymask.modeling.detections import paste_masks
+from manymask.modeling.network import PadTransform
+from manymask.modeling.preprocessing import Preprocessing
+from manymask.plan import make_plan
 from tests.modeling.scenes import make_scene
 
 NUM_CLASSES = 5
@@ -19,9 +22,8 @@ BUILDERS = {"maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn, "maskrcnn_resnet50_f
 def build_pair(architecture):
     """Our model and torchvision's with the same random weights; scores vary enough that NMS has a definite order."""
     torch.manual_seed(0)
-    settings = {"min_size": 256, "max_size": 256}
     own = {"detections_per_image": 100, "min_score": 0.0, "roi_samples": 128}
-    ours = build_model(NUM_CLASSES, settings={"architecture": architecture, "weights": "none", **own, **settings})
+    ours = build_model(NUM_CLASSES, settings={"architecture": architecture, "weights": "none", **own})
     torch.nn.init.normal_(ours.roi_heads.box_predictor.cls_score.weight, std=0.1)
     torch.nn.init.normal_(ours.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.1)
     theirs = BUILDERS[architecture](
@@ -31,7 +33,9 @@ def build_pair(architecture):
         box_detections_per_img=100,
         box_score_thresh=0.0,
         box_batch_size_per_image=128,
-        **settings,
+        min_size=256,
+        max_size=256,
+        _skip_resize=True,  # which draws a number
     )
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
@@ -46,6 +50,9 @@ def make_example(num_instances, size=256):
     return image, {**common, "layers": layers}, {**common, "masks": masks}
 
 
+STANDARDIZE = Preprocessing.of(make_plan(settings={"min_size": 0}))
+
+
 def compute_losses(model, images, targets):
     torch.manual_seed(1)
     return model.train()(images, targets)
@@ -58,18 +65,19 @@ def detect(model, images):
 
 def assert_same_losses(ours, theirs, num_instances):
     image, target, dense_target = make_example(num_instances)
-    found, expected = compute_losses(ours, [image], [target]), compute_losses(theirs, [image], [dense_target])
+    found = compute_losses(ours, [STANDARDIZE(image)], [target])
+    expected = compute_losses(theirs, [image], [dense_target])
     assert found.keys() == expected.keys() == LOSSES
     torch.testing.assert_close(found, dict(expected), rtol=1e-4, atol=1e-7)
 
 
 def assert_same_detections(ours, theirs):
     image = make_example(0)[0]
-    found, expected = detect(ours, [image])[0], detect(theirs, [image])[0]
-    assert len(found["boxes"]) > 20
+    found, expected = detect(ours, [STANDARDIZE(image)])[0], detect(theirs, [image])[0]
+    assert len(found.boxes) > 20
     for name in ("boxes", "scores", "labels"):
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
-    runs = paste_masks(found["mask_probabilities"], found["boxes"], (256, 256))
+        torch.testing.assert_close(getattr(found, name), expected[name], rtol=0, atol=1e-4)
+    runs = paste_masks(found.mask_probabilities, found.boxes, (256, 256))
     masks = Instances.from_runs(runs, np.ones(len(runs), dtype=np.int64)).to_masks()
     probabilities = expected["masks"][:, 0].numpy()
     is_clear = np.abs(probabilities - 0.5) > 1e-4
@@ -124,10 +132,10 @@ def test_images_of_several_sizes_in_a_batch(small):
     examples = [make_example(12, size) for size in (96, 64, 160)]
     assert_finite(compute_losses(small, [e[0] for e in examples], [e[1] for e in examples]), small)
     for (image, _, _), found in zip(examples, detect(small, [e[0] for e in examples]), strict=True):
-        assert 0 < len(found["boxes"]) <= 20
-        assert found["boxes"].min() >= 0
-        assert found["boxes"].max() <= image.shape[-1]
-        assert found["mask_probabilities"].shape == (len(found["boxes"]), 28, 28)
+        assert 0 < len(found.boxes) <= 20
+        assert found.boxes.min() >= 0
+        assert found.boxes.max() <= image.shape[-1]
+        assert found.mask_probabilities.shape == (len(found.boxes), 28, 28)
 
 
 def test_batch_without_objects(small):
@@ -158,71 +166,33 @@ def test_first_image_does_not_set_the_scales():
     image = make_example(0, 128)[0]
     detect(used, [torch.rand(3, 33, 33)])
     found, expected = detect(used, [image])[0], detect(fresh, [image])[0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(vars(found), vars(expected), rtol=0, atol=0)
     assert used.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
 
 
-@pytest.mark.parametrize("size", [(33, 33), (50, 70)])
-def test_min_size_0_keeps_the_size(small, size):
-    image = torch.rand(3, *size)
-    images, targets = small.transform([image], [{"boxes": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}])
-    assert images.image_sizes == [size]
-    assert targets[0]["boxes"].tolist() == [[1, 2, 3, 4]]
+def test_images_are_padded_to_whole_cells():
+    images = [torch.ones(3, 33, 20), torch.ones(3, 50, 64)]
+    batch, targets = PadTransform()(images, [{}, {}])
+    assert batch.image_sizes == [(33, 20), (50, 64)]
+    assert tuple(batch.tensors.shape) == (2, 3, 64, 64)
+    assert batch.tensors.sum(dim=(1, 2, 3)).tolist() == [3 * 33 * 20, 3 * 50 * 64]
+    assert targets == [{}, {}]
 
 
-def test_min_size_resizes_boxes_but_not_layers():
-    model = build_small(min_size=96, max_size=200)
+def test_layers_of_another_resolution(small):
     image, target, _ = make_example(3, 48)
-    images, targets = model.transform([image], [target])
-    assert images.image_sizes == [(96, 96)]
-    assert torch.equal(targets[0]["boxes"], target["boxes"] * 2)
-    assert targets[0]["layers"].shape == target["layers"].shape
-    assert_finite(compute_losses(model, [image], [target]), model)
-
-
-class TestScale:
-    @pytest.mark.parametrize(
-        ("settings", "size"),
-        [
-            ({"scale": 2.0}, (96, 120)),
-            ({"scale": 1.3}, (62, 78)),
-            ({"scale": 2.0, "max_size": 90}, (72, 90)),
-            ({"scale": 2.0, "max_size": 50}, (48, 60)),
-            ({"scale": 0.5}, (24, 30)),
-            ({"scale": 0.5, "max_size": 10}, (24, 30)),
-        ],
-    )
-    def test_sizes(self, settings, size):
-        image, boxes = torch.rand(3, 48, 60), torch.tensor([[3.0, 4.0, 30.0, 48.0]])
-        images, targets = build_small(**settings).transform([image], [{"boxes": boxes}])
-        assert images.image_sizes == [size]
-        factors = torch.tensor([size[1] / 60, size[0] / 48]).repeat(2)
-        torch.testing.assert_close(targets[0]["boxes"], boxes * factors)
-
-    @pytest.mark.parametrize("scale", [0.5, 2.0])
-    def test_detections_come_in_the_size_of_the_image(self, scale):
-        model = build_small(scale=scale)
-        boxes = detect(model, [torch.rand(3, 48, 60)])[0]["boxes"]
-        assert 30 < boxes.max() <= 60
-        image, target, _ = make_example(3, 48)
-        assert_finite(compute_losses(model, [image], [target]), model)
-
-    def test_pixels_lie_where_boxes_lie(self):
-        """A ramp stays one: the value at a place is that of the same place before."""
-        model = build_small(scale=2.0)
-        ramp = ((torch.arange(32) + 0.5) / 32).expand(3, 16, 32)
-        model.transform.image_mean, model.transform.image_std = [0.0] * 3, [1.0] * 3
-        images, _ = model.transform([ramp])
-        expected = (torch.arange(64) + 0.5) / 64
-        torch.testing.assert_close(images.tensors[0, 0, 0, 1:63], expected[1:63])
+    prepared, target = Preprocessing.of(make_plan(settings={"min_size": 96, "max_size": 200})).prepare(image, target)
+    assert prepared.shape == (3, 96, 96)
+    assert target["layers"].shape[-2:] == (48, 48)
+    assert_finite(compute_losses(small, [prepared], [target]), small)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"mask_resolution": 14, "mask_alignment": "exact"},
-        {"mask_resolution": 56, "scale": 1.5},
-        {"mask_alignment": "exact", "scale": 0.7, "aspect_ratios": (1.0,)},
+        {"mask_resolution": 56},
+        {"mask_alignment": "exact", "aspect_ratios": (1.0,)},
         {"suppression": "mask", "nms": 0.3, "rpn_nms": 0.6},
     ],
 )
@@ -232,12 +202,12 @@ def test_planned_settings(settings):
     assert_finite(compute_losses(model, [image], [target]), model)
     found = detect(model, [image])[0]
     num_bins = settings.get("mask_resolution", 28)
-    assert found["mask_probabilities"].shape == (len(found["boxes"]), num_bins, num_bins)
+    assert found.mask_probabilities.shape == (len(found.boxes), num_bins, num_bins)
 
 
 def test_weights_fit_whatever_the_masks_are_like(small):
     shapes = {name: value.shape for name, value in small.state_dict().items()}
-    for settings in ({"mask_resolution": 14}, {"mask_alignment": "exact"}, {"suppression": "mask"}, {"scale": 2.0}):
+    for settings in ({"mask_resolution": 14}, {"mask_alignment": "exact"}, {"suppression": "mask"}):
         assert {name: value.shape for name, value in build_small(**settings).state_dict().items()} == shapes
 
 
@@ -260,11 +230,6 @@ def test_features_are_read_where_they_lie(alignment, shift):
     torch.testing.assert_close(pooled[0, 0, 0], centres + shift, rtol=0, atol=1e-3)
 
 
-def test_detections_come_in_the_size_of_the_image():
-    model = build_small(min_size=96, max_size=200)
-    assert detect(model, [torch.rand(3, 48, 60)])[0]["boxes"].max() <= 60
-
-
 def test_many_detections_pass_the_mask_head_in_chunks(monkeypatch):
     model = build_small()
     image = make_example(0, 128)[0]
@@ -272,7 +237,7 @@ def test_many_detections_pass_the_mask_head_in_chunks(monkeypatch):
     model.roi_heads.mask_head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     at_once = detect(model, [image])[0]
     monkeypatch.setattr(roi_heads, "DETECTIONS_AT_ONCE", 8)
-    torch.testing.assert_close(detect(model, [image])[0], at_once, rtol=0, atol=1e-5)
+    torch.testing.assert_close(vars(detect(model, [image])[0]), vars(at_once), rtol=0, atol=1e-5)
     assert sizes == [20, 8, 8, 4]
 
 
@@ -285,7 +250,7 @@ def test_proposals_are_matched_in_chunks(monkeypatch, small):
 
 def test_no_detections():
     found = detect(build_small(min_score=0.999), [torch.rand(3, 64, 64)])[0]
-    assert {name: tuple(value.shape) for name, value in found.items()} == {
+    assert {name: tuple(value.shape) for name, value in vars(found).items()} == {
         "boxes": (0, 4),
         "labels": (0,),
         "scores": (0,),
@@ -313,14 +278,14 @@ class TestAutocast:
     def test_detections_are_float32(self, small):
         with torch.autocast("cpu", torch.bfloat16):
             found = detect(small, [make_example(0, 128)[0]])[0]
-        dtypes = {name: value.dtype for name, value in found.items()}
+        dtypes = {name: value.dtype for name, value in vars(found).items()}
         assert dtypes.pop("labels") == torch.int64
         assert set(dtypes.values()) == {torch.float32}
 
     def test_boxes_are_not_rounded(self, small):
         """At 1,000 pixels neighbouring bfloat16 numbers are 4 apart."""
         with torch.autocast("cpu", torch.bfloat16):
-            boxes = detect(small, [torch.rand(3, 64, 1200)])[0]["boxes"]
+            boxes = detect(small, [torch.rand(3, 64, 1200)])[0].boxes
         assert not torch.equal(boxes, boxes.bfloat16().float())
         assert small.rpn.anchor_generator.cell_anchors[0].dtype == torch.float32
 

@@ -3,6 +3,7 @@ import re
 import shutil
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from manymask.imaging import read_pixels
 from manymask.modeling import catalogue
 from manymask.modeling.build import build_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_state_dict, write_checkpoint
+from manymask.modeling.detections import Postprocessing, make_instances
 from manymask.outputs import OUTPUTS
 from manymask.plan import make_plan
 from manymask.prediction import (
@@ -31,7 +33,7 @@ from manymask.prediction import (
     predict_files,
     predict_tensor,
 )
-from manymask.prediction.views import _list_factors, _map_back, _predict_view, _warn_of_cap
+from manymask.prediction.views import detect_views, list_views, warn_of_cap
 from manymask.synthetic import make_categories, make_sample
 from manymask.training.setup import read_start
 from tests import dense
@@ -84,7 +86,7 @@ def test_model_of_a_run_folder(run, model):
     assert model.source == run / "best.ckpt"
     assert model.categories == CATEGORIES
     assert model.plan.score_threshold == SETTINGS["score_threshold"]
-    assert not model.network.training
+    assert not model.detector.network.training
 
 
 def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
@@ -416,7 +418,7 @@ def test_warns_where_the_cap_cuts_off_sure_instances(cap, is_warned):
     plan = make_plan("baseline", {"detections_per_image": cap})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _warn_of_cap(instances, plan, Path("crowd.tif"))
+        warn_of_cap(instances, Postprocessing.of(plan), Path("crowd.tif"))
     assert [f"cap of {cap}" in str(warning.message) for warning in caught] == [True] * is_warned
 
 
@@ -505,7 +507,7 @@ def test_full_device_is_one_line(model, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(model.network, "forward", fail)
+    monkeypatch.setattr(model.detector.network, "forward", fail)
     with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
         list(predict(model, np.zeros((40, 48), dtype=np.uint8)))
 
@@ -564,20 +566,18 @@ def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
 
 
 class TestTta:
-    def test_boxes_of_views_come_back(self):
-        """A box of a 20 x 30 view that is enlarged 1.25 times and flipped both ways, of a 16 x 24 image."""
-        boxes = torch.tensor([[5.0, 10.0, 15.0, 20.0]])
-        assert _map_back(boxes, (20, 30), (16, 24), []).tolist() == [[4, 8, 12, 16]]
-        assert _map_back(boxes, (20, 30), (16, 24), [2]).tolist() == [[12, 8, 20, 16]]
-        assert _map_back(boxes, (20, 30), (16, 24), [1]).tolist() == [[4, 0, 12, 8]]
-        assert _map_back(boxes, (20, 30), (16, 24), [2, 1]).tolist() == [[12, 0, 20, 8]]
+    def predict_view(self, model, image, **changes):
+        (view,) = list_views(size := (image.shape[-2], image.shape[-1]), model.preprocessing)
+        (detections,) = detect_views(model.detector, image, [replace(view, **changes)])
+        return make_instances(detections, size, model.postprocessing)
 
     @pytest.mark.parametrize("flips", [(True, False), (False, True), (True, True)])
     def test_a_view_of_a_flipped_image_is_the_image_s(self, model, flips):
         """The network sees the same pixels, so what it finds lies at the mirrored places."""
         image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
         axes = [axis for axis, is_flipped in ((2, flips[0]), (1, flips[1])) if is_flipped]
-        plain, view = _predict_view(model, image), _predict_view(model, image.flip(axes), *flips)
+        plain = self.predict_view(model, image)
+        view = self.predict_view(model, image.flip(axes), flips=flips)
         assert len(plain) > 0
         np.testing.assert_allclose(view.scores, plain.scores)
         expected = plain.to_masks()[:, :: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
@@ -595,7 +595,8 @@ class TestTta:
         assert (np.flip(flipped.to_masks(), axis) == plain.to_masks()).mean() > 0.99
 
     def test_an_enlarged_view_has_the_image_s_size(self, model):
-        found = _predict_view(model, torch.rand(3, 41, 53, generator=torch.Generator().manual_seed(0)), factor=1.25)
+        image = torch.rand(3, 41, 53, generator=torch.Generator().manual_seed(0))
+        found = self.predict_view(model, image, factor=1.25)
         assert found.size == (41, 53)
         assert (found.boxes[:, 2:].max(axis=0) <= (53, 41)).all()
         assert found.boxes[:, 2:].max() > 45  # boxes over the whole of it, not the view's part
@@ -655,7 +656,8 @@ class TestShipped:
 
 def test_views_are_enlarged_as_far_as_images_are(run):
     def count(**settings):
-        return len(_list_factors(load_model(run, settings=settings), torch.zeros(3, 40, 52)))
+        preprocessing = load_model(run, settings=settings).preprocessing
+        return len({view.factor for view in list_views((40, 52), preprocessing, tta=True)})
 
     assert count() == len(TTA_FACTORS)
     assert count(min_size=64) == count(max_size=60) == 1

@@ -39,6 +39,6 @@ def test_predict(run):
     model = load_model(run, device="cuda", settings={"min_score": 0.0})
     pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
     (instances,) = predict(model, pixels)
-    assert model.device.type == "cuda"
+    assert model.detector.device.type == "cuda"
     assert instances.size == (40, 48)
     assert len(instances) <= SETTINGS["detections_per_image"]

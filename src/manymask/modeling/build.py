@@ -24,7 +24,7 @@ from manymask.modeling.backbones import (
     PyramidBackbone,
     TimmBackbone,
 )
-from manymask.modeling.network import MaskRCNN, ResizeTransform
+from manymask.modeling.network import MaskRCNN
 from manymask.modeling.roi_heads import CrowdRoIHeads, LevelPooler
 from manymask.modeling.rpn import CrowdRegionProposalNetwork, Float32AnchorGenerator
 from manymask.modeling.weights import load_starting_weights
@@ -39,18 +39,16 @@ MASK_SUPPRESSION_BOX_IOU = 0.8
 PROPOSALS, COMPACT_PROPOSALS, PROPOSALS_IN_USE = 2000, 500, 1000
 # Feature levels that anchors lie on: the four of the pyramid and the one that is pooled from the last.
 LEVELS = 5
-# What torchvision normalises images by.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model(num_classes: int, settings: Mapping[str, Any] | None = None) -> MaskRCNN:
-    """Build a Mask R-CNN with its starting weights.
+    """Build a Mask R-CNN with its starting weights, for images as ``Preprocessing.of`` the plan makes them.
 
     Args:
         num_classes: Number of classes, background included.
         settings: Settings of a plan by name, among them ``architecture`` (``maskrcnn_resnet50_fpn_v2`` by default),
-            ``weights`` (``coco`` by default), ``backbone``, ``min_size``, ``max_size``, ``detections_per_image``,
-            ``min_score`` and ``trainable_stages``.
+            ``weights`` (``coco`` by default), ``backbone``, ``detections_per_image``, ``min_score`` and
+            ``trainable_stages``.
 
     Raises:
         PlanError: A setting does not exist or does not fit.
@@ -69,7 +67,7 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     is_compact = plan.architecture == "maskrcnn_compact"
     num_anchors = len(plan.aspect_ratios)
     parts = _make_v2_heads(num_anchors) if plan.architecture == "maskrcnn_resnet50_fpn_v2" else {}
-    backbone, image_mean, image_std = _make_backbone(plan)
+    backbone = _make_backbone(plan)
     parts |= _make_compact_heads(num_classes, num_anchors) if is_compact else {}
     parts |= _make_missing_heads(parts, num_classes, num_anchors)
     first_stride = backbone.first_stride if isinstance(backbone, PyramidBackbone) else STRIDES[0]
@@ -107,7 +105,7 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
         mask_predictor=parts["mask_predictor"],
         is_exact=plan.mask_alignment == "exact",
     )
-    model = MaskRCNN(backbone, rpn, roi_heads, ResizeTransform(plan, image_mean, image_std))
+    model = MaskRCNN(backbone, rpn, roi_heads)
     if plan.architecture == "maskrcnn_resnet50_fpn" and plan.weights == "coco":
         for module in model.modules():
             if isinstance(module, FrozenBatchNorm2d):
@@ -115,21 +113,18 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     return model
 
 
-def _make_backbone(plan: Plan) -> tuple[PyramidBackbone | BackboneWithFPN, list[float], list[float]]:
-    """The backbone, and the mean and standard deviation of the images that its weights were trained on."""
+def _make_backbone(plan: Plan) -> PyramidBackbone | BackboneWithFPN:
     is_pretrained = plan.weights != "none"
     stages = plan.trainable_stages if is_pretrained else 5
     if plan.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
         channels = COMPACT_CHANNELS if plan.architecture == "maskrcnn_compact" else FPN_CHANNELS
         backbone = CompactBackbone() if plan.backbone is None else TimmBackbone(plan.backbone, channels)
         backbone.freeze(stages)
-        expected = backbone.body.pretrained_cfg
-        return backbone, list(expected["mean"]), list(expected["std"])
+        return backbone
     is_v2 = plan.architecture == "maskrcnn_resnet50_fpn_v2"
     # torchvision's builders: v2 always has BatchNorm, also in its FPN; v1 freezes it in a pretrained backbone.
     body = resnet50(norm_layer=FrozenBatchNorm2d if is_pretrained and not is_v2 else nn.BatchNorm2d)
-    pyramid = _resnet_fpn_extractor(body, stages, norm_layer=nn.BatchNorm2d if is_v2 else None)
-    return pyramid, list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return _resnet_fpn_extractor(body, stages, norm_layer=nn.BatchNorm2d if is_v2 else None)
 
 
 def _make_v2_heads(num_anchors: int) -> dict[str, nn.Module]:

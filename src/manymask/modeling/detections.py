@@ -1,6 +1,7 @@
-"""From the mask head's small masks to runs, inside each box."""
+"""What a network finds in an image, and from its small masks to runs, inside each box."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,6 +12,41 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from manymask.core import Instances, RunLengths, encode_crops, intersect_runs
 from manymask.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a network finds in one image, by falling score; tensors on any device.
+
+    Attributes:
+        boxes: x1 y1 x2 y2 in pixels of the image that the network was given.
+        labels: The class of each, from 1.
+        scores: In [0, 1].
+        mask_probabilities: A mask of each, over its box.
+    """
+
+    boxes: Float32[Tensor, "instances 4"]
+    labels: Int64[Tensor, " instances"]
+    scores: Float32[Tensor, " instances"]
+    mask_probabilities: Float32[Tensor, "instances bins bins"]
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """How detections become instances; can be written as JSON. The attributes are the plan's of these names."""
+
+    mask_threshold: float
+    mask_alignment: str
+    suppression: str
+    nms: float
+    max_detections: int
+    min_score: float
+    shown_score: float
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Postprocessing":
+        """That of a plan."""
+        return cls(*(getattr(plan, field.name) for field in fields(cls)))
 
 
 def paste_masks(
@@ -100,19 +136,19 @@ def suppress_masks(
     return np.flatnonzero(is_kept)
 
 
-def make_instances(output: dict[str, Tensor], size: tuple[int, int], plan: Plan) -> Instances:
+def make_instances(detections: Detections, size: tuple[int, int], postprocessing: Postprocessing) -> Instances:
     """The instances of one image, by falling score.
 
     Args:
-        output: What ``MaskRCNN`` returns for the image.
+        detections: What was found, in pixels of the image.
         size: (height, width) of the image.
-        plan: The settings ``mask_threshold``, ``mask_alignment``, ``suppression``, ``nms`` and the cap.
+        postprocessing: How masks are pasted and suppressed.
     """
-    is_exact = plan.mask_alignment == "exact"
-    boxes = output["boxes"].float()
-    runs = paste_masks(output["mask_probabilities"], boxes, size, plan.mask_threshold, is_exact=is_exact)
-    labels, scores = output["labels"].cpu().numpy(), output["scores"].float().cpu().numpy()
+    is_exact = postprocessing.mask_alignment == "exact"
+    boxes = detections.boxes
+    runs = paste_masks(detections.mask_probabilities, boxes, size, postprocessing.mask_threshold, is_exact=is_exact)
+    labels, scores = detections.labels.cpu().numpy(), detections.scores.cpu().numpy()
     instances = Instances.from_runs(runs, labels, scores=scores, boxes=boxes.cpu().numpy())
-    if plan.suppression == "mask":
-        instances = instances[suppress_masks(runs, labels, plan.nms)[: plan.max_detections]]
+    if postprocessing.suppression == "mask":
+        instances = instances[suppress_masks(runs, labels, postprocessing.nms)[: postprocessing.max_detections]]
     return instances

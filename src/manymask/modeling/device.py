@@ -1,5 +1,7 @@
 """Which device and which arithmetic."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from manymask.errors import PlanError
@@ -26,6 +28,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "fp16"
     return "bf16" if has_bf16_instructions() else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which a network computes on a device in the arithmetic of a setting."""
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    chosen = choose_precision(precision, device)
+    return torch.autocast(device.type, types[chosen]) if chosen in types else nullcontext()
 
 
 def has_bf16_instructions() -> bool:

@@ -12,6 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPrivateImportUsage]
 
 from manymask.core import find_layers
+from manymask.modeling.detections import Detections
 from manymask.modeling.rpn import Float32BoxCoder
 from manymask.modeling.targets import sample_mask_targets
 
@@ -88,14 +89,14 @@ class CrowdRoIHeads(RoIHeads):
             labels.append(torch.cat([part[1][0] for part in parts]))
         return rows, labels
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Losses in training, else detections with ``boxes``, ``labels``, ``scores`` and ``mask_probabilities``."""
+    ) -> tuple[list[Detections], dict[str, Tensor]]:
+        """Losses in training, else detections."""
         if not self.training:
             return self._detect(features, proposals, image_shapes), {}
         proposals, rows, labels, regression_targets = self.select_training_samples(proposals, targets)
@@ -150,7 +151,7 @@ class CrowdRoIHeads(RoIHeads):
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
+    ) -> list[Detections]:
         class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
         detections = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
         results = []
@@ -160,8 +161,7 @@ class CrowdRoIHeads(RoIHeads):
             for chunk, own in zip(boxes.split(DETECTIONS_AT_ONCE), labels.split(DETECTIONS_AT_ONCE), strict=True):
                 logits = self._run_mask_head(of_image, [chunk], [image_shapes[index]])
                 probabilities.append(logits[torch.arange(len(own), device=own.device), own].float().sigmoid())
-            result = {"boxes": boxes, "labels": labels, "scores": scores}
-            results.append(result | {"mask_probabilities": torch.cat(probabilities)})
+            results.append(Detections(boxes, labels, scores, torch.cat(probabilities)))
         return results
 
 

@@ -5,17 +5,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from manymask.core import ArraySource
+import torch
+
+from manymask.core import ImageSource
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
-from manymask.imaging import find_images, open_image, read_pixels
+from manymask.imaging import find_images, open_image
 from manymask.imaging.normalization import Normalization, check_channels, normalize_pixels
 from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
 from manymask.prediction.predicting import _get_model, read_ahead
-from manymask.prediction.views import _warn_of_cap, predict_tensor
+from manymask.prediction.views import predict_tensor, warn_of_cap
 
 
 def predict_files(
@@ -62,16 +64,20 @@ def predict_files(
     image_ids = _check_images(files, Path(ids) if ids else None, model.plan)
     root = images if images.is_dir() else images.parent
     num_found, num_shown = 0, 0
+    normalization = Normalization.of(model.plan)
+
+    def load(path: Path) -> tuple[ImageSource, torch.Tensor]:
+        image = open_image(path)
+        return image, normalize_pixels(image.read(), str(path), normalization)
+
     with record_outputs(output, "predict", names):
         writers = [kind(output, stems, model.categories, model.plan.shown_score) for kind in kinds]
         with close_writers(writers):
-            for index, pixels in enumerate(read_ahead(read_pixels, [path for _, path in files])):
+            for index, (image, values) in enumerate(read_ahead(load, [path for _, path in files])):
                 stem, path = files[index]
-                instances = predict_tensor(
-                    model, normalize_pixels(pixels, str(path), Normalization.of(model.plan)), str(path)
-                )
-                _warn_of_cap(instances, model.plan, path)
-                entry = ImageEntry(image_ids[index], stem, path.relative_to(root).as_posix(), ArraySource(pixels))
+                instances = predict_tensor(model, values, str(path))
+                warn_of_cap(instances, model.postprocessing, path)
+                entry = ImageEntry(image_ids[index], stem, path.relative_to(root).as_posix(), image)
                 for writer in writers:
                     writer.write(entry, instances)
                 num_found += len(instances)

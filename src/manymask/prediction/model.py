@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from manymask.errors import CheckpointError, PlanError
 from manymask.modeling.build import assemble_model
 from manymask.modeling.catalogue import list_shipped, resolve_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_prefix
+from manymask.modeling.detections import Postprocessing
 from manymask.modeling.device import choose_device
-from manymask.modeling.network import MaskRCNN
+from manymask.modeling.preprocessing import Preprocessing
 from manymask.modeling.weights import load_weights
 from manymask.plan import INFERENCE, SETTINGS, Plan, change_plan, list_marked, load_plan
+from manymask.prediction.detectors import Detector, TorchDetector
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,23 +27,28 @@ class Model:
     """A trained model, ready to predict.
 
     Attributes:
-        network: The network, in evaluation mode on its device.
+        detector: What finds the objects.
         plan: The settings that it was trained with, apart from those that were given other values on loading.
         categories: Its classes; label i + 1 is the i-th.
         source: The checkpoint that it was read from.
         is_threshold_chosen: Whether the validation images chose the score threshold.
     """
 
-    network: MaskRCNN
+    detector: Detector
     plan: Plan
     categories: tuple[Category, ...]
     source: Path
     is_threshold_chosen: bool = False
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What images go through before the detector."""
+        return Preprocessing.of(self.plan)
+
+    @cached_property
+    def postprocessing(self) -> Postprocessing:
+        """What detections go through after it."""
+        return Postprocessing.of(self.plan)
 
 
 @explain_reading()
@@ -77,7 +85,8 @@ def load_model(
     categories = tuple(Category(*entry) for entry in record.categories)
     network = assemble_model(len(categories) + 1, plan)
     load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
-    return Model(network.to(choose_device(plan.device)).eval(), plan, categories, path, is_threshold_chosen)
+    detector = TorchDetector(network, choose_device(plan.device), plan.precision)
+    return Model(detector, plan, categories, path, is_threshold_chosen)
 
 
 def find_checkpoint(source: Path) -> Path:

@@ -13,7 +13,7 @@ from manymask.imaging import Pixels, find_images, get_pixels, is_pixels, read_pi
 from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.plan import Plan
 from manymask.prediction.model import Model, load_model
-from manymask.prediction.views import _warn_of_cap, predict_tensor
+from manymask.prediction.views import predict_tensor, warn_of_cap
 
 
 def predict(
@@ -59,7 +59,7 @@ def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iter
     for place, (name, image) in enumerate(loaded, start=1):
         source = name or f"image {place}"
         instances = predict_tensor(model, image, source)
-        _warn_of_cap(instances, model.plan, source)
+        warn_of_cap(instances, model.postprocessing, source)
         yield instances[instances.scores >= min_score]
 
 

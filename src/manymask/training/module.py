@@ -11,8 +11,9 @@ from manymask.core import Category, Instances, match_categories
 from manymask.errors import TrainingError
 from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
-from manymask.modeling.detections import make_instances
+from manymask.modeling.detections import Postprocessing, make_instances
 from manymask.modeling.network import MaskRCNN
+from manymask.modeling.preprocessing import Preprocessing, View
 from manymask.plan import Plan
 from manymask.training.time_budget import Pace
 
@@ -48,6 +49,8 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.network = network
         self.plan = plan
+        self.preprocessing = Preprocessing.of(plan)
+        self.postprocessing = Postprocessing.of(plan)
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
         match = match_categories(val_categories, categories)
@@ -117,6 +120,8 @@ class TrainingModule(L.LightningModule):
         images, targets, names = batch
         # The sampling of anchors and proposals is a function of (seed, epoch, batch): a resume has no state to restore.
         torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
+        if self.plan.min_size:
+            torch.rand(len(images))  # drawn by torchvision's resizing, and still, so that runs of before go on the same
         losses = self.network(images, targets)
         parts = torch.stack(list(losses.values()))
         loss = parts.sum()
@@ -149,7 +154,8 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
-            instances = make_instances(self.network([image])[0], truth.size, self.plan)
+            view = View((0, 0, *truth.size), self.preprocessing)
+            instances = make_instances(view.map_back(self.network([image])[0]), truth.size, self.postprocessing)
             self._scored.append(
                 score_image(
                     image_id,

@@ -22,7 +22,7 @@ from manymask.modeling.backbones import check_backbone
 from manymask.modeling.catalogue import list_shipped, resolve_weights
 from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
-from manymask.modeling.scale import describe_lost_scale
+from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
 from manymask.planning import Decision, fit_schedule, format_value, plan_training, weigh_images
 from manymask.training.callbacks import print_line
@@ -232,7 +232,7 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     _warn_of_cap(val_set.records, val_counts, cap, console)
     sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
     sizes |= {image.name: image.size for image in val_check.images if image.name in {r.name for r in val_set.records}}
-    if (lost := describe_lost_scale(sizes, plan)) is not None:
+    if (lost := Preprocessing.of(plan).describe_lost_scale(sizes)) is not None:
         print_line(console, f"warning: {lost}")
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
 

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import nullcontext
 
 import psutil
 import torch
@@ -12,7 +11,7 @@ from manymask.core.memory import find_full_memory
 from manymask.errors import TrainingError
 from manymask.inspection import Fingerprint
 from manymask.modeling.build import assemble_model
-from manymask.modeling.device import choose_device, choose_precision
+from manymask.modeling.device import autocast, choose_device
 from manymask.plan import Plan
 from manymask.planning import Machine, StepCost
 from manymask.training.global_state import keep_global_state
@@ -59,9 +58,6 @@ def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels
 
 def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels: float) -> StepCost:
     device = choose_device(plan.device)
-    precision = choose_precision(plan.precision, device)
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    cast = torch.autocast(device.type, types[precision]) if precision in types else nullcontext()
     torch.manual_seed(0)
     plan = plan.resolve_detections(int(data.instances_per_image.max)).model_copy(update={"weights": "none"})
     network = assemble_model(len(dataset.categories) + 1, plan).to(device).train()
@@ -74,7 +70,7 @@ def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixel
     with _PeakMemory(device) as memory:
         for _ in range(NUM_STEPS):
             started = time.monotonic()
-            with cast:
+            with autocast(plan.precision, device):
                 loss = torch.stack(list(network(images, targets).values())).sum()
             loss.backward()
             optimizer.step()
@@ -82,7 +78,8 @@ def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixel
             loss.item()  # waits for the device
             seconds.append(time.monotonic() - started)
     per_image = min(seconds[1:]) / BATCH_SIZE
-    pixels = sum(image.shape[-2] * image.shape[-1] for image in images) / BATCH_SIZE
+    # Layers have the crops' own resolution, as the validation images have before they are resized.
+    pixels = sum(target["layers"].shape[-2] * target["layers"].shape[-1] for target in targets) / BATCH_SIZE
     validation = val_megapixels * 1e6 / pixels * per_image * VALIDATION_SHARE
     return StepCost(per_image, validation, memory.before, (memory.peak - memory.before) / BATCH_SIZE)
 

@@ -1,0 +1,164 @@
+"""What an image goes through before the network, and how detections come back to the image."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import timm
+import torch.nn.functional as F
+from jaxtyping import Float32
+from torch import Tensor
+from torchvision.models.detection.transform import resize_boxes
+
+from manymask.modeling.backbones import check_backbone
+from manymask.modeling.detections import Detections
+from manymask.plan import Plan
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+# What torchvision standardises images by.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes what the network works on: standardised, then resized; can be written as JSON.
+
+    Resizing is torchvision's, or with a ``min_size`` of 0 by the factor ``scale``; images are enlarged until their
+    longest side is ``max_size``, if that comes first.
+
+    Attributes:
+        mean: Mean of each channel in the images that the backbone was first trained on.
+        std: Their standard deviation.
+        min_size: As the plan's.
+        max_size: As the plan's.
+        scale: As the plan's.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min_size: int
+    max_size: int
+    scale: float
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Preprocessing":
+        """That of a plan.
+
+        Raises:
+            PlanError: timm has no such backbone.
+        """
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if plan.backbone is not None:
+            check_backbone(plan.backbone)
+            if (config := timm.get_pretrained_cfg(plan.backbone)) is not None:
+                mean, std = config.mean, config.std
+        return cls(mean, std, plan.min_size, plan.max_size, plan.scale)
+
+    def choose_size(self, size: Size) -> Size:
+        """The size at which the network works on an image of ``size``."""
+        height, width = size
+        if self.min_size:
+            factor = min(self.min_size / min(size), self.max_size / max(size))
+            return math.floor(height * factor), math.floor(width * factor)
+        factor = min(self.scale, max(self.max_size / max(size), 1.0))
+        return max(round(height * factor), 1), max(round(width * factor), 1)
+
+    def __call__(self, image: Float32[Tensor, "3 height width"]) -> Float32[Tensor, "3 new_height new_width"]:
+        """Standardise and resize an image in [0, 1]."""
+        # In this order, in which models were trained: the other one gives other last digits.
+        image = (image - image.new_tensor(self.mean)[:, None, None]) / image.new_tensor(self.std)[:, None, None]
+        size = image.shape[-2:]
+        new_size = self.choose_size((size[0], size[1]))
+        if new_size == size:
+            return image
+        # torchvision's ``min_size`` makes images smaller without a filter, and its models are used to that.
+        antialias = not self.min_size and (new_size[0] < size[0] or new_size[1] < size[1])
+        return F.interpolate(image[None], list(new_size), mode="bilinear", align_corners=False, antialias=antialias)[0]
+
+    def prepare(
+        self, image: Float32[Tensor, "3 height width"], target: Mapping[str, Tensor]
+    ) -> tuple[Float32[Tensor, "3 new_height new_width"], dict[str, Tensor]]:
+        """A training image and its target, whose boxes are resized with it; layers keep the image's own resolution."""
+        prepared = self(image)
+        boxes = resize_boxes(target["boxes"], list(image.shape[-2:]), list(prepared.shape[-2:]))
+        return prepared, {**target, "boxes": boxes}
+
+    def describe_lost_scale(self, sizes: Mapping[str, Size]) -> str | None:
+        """One sentence on images that ``max_size`` keeps from being enlarged by the whole of ``scale``.
+
+        Their objects look smaller to the network than all that it was trained on, and small ones are not found.
+
+        Args:
+            sizes: The size of each image by its name.
+
+        Returns:
+            The images, and what to do; None where all get the whole factor.
+        """
+        if self.min_size or self.scale <= 1:
+            return None
+        long = {name: size for name, size in sizes.items() if max(size) * self.scale > self.max_size}
+        if not long:
+            return None
+        longest = max(max(size) for size in long.values())
+        names = [f"{name} ({height} x {width})" for name, (height, width) in long.items()]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return (
+            f"{', '.join(names[:5])}{more}: images longer than {self.max_size / self.scale:.0f} pixels are enlarged by "
+            f"less than scale={self.scale:g}, so that small objects may be lost; set max_size to "
+            f"{math.ceil(longest * self.scale)}, which takes more memory, or cut the images into parts"
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """One look of the network at an image: at a window of it, flipped, enlarged and preprocessed.
+
+    Attributes:
+        window: top, left, height, width in pixels of the image.
+        preprocessing: What follows on the rest.
+        flips: Whether left and right, and whether top and bottom are exchanged.
+        factor: Enlargement of the window before preprocessing.
+    """
+
+    window: tuple[int, int, int, int]
+    preprocessing: Preprocessing
+    flips: tuple[bool, bool] = (False, False)
+    factor: float = 1.0
+
+    @property
+    def enlarged_size(self) -> Size:
+        """Of the window before preprocessing."""
+        return round(self.window[2] * self.factor), round(self.window[3] * self.factor)
+
+    @property
+    def size(self) -> Size:
+        """At which the network works."""
+        return self.preprocessing.choose_size(self.enlarged_size)
+
+    def take(self, image: Float32[Tensor, "3 height width"]) -> Float32[Tensor, "3 new_height new_width"]:
+        """What the network works on, of an image in [0, 1]."""
+        top, left, height, width = self.window
+        view = image[:, top : top + height, left : left + width].flip(self._axes)
+        if self.factor != 1:
+            view = F.interpolate(view[None], list(self.enlarged_size), mode="bilinear")[0]
+        return self.preprocessing(view)
+
+    def map_back(self, detections: Detections) -> Detections:
+        """What was found in the view, in pixels of the image."""
+        top, left, height, width = self.window
+        # One size after the other, as on the way there.
+        boxes = resize_boxes(detections.boxes, list(self.size), list(self.enlarged_size))
+        boxes = resize_boxes(boxes, list(self.enlarged_size), [height, width])
+        for axis in self._axes:
+            column = -1 - axis  # axis -1 of an image runs along x
+            boxes[:, [column, column + 2]] = self.window[axis] - boxes[:, [column + 2, column]]
+        boxes = boxes + boxes.new_tensor([left, top, left, top])
+        masks = detections.mask_probabilities.flip(self._axes)
+        return replace(detections, boxes=boxes, mask_probabilities=masks)
+
+    @property
+    def _axes(self) -> list[int]:
+        """Of images and masks, that are turned round."""
+        return [axis for axis, is_flipped in zip((-1, -2), self.flips, strict=True) if is_flipped]
