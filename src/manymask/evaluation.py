@@ -1,7 +1,7 @@
 """Score a model, or predictions that are stored in files, on labelled images."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from manymask.modeling.checkpoint import read_training_plan
 from manymask.plan import Plan, change_plan, load_plan, read_plan
 from manymask.prediction import Model, load_model, predict_tensor, read_ahead
 from manymask.run_folder import find_run
+from manymask.wording import list_some
 
 DRAWS = 1000
 """Bootstrap draws, enough for 95 % intervals (Efron and Tibshirani 1993, section 13.3)."""
@@ -149,7 +150,7 @@ def _describe_reuse(model: Model, dataset: Dataset, digests: Mapping[str, str]) 
     if shared := find_training_images(model.plan, dataset, digests):
         notes.append(
             f"{len(shared)} of {len(dataset)} images are among those that {model.source} was trained on, so its scores "
-            f"there are too good: {_shorten(shared)}."
+            f"there are too good: {list_some(shared)}."
         )
     if model.source.name == "best.ckpt" and holds_validation:
         notes.append(
@@ -213,7 +214,7 @@ def _open_files(path: Path, dataset: Dataset, settings: Mapping[str, Any]) -> So
     if stored.missing:
         notes.append(
             f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
-            f"missed: {_shorten(stored.missing)}."
+            f"missed: {list_some(stored.missing)}."
         )
     if stored.categories is None and not stored.notes:
         notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
@@ -231,11 +232,6 @@ def _open_files(path: Path, dataset: Dataset, settings: Mapping[str, Any]) -> So
         notes=notes,
     )
     return source if stored.categories else merge_classes(source)
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def merge_classes(source: Source) -> Source:

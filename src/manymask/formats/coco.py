@@ -20,10 +20,11 @@ from manymask.formats.coco_entries import (
 )
 from manymask.formats.coco_files import ImageFinder, name_images
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
-from manymask.formats.records import list_some, make_sample
+from manymask.formats.records import make_sample
 from manymask.imaging import read_pixels
 from manymask.imaging.files import check_unique_names
 from manymask.imaging.orientation import read_labelled_pixels
+from manymask.wording import list_some
 
 # Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
 _NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")

@@ -19,9 +19,9 @@ from manymask.formats.class_folders import is_class_folders, name_class_ids, rea
 from manymask.formats.coco import find_coco_files, find_other_coco_files, name_annotations, read_coco
 from manymask.formats.label_images import is_label_images, name_ids, read_label_images
 from manymask.formats.mask_files import is_mask_files, name_masks, read_mask_files
-from manymask.formats.records import list_some
 from manymask.formats.skipped import find_skipped, list_files
 from manymask.imaging.files import list_folders
+from manymask.wording import list_some
 
 READERS: dict[str, Callable[[str | Path], Dataset]] = {
     "class_folders": read_class_folders,
@@ -150,7 +150,7 @@ def _sum_up_faults(faults: Sequence[Problem], root: Path) -> str:
         return f"{faults[0].message}, {copy}"
     path = faults[0].path
     details = [fault.message.rpartition("; ")[0].removeprefix(f"{path}").lstrip(": ") for fault in faults]
-    some = "; ".join(details[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+    some = list_some(details, separator="; ")
     return f"{path}: {len(faults)} entries cannot be used: {some}; correct them, {copy}"
 
 

@@ -1,6 +1,6 @@
 """What all readers share: numbering of images, and samples of one category."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,3 @@ def make_sample(
         layers = InstanceLayers(torch.from_numpy(layers[None]))
     iscrowd = np.zeros(len(labels), dtype=bool) if iscrowd is None else iscrowd
     return Sample(record.image_id, record.name, record.path, pixels, layers, labels, iscrowd, doubts)
-
-
-def list_some(items: Sequence[object]) -> str:
-    """Up to five of some things, and how many more there are."""
-    return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -8,8 +8,8 @@ from typing import Any
 
 from manymask.core import Problem, Record
 from manymask.core.outputs import drop_outputs
-from manymask.formats.records import list_some
 from manymask.imaging.files import CLASS_FILE, IMAGE_SUFFIXES, LABEL_STEM, is_hidden
+from manymask.wording import list_some
 
 # Endings of tables, notes, settings, pages, programs, archives and weights, which lie beside images everywhere.
 _SIDECARS = (

@@ -18,10 +18,11 @@ from manymask.formats import (
     name_instances,
     sum_up_checks,
 )
-from manymask.inspection.checks import count_of, examine_dataset, examine_image, list_some
+from manymask.inspection.checks import examine_dataset, examine_image
 from manymask.inspection.findings import KINDS, Finding, make_finding
 from manymask.inspection.fingerprint import Fingerprint, make_fingerprint
 from manymask.inspection.measurement import ImageFacts, measure_sample
+from manymask.wording import count_of, list_some
 
 _SEVERITIES = ("fault", "warning", "note")
 

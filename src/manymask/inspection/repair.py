@@ -28,10 +28,11 @@ from manymask.core.files import check_writable, replace_file
 from manymask.core.outputs import is_unused
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import encode_coco_results, find_empty_masks, name_instances, write_class_folder, write_ids
-from manymask.inspection.checks import MAX_TINY_AREA, count_of, find_rows, list_some
+from manymask.inspection.checks import MAX_TINY_AREA, find_rows
 from manymask.inspection.findings import KINDS
 from manymask.inspection.inspector import Inspection, Repair, drop_masks
 from manymask.inspection.measurement import ImageFacts, measure_instances
+from manymask.wording import count_of, list_some
 
 LEFT_OUT = (
     "unreadable-image",

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manymask.inspection.checks import count_of
 from manymask.inspection.findings import Finding
 from manymask.inspection.fingerprint import Distribution, Fingerprint
 from manymask.inspection.inspector import Inspection
 from manymask.inspection.repair import CHANGES, LEFT_OUT
+from manymask.wording import count_of
 
 Rows = list[tuple[str, ...]]
 

@@ -17,6 +17,7 @@ from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
 from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, match_optimally, match_shown
 from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, rank_images
 from manymask.metrics.tally import Statistics, Tally, make_tally
+from manymask.wording import count_of
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, ALL_AREAS[1])}
 """COCO's area ranges in square pixels."""
@@ -305,7 +306,7 @@ def format_scores(scores: Mapping[str, Any]) -> tuple[str, list[str], list[list[
     rows.append(["instances", total, *counts] if len(names) > 2 else ["instances", total])
     cap = scores["detections_per_image"]
     num_images = scores["num_images"]
-    title = f"{num_images} image{'s' * (num_images != 1)}" + (f", at most {cap} detections each" if cap else "")
+    title = count_of(num_images, "image") + (f", at most {cap} detections each" if cap else "")
     title += "; in brackets the 95 % interval" if intervals else ""
     return title, ["", "all", *(names[1:] if len(names) > 2 else [])], rows
 

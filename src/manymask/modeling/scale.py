@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from manymask.plan import Plan
+from manymask.wording import list_some
 
 
 def describe_lost_scale(sizes: Mapping[str, tuple[int, int]], plan: Plan) -> str | None:
@@ -25,10 +26,8 @@ def describe_lost_scale(sizes: Mapping[str, tuple[int, int]], plan: Plan) -> str
         return None
     longest = max(max(size) for size in long.values())
     names = [f"{name} ({height} x {width})" for name, (height, width) in long.items()]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    shown = f"{', '.join(names[:5])}{more}"
     return (
-        f"{shown}: images longer than {plan.max_size / plan.scale:.0f} pixels are enlarged by less than "
+        f"{list_some(names)}: images longer than {plan.max_size / plan.scale:.0f} pixels are enlarged by less than "
         f"scale={plan.scale:g}, so that small objects may be lost; set max_size to {math.ceil(longest * plan.scale)}, "
         "which takes more memory, or cut the images into parts"
     )

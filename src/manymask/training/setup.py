@@ -27,6 +27,7 @@ from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
 from manymask.planning import Decision, fit_schedule, format_value, plan_training, weigh_images
 from manymask.training.callbacks import print_line
 from manymask.training.step_cost import find_machine, measure_step
+from manymask.wording import count_of, list_some
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _tell_doubts(dataset: Dataset, doubts: LabelDoubts, console: Console) -> Non
 def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -> None:
     counts = {kind: sum(found.severity == kind for found in inspection.findings) for kind in ("fault", "warning")}
     if any(counts.values()):
-        found = " and ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
+        found = " and ".join(count_of(count, kind) for kind, count in counts.items() if count)
         print_line(console, f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
 
 
@@ -237,11 +238,10 @@ def _warn_of_copies(record: DataRecord, console: Console) -> None:
     trained = set(record.train_digests)
     names = [n for n, digest in zip(record.val_names, record.val_digests, strict=True) if digest in trained]
     if names and (record.val_path or len(record.train_names) > 1):  # of a single image it is said already
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         print_line(
             console,
             f"warning: {len(names)} of {len(record.val_names)} validation images have the very pixels of training "
-            f"images, so that scores on them are too good: {', '.join(names[:5])}{more}; validate on other images, or "
+            f"images, so that scores on them are too good: {list_some(names)}; validate on other images, or "
             "remove the copies",
         )
 
