@@ -300,7 +300,7 @@ def test_a_file_of_another_name_is_found_by_its_lists(tmp_path, name):
     make_coco(tmp_path, [TRIANGLE]).rename(tmp_path / name)
     (tmp_path / "classes.json").write_text("[]")
     dataset = read_dataset(tmp_path)
-    assert (dataset.data_format, len(dataset[0].labels)) == ("coco", 1)
+    assert (dataset.format.name, len(dataset[0].labels)) == ("coco", 1)
 
 
 ROOT = {"id": 0, "name": "seed", "supercategory": "none"}

@@ -11,6 +11,7 @@ from manymask.core import Category, Dataset, Instances, Record, RunLengths, writ
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError
 from manymask.formats import (
+    FORMATS,
     StoredPredictions,
     encode_coco_results,
     read_coco,
@@ -35,7 +36,7 @@ def refuse(record: Record, categories: tuple[Category, ...]):
 def make_dataset(names: Iterable[str] = "ab", categories: tuple[Category, ...] = CATEGORIES) -> Dataset:
     """Images of the given names, numbered 10, 20, ..."""
     records = tuple(Record(10 * i, name, Path("data", f"{name}.png"), None) for i, name in enumerate(names, start=1))
-    return Dataset(Path("data"), "coco", categories, records, refuse, has_image_ids=True)
+    return Dataset(Path("data"), FORMATS["coco"], categories, records, refuse, has_image_ids=True)
 
 
 def read(stored: StoredPredictions, dataset: Dataset, size: tuple[int, int] = SIZE) -> list[Instances]:

@@ -101,7 +101,7 @@ def read_data(
     _tell_doubts(dataset, doubts, console)
     if val_path is None:
         return InspectedData(dataset, inspection, None, None)
-    val = read_dataset(val_path, dataset.data_format, crowd_as_objects=plan.crowd_as_objects)
+    val = read_dataset(val_path, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
     with _show_check(val, console) as update:
         val_check = check_dataset(_read_as_training(val, plan, val_doubts), update, plan.num_workers)
     _tell_doubts(val, val_doubts, console)
@@ -209,7 +209,7 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     record = DataRecord(
         path=str(dataset.root.resolve()),
         val_path=str(data.val.root.resolve()) if data.val else None,
-        data_format=dataset.data_format,
+        data_format=dataset.format.name,
         fingerprint=fingerprint,
         categories=tuple((category.id, category.name) for category in dataset.categories),
         train_names=tuple(r.name for r in train_set.records),
