@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from manymask.core import Category, Dataset, DatasetWriter, Format, InstanceLayers, Record, Sample
+from manymask.core import Category, Dataset, InstanceLayers, Record, Sample
+from manymask.core.dataset import DatasetWriter, Format
 
 CATEGORIES = (Category(1, "round"), Category(4, "long"))
 FORMAT = Format("test", "<name>.png", detect=list, read=list, name_instances=list, open_writer=DatasetWriter)

@@ -6,7 +6,8 @@ import tifffile
 
 from manymask.core import Category, Instances, RunLengths
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_class_folders, read_dataset, write_class_folder
+from manymask.formats import read_dataset, write_class_folder
+from manymask.formats.class_folders import read_class_folders
 from manymask.imaging import find_images
 from tests.formats.format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from manymask.cli.app import app
-from manymask.core import DatasetWriter, Doubt, Format
+from manymask.core.dataset import DatasetWriter, Doubt, Format
 from manymask.core.files import copy_file
 from manymask.formats import FORMATS, detect_format, read_dataset
 from manymask.formats.records import make_dataset, make_sample

@@ -4,7 +4,8 @@ import zipfile
 import pytest
 
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import ImageId, match_image_ids, read_image_ids, write_submission
+from manymask.formats import match_image_ids, read_image_ids, write_submission
+from manymask.formats.submission import ImageId
 
 ENTRY = {"file_name": "a.tif", "id": 3, "height": 6, "width": 8}
 

@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from manymask.errors import FormatError
-from manymask.formats import read_ids
+from manymask.formats.ids import read_ids
 from manymask.imaging import read_pixels
 from tests.formats.format_files import make_pixels, write_array
 

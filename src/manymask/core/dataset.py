@@ -153,13 +153,7 @@ class DatasetWriter:
         self.folder, self.dataset = folder, dataset
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
-        """Copy the file of an image and write its labels.
-
-        Args:
-            record: The image, and the labels that it had.
-            instances: Its labels now.
-            rows: Row among the labels that it had of the one that each was made of; ascending.
-        """
+        """Copy the file of an image and write its new labels; each was made of one of the record's, in ``rows``."""
         raise NotImplementedError
 
     def close(self) -> None:

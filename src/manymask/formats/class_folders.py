@@ -9,20 +9,8 @@ import torch
 from jaxtyping import Int32, Int64, Shaped
 from numpy.typing import DTypeLike
 
-from manymask.core import (
-    Category,
-    Dataset,
-    DatasetWriter,
-    Format,
-    InstanceLayers,
-    Instances,
-    Record,
-    Sample,
-    concatenate_runs,
-    encode_layers,
-    paint_ids,
-    paint_layers,
-)
+from manymask.core import InstanceLayers, Instances, concatenate_runs, encode_layers, paint_ids, paint_layers
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record, Sample
 from manymask.core.files import copy_file, replace_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import LabelImage, check_size, read_label_image, split_shared_ids

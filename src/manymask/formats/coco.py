@@ -9,20 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from manymask.core import (
-    Category,
-    Dataset,
-    DatasetWriter,
-    Doubt,
-    Format,
-    Instances,
-    Problem,
-    Record,
-    Sample,
-    paint_layers,
-    read_json,
-    write_json,
-)
+from manymask.core import Instances, paint_layers, read_json, write_json
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Doubt, Format, Problem, Record, Sample
 from manymask.core.files import copy_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from manymask.core import Category, Dataset, Format, Problem, Sample
+from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats import class_folders, coco, label_images, mask_files

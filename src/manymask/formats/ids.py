@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Int32, Int64, Shaped
 
-from manymask.core import Record, RunLengths, Salvage, encode_layers
+from manymask.core import RunLengths, encode_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
+from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.orientation import is_obeyed

@@ -8,7 +8,8 @@ import numpy as np
 import tifffile
 from jaxtyping import Int32, Int64
 
-from manymask.core import Category, Dataset, DatasetWriter, Format, Instances, Problem, Record, Sample, paint_ids
+from manymask.core import Instances, paint_ids
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Problem, Record, Sample
 from manymask.core.files import copy_file, replace_file
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
@@ -47,16 +48,16 @@ def read_label_images(root: str | Path) -> Dataset:
         images, label_images = _find_side_by_side(root)
     check_unique_names(images)
     check_unique_names(label_images)
-    labels_by_key = {make_key(name): path for name, path in label_images}
+    labels = {make_key(name): path for name, path in label_images}
     image_keys = {make_key(name) for name, _ in images}
     entries: list[Entry] = []
     problems: list[Problem] = []
     for name, path in images:
-        if (label := labels_by_key.get(make_key(name))) is not None:
+        if label := labels.get(make_key(name)):
             entries.append((name, path, label, (label,)))
-        else:
-            message = f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)"
-            problems.append(report_incomplete(message, path, name))
+            continue
+        message = f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)"
+        problems.append(report_incomplete(message, path, name))
     for name, path in label_images:
         if make_key(name) not in image_keys:
             message = f"{path} labels an image '{name}' that is not there; add the image or remove the label"

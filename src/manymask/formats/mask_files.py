@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 
-from manymask.core import Category, Dataset, Format, Record, Salvage, Sample, encode_crops, encode_layers, paint_layers
+from manymask.core import encode_crops, encode_layers, paint_layers
 from manymask.core.components import find_pieces
+from manymask.core.dataset import Category, Dataset, Format, Record, Salvage, Sample
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import check_size
 from manymask.formats.label_images import LabelImageWriter

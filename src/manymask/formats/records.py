@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int32, Int64, Shaped
 
-from manymask.core import Category, Dataset, Doubt, Format, InstanceLayers, Problem, Record, Sample
+from manymask.core import InstanceLayers
+from manymask.core.dataset import Category, Dataset, Doubt, Format, Problem, Record, Sample
 from manymask.errors import DatasetError
 from manymask.formats.skipped import find_skipped
 from manymask.imaging.files import check_unique_names, name_folder

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from manymask.core import Dataset, Doubt, Format, Problem, Record
+from manymask.core.dataset import Dataset, Doubt, Format, Record
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
-from manymask.formats import DatasetCheck, ImageCheck, check_sample, sum_up_checks
+from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample, sum_up_checks
 from manymask.inspection.checks import examine_dataset, examine_image
 from manymask.inspection.findings import Finding, make_finding
 from manymask.inspection.fingerprint import Fingerprint, make_fingerprint
@@ -99,7 +99,7 @@ def inspect_dataset(
             if progress is not None:
                 progress(len(looks), len(dataset))
     facts = tuple(look.facts for look in looks if look.facts is not None)
-    findings = [_report_problem(problem) for problem in dataset.problems]
+    findings = [_make_finding(one.kind, one.message, one.image, one.path) for one in dataset.problems]
     findings += [finding for look in looks for finding in look.findings]
     if not facts:
         raise DatasetError(
@@ -176,13 +176,8 @@ def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | 
     return _Look([_make_finding(kind, message, record.name, path)])
 
 
-def _report_problem(problem: Problem) -> Finding:
-    """The finding for what a reader read around."""
-    return _make_finding(problem.kind, problem.message, problem.image, problem.path)
-
-
 def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Finding:
-    """The finding that an error's message tells of: what is wrong, and after the last semicolon the remedy."""
+    """The finding that a message tells of: what is wrong, and after the last semicolon the remedy."""
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
     return make_finding(kind, detail, image, path, remedy)

@@ -9,17 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from manymask.core import (
-    Dataset,
-    DatasetWriter,
-    InstanceLayers,
-    Instances,
-    Record,
-    concatenate_instances,
-    paint_ids,
-    write_json,
-)
+from manymask.core import InstanceLayers, Instances, concatenate_instances, paint_ids, write_json
 from manymask.core.components import find_pieces
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.files import check_writable
 from manymask.core.outputs import is_unused
 from manymask.errors import DatasetError, ManymaskError, PlanError

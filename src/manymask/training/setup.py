@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from manymask.core import Category, Dataset, Record, Sample, match_categories
 from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.formats import DatasetCheck, check_dataset, read_dataset
+from manymask.formats import check_dataset, read_dataset
+from manymask.formats.datasets import DatasetCheck
 from manymask.imaging.normalization import normalize_pixels
 from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.inspection.doubts import LabelDoubts
