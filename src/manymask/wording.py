@@ -7,13 +7,7 @@ NUM_NAMED = 5
 
 
 def list_some(items: Iterable[object], total: int | None = None, separator: str = ", ") -> str:
-    """The first five of some things, and how many more there are: ``a, b, c, d, e and 2 more``.
-
-    Args:
-        items: The things; as many of them as are to be named are enough where ``total`` is given.
-        total: How many there are.
-        separator: What stands between two of them.
-    """
+    """The first five of some things, and how many more there are of ``total``: ``a, b, c, d, e and 2 more``."""
     named = [str(item) for item in items]
     rest = (total or len(named)) - min(len(named), NUM_NAMED)
     return separator.join(named[:NUM_NAMED]) + (f" and {rest} more" if rest else "")

@@ -153,7 +153,7 @@ class DatasetWriter:
         self.folder, self.dataset = folder, dataset
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
-        """Copy the file of an image and write its new labels; each was made of one of the record's, in ``rows``."""
+        """Copy an image's file and write its labels; ascending ``rows`` say which of the old ones each was made of."""
         raise NotImplementedError
 
     def close(self) -> None:

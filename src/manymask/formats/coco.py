@@ -310,9 +310,10 @@ def _find_polygon_faults(record: Record) -> list[Doubt]:
 
 
 class _Writer(DatasetWriter):
-    """Writes ``images`` and ``annotations.json``, whose other parts than annotations stay; all masks become RLE.
+    """Writes ``images`` and ``annotations.json``, all masks as RLE.
 
-    The largest piece of an instance keeps its annotation's id.
+    ``info``, ``licenses``, categories and entries of images stay, file names aside; annotations lose other fields than
+    COCO's own. The largest piece of an instance keeps its annotation's id.
     """
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:

@@ -31,11 +31,7 @@ def find_other_coco_files(folder: Path) -> list[Path]:
 
 
 def find_json(path: Path) -> Path:
-    """The COCO file of a data set, given itself or its folder.
-
-    Raises:
-        DatasetError: The folder does not hold exactly one.
-    """
+    """The COCO file of a data set, given itself or its folder, which must hold exactly one."""
     if not path.is_dir():
         return path
     files = find_coco_files(path) or find_other_coco_files(path)

@@ -31,14 +31,7 @@ def make_dataset(
 ) -> Dataset:
     """Put a data set together: images are numbered from 1 in the order of their names.
 
-    Args:
-        root: The data set's folder.
-        format: Its format.
-        read_record: Reads one image with its labels.
-        entries: The images.
-        problems: What is wrong with the others.
-        categories: The classes.
-        folders: Folders that were listed beside those of the files.
+    What lies in their folders, or in ``folders``, and is no file of theirs, of a layout or with a problem is reported.
 
     Raises:
         DatasetError: There are no images, or two of them have the same name.
@@ -50,10 +43,9 @@ def make_dataset(
     check_unique_names((name, path) for name, path, *_ in ordered)
     records = tuple(Record(image_id, *entry) for image_id, entry in enumerate(ordered, start=1))
     used = [file for record in records for file in (record.path, *record.label_files)]
-    skipped = find_skipped(
-        {*folders, *(file.parent for file in used)}, [*used, *(problem.path for problem in problems)]
-    )
-    return Dataset(root, format, categories, records, read_record, (*problems, *([skipped] if skipped else [])))
+    listed = {*folders, *(file.parent for file in used)}
+    skipped = find_skipped(listed, [*used, *(problem.path for problem in problems)])
+    return Dataset(root, format, categories, records, read_record, (*problems, *filter(None, [skipped])))
 
 
 def find_entries(folders: Iterable[Path], find_entry: Callable[[Path], Entry]) -> tuple[list[Entry], list[Problem]]:

@@ -81,9 +81,7 @@ def write_repaired(
 ) -> tuple[Repair, ...]:
     """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
 
-    Class folders and COCO stay what they are; label images and mask files become ``images`` with ``labels``. Images are
-    copied byte for byte. Of COCO, ``info``, ``licenses``, categories and entries of images stay as they are, file names
-    aside; all masks are written as RLE, so polygons become RLE, and other fields of annotations than COCO's are lost.
+    Images are copied byte for byte; the writer of the data set's format writes the labels.
 
     Args:
         dataset: The data set.
