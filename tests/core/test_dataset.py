@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from manymask.core import ArraySource, Category, Dataset, InstanceLayers, Record, Sample
+from manymask.core.dataset import DatasetWriter, Format
 
 CATEGORIES = (Category(1, "round"), Category(4, "long"))
+FORMAT = Format("test", "<name>.png", detect=list, read=list, name_instances=list, open_writer=DatasetWriter)
 
 
 def read_record(record, categories):
@@ -23,7 +25,7 @@ def read_record(record, categories):
 
 def make_dataset(*counts):
     records = tuple(Record(10 + i, f"image{i}", Path(f"image{i}.png"), count) for i, count in enumerate(counts))
-    return Dataset(Path("root"), "test", CATEGORIES, records, read_record)
+    return Dataset(Path("root"), FORMAT, CATEGORIES, records, read_record)
 
 
 def test_no_images():
@@ -80,7 +82,7 @@ def test_iteration_reads_each_image_each_time():
         reads.append(record.name)
         return read_record(record, categories)
 
-    dataset = Dataset(Path("root"), "test", CATEGORIES, make_dataset(1, 2).records, read)
+    dataset = Dataset(Path("root"), FORMAT, CATEGORIES, make_dataset(1, 2).records, read)
     assert reads == []
     assert [sample.name for sample in dataset] == [sample.name for sample in dataset] == ["image0", "image1"]
     assert reads == ["image0", "image1"] * 2
@@ -97,7 +99,7 @@ def test_subset_keeps_order_and_everything_else():
     dataset = make_dataset(1, 2, 3)
     subset = dataset.subset([2, 0])
     assert [sample.image_id for sample in subset] == [12, 10]
-    assert (subset.root, subset.data_format, subset.categories) == (dataset.root, "test", CATEGORIES)
+    assert (subset.root, subset.format, subset.categories) == (dataset.root, FORMAT, CATEGORIES)
     assert len(dataset) == 3
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from manymask.core import Category, Dataset, encode_coco_rle
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.evaluation import choose_crowds, evaluate, find_training_images, read_validation
-from manymask.formats import read_class_folders, read_dataset
+from manymask.formats import read_dataset
+from manymask.formats.class_folders import read_class_folders
 from manymask.inspection import group_images
 from manymask.metrics import read_evaluation
 from manymask.plan import DataRecord, write_plan

@@ -6,8 +6,8 @@ import tifffile
 
 from manymask.core import Category, Instances, RunLengths
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_class_folders, write_class_folder
-from manymask.formats.class_folders import name_class_ids
+from manymask.formats import read_dataset, write_class_folder
+from manymask.formats.class_folders import read_class_folders
 from manymask.imaging import find_images
 from tests.formats.format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
@@ -95,7 +95,7 @@ def test_missing_image_missing_labels_and_empty_root_are_refused(tmp_path):
     write_folder(tmp_path / "a")
     write_folder(tmp_path / "b")
     with pytest.raises(DatasetError, match=r"b holds no class file .* all zeros"):
-        read_class_folders(tmp_path)
+        read_dataset(tmp_path)
 
 
 def test_two_files_of_one_class_are_refused(tmp_path):
@@ -187,7 +187,7 @@ def test_only_files_whose_values_are_no_ids_are_split(tmp_path):
         dataset[0]
     split = replace(dataset.records[0], is_split=True)
     assert dataset.read_record(split, dataset.categories).labels.tolist() == [1, 1, 2, 2]
-    assert len(name_class_ids(split)) == 4
+    assert len(dataset.format.name_instances(split)) == 4
 
 
 def test_a_link_has_one_name(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from pycocotools import mask as pycoco_mask
 
 from manymask.core import Category, Instances, RunLengths, encode_coco_rle, write_json
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import encode_coco_results, open_dataset, read_coco, read_dataset
+from manymask.formats import encode_coco_results, open_dataset, read_dataset
+from manymask.formats.coco import read_coco
 from manymask.formats.coco_masks import _to_rle
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
 
@@ -300,7 +301,7 @@ def test_a_file_of_another_name_is_found_by_its_lists(tmp_path, name):
     make_coco(tmp_path, [TRIANGLE]).rename(tmp_path / name)
     (tmp_path / "classes.json").write_text("[]")
     dataset = read_dataset(tmp_path)
-    assert (dataset.data_format, len(dataset[0].labels)) == ("coco", 1)
+    assert (dataset.format.name, len(dataset[0].labels)) == ("coco", 1)
 
 
 ROOT = {"id": 0, "name": "seed", "supercategory": "none"}

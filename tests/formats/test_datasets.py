@@ -5,7 +5,7 @@ import pytest
 
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import READERS, check_dataset, detect_format, read_dataset
+from manymask.formats import FORMATS, check_dataset, detect_format, read_dataset
 from manymask.imaging import find_images
 from tests.formats.format_files import cut_short, make_coco, make_ids, make_pixels, write_array
 
@@ -36,20 +36,20 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("data_format", READERS)
+@pytest.mark.parametrize("data_format", FORMATS)
 def test_each_format_is_detected_and_goes_to_other_processes(tmp_path, data_format):
     MAKERS[data_format](tmp_path)
     assert detect_format(tmp_path) == data_format
     dataset = pickle.loads(pickle.dumps(read_dataset(tmp_path)))
-    assert dataset.data_format == data_format
+    assert dataset.format.name == data_format
     np.testing.assert_array_equal(dataset[0].pixels, make_pixels())
 
 
-@pytest.mark.parametrize("data_format", READERS)
+@pytest.mark.parametrize("data_format", FORMATS)
 def test_path_as_text(tmp_path, data_format):
     MAKERS[data_format](tmp_path)
     assert detect_format(str(tmp_path)) == data_format
-    assert READERS[data_format](str(tmp_path)) == read_dataset(str(tmp_path)) == read_dataset(tmp_path)
+    assert FORMATS[data_format].read(str(tmp_path)) == read_dataset(str(tmp_path)) == read_dataset(tmp_path)
 
 
 def test_other_layouts_are_detected(tmp_path):
@@ -71,10 +71,10 @@ def test_nothing_fits_or_more_than_one(tmp_path):
     make_coco(tmp_path, [])
     with pytest.raises(DatasetError, match="fits label_images and coco"):
         read_dataset(tmp_path)
-    assert read_dataset(tmp_path, "label_images").data_format == "label_images"
+    assert read_dataset(tmp_path, "label_images").format.name == "label_images"
 
 
-@pytest.mark.parametrize("data_format", READERS)
+@pytest.mark.parametrize("data_format", FORMATS)
 def test_empty_or_missing_data_set_is_refused(tmp_path, data_format):
     with pytest.raises(DatasetError):
         read_dataset(tmp_path, data_format)
@@ -173,5 +173,5 @@ def test_check_raises_the_first_error_in_order(tmp_path):
 @pytest.mark.parametrize(("folder", "data_format"), [("dsb2018", "label_images"), ("powder", "coco")])
 def test_real_data(shared_data, folder, data_format):
     dataset = read_dataset(shared_data / folder)
-    assert dataset.data_format == data_format
+    assert dataset.format.name == data_format
     assert check_dataset(dataset.subset([0, 1]), num_workers=2).max_instances > 0

@@ -4,7 +4,8 @@ import tifffile
 
 from manymask.core import Category
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_label_images, read_predictions, write_label_image
+from manymask.formats import read_dataset, read_predictions, write_label_image
+from manymask.formats.label_images import read_label_images
 from tests.formats.format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
 OBJECTS = (Category(1, "object"),)
@@ -64,7 +65,7 @@ def test_lone_files_are_refused(tmp_path):
     for name in ("a", "b"):
         write_array(tmp_path / "labels" / f"{name}.png", make_ids())
     with pytest.raises(DatasetError, match=r"b\.png labels an image 'b' that is not there"):
-        read_label_images(tmp_path)
+        read_dataset(tmp_path)
 
 
 def test_no_images_two_label_folders_and_equal_stems_are_refused(tmp_path):

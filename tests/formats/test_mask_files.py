@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_mask_files
+from manymask.formats.mask_files import read_mask_files
 from tests.formats.format_files import make_ids, make_pixels, write_array
 
 

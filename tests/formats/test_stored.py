@@ -10,14 +10,10 @@ import pytest
 from manymask.core import Category, Dataset, Instances, Record, RunLengths, write_json
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import (
-    StoredPredictions,
-    encode_coco_results,
-    read_coco,
-    read_label_images,
-    read_predictions,
-    write_label_image,
-)
+from manymask.formats import FORMATS, encode_coco_results, read_predictions, write_label_image
+from manymask.formats.coco import read_coco
+from manymask.formats.label_images import read_label_images
+from manymask.formats.stored import StoredPredictions
 from tests.dense import assert_same_runs, count_pixels
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_many, make_pixels, write_array
 
@@ -35,7 +31,7 @@ def refuse(record: Record, categories: tuple[Category, ...]):
 def make_dataset(names: Iterable[str] = "ab", categories: tuple[Category, ...] = CATEGORIES) -> Dataset:
     """Images of the given names, numbered 10, 20, ..."""
     records = tuple(Record(10 * i, name, Path("data", f"{name}.png"), None) for i, name in enumerate(names, start=1))
-    return Dataset(Path("data"), "coco", categories, records, refuse, has_image_ids=True)
+    return Dataset(Path("data"), FORMATS["coco"], categories, records, refuse, has_image_ids=True)
 
 
 def read(stored: StoredPredictions, dataset: Dataset, size: tuple[int, int] = SIZE) -> list[Instances]:
@@ -262,7 +258,7 @@ def test_categories_that_the_data_lack_are_refused(tmp_path):
 def test_results_for_images_that_the_data_lack_are_refused(tmp_path):
     entries = [SQUARE | {"image_id": i} for i in range(1, 8)]
     path = write_entries(tmp_path / "r.json", *entries)
-    message = r"^all of the 7 images that .*r\.json .* in data \(by image_id, .*: 1, 2, 3, 4, 5 and more; .* 10, 20\)"
+    message = r"^all of the 7 images that .*r\.json .* in data \(by image_id, .*: 1, 2, 3, 4, 5 and 2 more; .* 10, 20\)"
     with pytest.raises(DatasetError, match=message):
         read_predictions(path, make_dataset())
     write_entries(path, *entries, SQUARE)

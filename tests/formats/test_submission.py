@@ -3,7 +3,8 @@ import json
 import pytest
 
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import ImageId, match_image_ids, read_image_ids
+from manymask.formats import match_image_ids, read_image_ids
+from manymask.formats.submission import ImageId
 
 ENTRY = {"file_name": "a.tif", "id": 3, "height": 6, "width": 8}
 
@@ -47,7 +48,7 @@ def test_match_keeps_the_order_of_the_list(tmp_path):
 def test_match_names_what_is_missing(tmp_path):
     ids = [ImageId(f"{name}.tif", i, 6, 8) for i, name in enumerate("abcdefg")]
     images = [(name, tmp_path / f"{name}.tif") for name in "abcdefgh"]
-    with pytest.raises(DatasetError, match=r"list of ids lists 6 images \(b, c, d, e, f and more\) that are not in "):
+    with pytest.raises(DatasetError, match=r"list of ids lists 6 images \(b, c, d, e, f and 1 more\) that are not in "):
         match_image_ids(ids, images[:1])
     with pytest.raises(DatasetError, match=rf"ids\.json lists 1 image \(a\) that is not in {tmp_path};"):
         match_image_ids(ids[:3], images[1:3], "ids.json")

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import check_size, read_ids, renumber_ids
+from manymask.formats.ids import check_size, read_ids, renumber_ids
 from manymask.imaging import find_images, open_image
 from tests.formats.format_files import cut_short, make_pixels, write_array
 from tests.imaging.reading import read_pixels

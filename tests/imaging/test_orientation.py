@@ -4,7 +4,10 @@ import tifffile
 from PIL import Image
 
 from manymask.errors import PlanError
-from manymask.formats import read_class_folders, read_coco, read_label_images, read_mask_files
+from manymask.formats.class_folders import read_class_folders
+from manymask.formats.coco import read_coco
+from manymask.formats.label_images import read_label_images
+from manymask.formats.mask_files import read_mask_files
 from manymask.imaging.raster import turn
 from tests.formats.format_files import make_coco, make_ids, make_pixels, write_array
 from tests.imaging.reading import read_pixels

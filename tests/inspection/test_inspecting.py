@@ -374,6 +374,26 @@ def test_crowd_regions(tmp_path):
         inspect(path, output=tmp_path)
 
 
+def test_images_that_lack_something_are_listed_and_left_out(tmp_path):
+    for name in "abc":
+        write_pair(tmp_path / "data", name)
+    (tmp_path / "data" / "labels" / "a.tif").unlink()
+    (tmp_path / "data" / "images" / "c.tif").unlink()
+    found = inspect(tmp_path / "data", fix=tmp_path / "fixed")
+    faults = [finding for finding in found.findings if finding.severity == "fault"]
+    assert [(finding.kind, finding.image) for finding in faults] == [
+        ("incomplete-image", "a"),
+        ("incomplete-image", "c"),
+    ]
+    assert "a.tif has no label image" in faults[0].detail
+    assert {(repair.image, repair.is_kept) for repair in found.repairs} == {("a", False), ("c", False)}
+    assert [record.name for record in read_dataset(tmp_path / "fixed").records] == ["b"]
+    with pytest.raises(
+        FormatError, match=r"data: 2 entries .* images/a\.tif has no label .* labels/c\.tif labels an image"
+    ):
+        read_dataset(tmp_path / "data")
+
+
 def test_files_that_are_passed_over(tmp_path):
     write_pair(tmp_path / "data", "a")
     write_pair(tmp_path / "data", "plate2/b")
@@ -393,7 +413,7 @@ def test_class_folders(tmp_path):
     assert "id 17 of class2.tif at x 40, y 40" in find_one(found, "a", "one-pixel-instance").detail
     fixed = read_dataset(tmp_path / "fixed")
     again = inspect_dataset(fixed)
-    assert (fixed.data_format, list_kinds(again)) == ("class_folders", set())
+    assert (fixed.format.name, list_kinds(again)) == ("class_folders", set())
     assert [one.num_instances for one in again.fingerprint.classes] == [32, 34]
     image = "a/image.tif"
     assert (tmp_path / "fixed" / image).read_bytes() == (tmp_path / "data" / image).read_bytes()

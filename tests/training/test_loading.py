@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manymask.core import ArraySource, Category, Dataset, InstanceLayers, Record, Sample
+from manymask.formats import FORMATS
 from manymask.plan import make_plan
 from manymask.training.loading import InstanceDataModule, collate, ignore_interrupt
 
@@ -24,7 +25,7 @@ def read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
 
 def make_datamodule(num_train=7, num_val=2, weights=None, **settings):
     records = tuple(Record(number, f"{number:03d}", Path(), None) for number in range(1, num_train + num_val + 1))
-    dataset = Dataset(Path(), "test", (Category(1, "object"),), records, read_record)
+    dataset = Dataset(Path(), FORMATS["label_images"], (Category(1, "object"),), records, read_record)
     indices = range(len(dataset))
     plan = make_plan(settings={"num_workers": 0, "min_size": 0} | settings)
     train, val = dataset.subset(indices[:num_train]), dataset.subset(indices[num_train:])

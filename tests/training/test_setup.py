@@ -7,6 +7,7 @@ from rich.console import Console
 
 from manymask.core import Category, Dataset, Record, Sample
 from manymask.errors import DatasetError
+from manymask.formats import FORMATS
 from manymask.plan import make_plan
 from manymask.training.run import reload_data
 from manymask.training.setup import read_data, split_data, split_dataset
@@ -20,7 +21,7 @@ def fail(record: Record, categories: tuple[Category, ...]) -> Sample:
 
 def make_dataset(*names):
     records = tuple(Record(number, name, Path(name), None) for number, name in enumerate(names))
-    return Dataset(Path("cells"), "test", (Category(1, "cell"),), records, fail)
+    return Dataset(Path("cells"), FORMATS["label_images"], (Category(1, "cell"),), records, fail)
 
 
 def list_held_out(dataset, *arguments):

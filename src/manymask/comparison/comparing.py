@@ -29,6 +29,7 @@ from manymask.metrics import Tally, compute_interval, draw_weights, explain_scor
 from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath
 from manymask.plan import read_plan
 from manymask.run_folder import count_epochs, find_run, read_metrics
+from manymask.wording import count_of
 
 _TIE = 1e-9
 
@@ -140,7 +141,7 @@ def compare(
     sources_by_path, notes = _score_sources(paths, dataset, device, settings, progress)
     scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
     num_units = len(set(units or names))
-    unit = f"{num_units} {'image' if groups is None else 'group'}{'s' * (num_units != 1)}"
+    unit = count_of(num_units, "image" if groups is None else "group")
     told = TOLD if all(source.has_scores for source in sources_by_path.values()) else TOLD_UNRANKED
     result = {
         "data": str(dataset.root),

@@ -30,7 +30,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something about a labelled image that its reader had to guess.
+    """Something about a labelled image that its reader had to guess, or that nobody sees once it is read.
 
     Attributes:
         kind: The kind of finding that it is for the doctor.
@@ -102,6 +102,7 @@ class Record:
         name: Stem of the image, unique in its data set.
         path: The image file.
         annotation: What the data set's ``read_record`` needs to find the labels.
+        label_files: The files of the labels.
         is_split: Take every piece of a value of its label images for an instance of its own.
         source_id: The id that the data's files give the image, where their ids are texts such as UUIDs.
     """
@@ -110,6 +111,7 @@ class Record:
     name: str
     path: Path
     annotation: Any
+    label_files: tuple[Path, ...] = ()
     is_split: bool = False
     source_id: str | None = None
 
@@ -134,12 +136,86 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Salvage:
+    """How the labels of an image can be read although something in them is wrong.
+
+    Attributes:
+        record: The image's record, changed so that what is good is read.
+        kind: The kind of finding that it is for the doctor.
+        path: The file that is wrong.
+        detail: What is wrong, as a sentence that may begin with the file.
+        action: What reading the changed record does about it.
+    """
+
+    record: Record
+    kind: str
+    path: Path
+    detail: str
+    action: str
+
+
+class DatasetWriter:
+    """Writes a copy of a data set with other labels into a new or empty folder, one image at a time."""
+
+    def __init__(self, folder: Path, dataset: "Dataset") -> None:
+        self.folder, self.dataset = folder, dataset
+
+    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
+        """Copy an image's file and write its labels; ascending ``rows`` say which of the old ones each was made of."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Write what is of all images; called after the last one."""
+
+
+def _find_nothing(_: object) -> None:
+    """What most formats have: no second look, no faults of their own, nothing to salvage."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of labelled images: how it is recognised, read and written, by functions of a module's top level.
+
+    Attributes:
+        name: What users call it.
+        layout: Its files in a few words, for messages.
+        detect: Gives something true where the names of the files in a folder are those of this format.
+        read: Lists the images of a data set, given its path and, by keyword, those of ``options`` that are set. What is
+            wrong with some of them goes into ``Dataset.problems``; ``DatasetError`` where nothing can be read.
+        name_instances: What the files call each instance of a record, in the order of its ids: ``id 7``,
+            ``annotation 12``. ``FormatError`` where a label image cannot be read.
+        open_writer: Opens a writer of a copy of a data set.
+        changes: What such a copy changes in every image, as words to print.
+        is_flat: Whether each pixel of such a copy is of one instance only, so that an overlap goes to the first.
+        options: The options of reading that ``read`` knows; others say nothing about this format.
+        suffixes: Endings of the files that are a data set in themselves; none where it must be a folder.
+        detect_by_content: Like ``detect`` by what is in the files, which is slower; asked where no names tell.
+        find_faults: Faults that the instances of a readable record do not show any more.
+        salvage: A way to read a record that cannot be read as it is; None where there is none.
+    """
+
+    name: str
+    layout: str
+    detect: Callable[[Path], object]
+    read: "Callable[..., Dataset]"
+    name_instances: Callable[[Record], list[str]]
+    open_writer: "Callable[[Path, Dataset], DatasetWriter]"
+    changes: str = ""
+    is_flat: bool = False
+    options: frozenset[str] = frozenset()
+    suffixes: tuple[str, ...] = ()
+    detect_by_content: Callable[[Path], object] = _find_nothing
+    find_faults: Callable[[Record], list[Doubt] | None] = _find_nothing
+    salvage: Callable[[Record], Salvage | None] = _find_nothing
+
+
+@dataclass(frozen=True)
 class Dataset(Sequence[Any]):
     """A data set: a sequence of ``Sample`` that are read on access, so memory holds one image at a time.
 
     Attributes:
         root: The folder or file that was read.
-        data_format: Name of the reader.
+        format: The layout of its files.
         categories: The classes, by ascending id; class index i + 1 is ``categories[i]``.
         records: The images, in a fixed order.
         read_record: Reads one record; a module-level function, so that a data set can go to loader processes.
@@ -148,7 +224,7 @@ class Dataset(Sequence[Any]):
     """
 
     root: Path
-    data_format: str
+    format: Format
     categories: tuple[Category, ...]
     records: tuple[Record, ...]
     read_record: Callable[[Record, tuple[Category, ...]], Sample]

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import warnings
@@ -86,6 +87,12 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         finally:
             with suppress(OSError):  # what went wrong is told already
                 temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file into another one, which is there whole or not at all."""
+    with open(source, "rb") as original, replace_file(target) as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def check_writable(path: Path) -> None:

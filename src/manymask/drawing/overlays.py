@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from manymask.core import Category, Instances
 from manymask.core.files import replace_file
 from manymask.imaging.intensities import keep_differences
+from manymask.wording import count_of
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, in the order that shows best on stained tissue.
 PALETTE = (
@@ -125,7 +126,7 @@ def _draw_legend(
     counts = np.bincount(instances.labels, minlength=len(categories) + 1)[1:]
     present = np.flatnonzero(counts).tolist()
     texts = [
-        f"{len(instances)} instance{'s' * (len(instances) != 1)}",
+        count_of(len(instances), "instance"),
         *(f"{categories[i].name}  {counts[i]}" for i in present),
     ]
     font_size = float(np.clip(width / 45, 12, 32))

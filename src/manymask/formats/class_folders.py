@@ -9,22 +9,12 @@ import torch
 from jaxtyping import Int32, Int64, Shaped
 from numpy.typing import DTypeLike
 
-from manymask.core import (
-    Category,
-    Dataset,
-    InstanceLayers,
-    Instances,
-    Record,
-    Sample,
-    concatenate_runs,
-    encode_layers,
-    paint_ids,
-    paint_layers,
-)
-from manymask.core.files import replace_file
+from manymask.core import InstanceLayers, Instances, concatenate_runs, encode_layers, paint_ids, paint_layers
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record, Sample
+from manymask.core.files import copy_file, replace_file
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.ids import LabelImage, check_size, read_label_image
-from manymask.formats.records import make_records, make_sample
+from manymask.formats.ids import LabelImage, check_size, read_label_image, split_shared_ids
+from manymask.formats.records import Entry, find_entries, make_dataset, make_sample
 from manymask.imaging.files import CLASS_FILE, list_folders, list_images, name_folder
 from manymask.imaging.orientation import open_labelled_image
 
@@ -43,18 +33,23 @@ def _is_class_folder(folder: Path) -> bool:
 def read_class_folders(root: str | Path) -> Dataset:
     """Read a folder of class folders, or a single one.
 
-    The categories are all N of ``classN.tif`` in any of the folders, named ``classN``; gaps are kept.
+    The categories are all N of ``classN.tif`` in any of the folders, named ``classN``; gaps are kept. Folders that lack
+    their image or all class files are left out and listed in the data set's ``problems``.
 
     Raises:
-        DatasetError: A folder lacks its image or all class files, or there are none.
+        DatasetError: There are no folders with an image and class files.
     """
     root = Path(root)
     folders = [root] if _is_class_folder(root) else list_folders(root)
-    class_files = {folder: _find_class_files(folder) for folder in folders}
-    entries = [(name_folder(folder), _find_image(folder), files) for folder, files in class_files.items()]
-    numbers = sorted({number for files in class_files.values() for number in files})
+    entries, problems = find_entries(folders, _find_entry)
+    numbers = sorted({number for _, _, files, _ in entries for number in files})
     categories = tuple(Category(number, f"class{number}") for number in numbers)
-    return Dataset(root, "class_folders", categories, make_records(entries, root), _read_record)
+    return make_dataset(root, FORMAT, _read_record, entries, problems, categories, [root])
+
+
+def _find_entry(folder: Path) -> Entry:
+    files = _find_class_files(folder)
+    return name_folder(folder), _find_image(folder), files, tuple(files.values())
 
 
 def _find_image(folder: Path) -> Path:
@@ -121,8 +116,7 @@ def _merge_label_images(
     return merged
 
 
-def name_class_ids(record: Record) -> list[str]:
-    """What the files call each instance of an image, in their order."""
+def _name_instances(record: Record) -> list[str]:
     return [
         f"id {i} of {path.name}"
         for path in record.annotation.values()
@@ -151,7 +145,7 @@ def write_class_folder(
         FormatError: ``dtype`` cannot hold the ids of a class.
     """
     folder = root / name
-    label_images, num_lost = _paint_classes(instances, categories, np.dtype(dtype), folder)
+    num_lost = _write_class_files(folder, instances, categories, np.dtype(dtype))
     is_rgb = pixels.shape[2] == 3
     with replace_file(folder / "image.tif") as file:
         tifffile.imwrite(
@@ -161,6 +155,12 @@ def write_class_folder(
             photometric="rgb" if is_rgb else "minisblack",
             planarconfig="contig" if pixels.shape[2] > 1 else None,
         )
+    return num_lost
+
+
+def _write_class_files(folder: Path, instances: Instances, categories: Sequence[Category], dtype: np.dtype) -> int:
+    """Write the class files of one image in place of any others; how many instances lost pixels is returned."""
+    label_images, num_lost = _paint_classes(instances, categories, dtype, folder)
     for file_name, ids in label_images.items():
         with replace_file(folder / file_name) as file:
             tifffile.imwrite(file, ids, photometric="minisblack")
@@ -188,3 +188,23 @@ def _paint_classes(
     if not label_images:
         label_images[f"class{categories[0].id}.tif"] = np.zeros(instances.size, dtype=dtype)
     return label_images, num_lost
+
+
+class _Writer(DatasetWriter):
+    """Writes a folder for each image."""
+
+    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
+        folder = self.folder / record.name
+        copy_file(record.path, folder / "image.tif")
+        _write_class_files(folder, instances, self.dataset.categories, np.dtype(np.uint32))
+
+
+FORMAT = Format(
+    "class_folders",
+    layout="<name>/image.tif with <name>/class1.tif ...",
+    detect=is_class_folders,
+    read=read_class_folders,
+    name_instances=_name_instances,
+    open_writer=_Writer,
+    salvage=split_shared_ids,
+)

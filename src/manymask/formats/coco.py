@@ -2,13 +2,16 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
-from manymask.core import Category, Dataset, Problem, Record, Sample, paint_layers
-from manymask.core.json_files import read_json
+from manymask.core import Instances, paint_layers, read_json, write_json
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Doubt, Format, Problem, Record, Sample
+from manymask.core.files import copy_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import (
     clean_segmentation,
@@ -18,17 +21,13 @@ from manymask.formats.coco_entries import (
     to_integer,
     to_key,
 )
-from manymask.formats.coco_files import ImageFinder, name_images
-from manymask.formats.coco_masks import crosses_itself, decode_segmentations, find_bad_rles
-from manymask.formats.records import list_some, make_sample
+from manymask.formats.coco_files import ImageFinder, find_coco_files, find_json, find_other_coco_files, name_images
+from manymask.formats.coco_masks import crosses_itself, decode_segmentations, encode_coco_results, find_bad_rles
+from manymask.formats.records import make_sample
 from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names
 from manymask.imaging.orientation import open_labelled_image
-
-# Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
-_NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
-# What a file under another name, as Label Studio and FiftyOne give it, is known by.
-_LISTS = {"images", "annotations", "categories"}
+from manymask.wording import count_of, list_some
 
 
 @dataclass(frozen=True)
@@ -56,19 +55,6 @@ class _Annotations:
     iscrowd: list[bool]
 
 
-def find_coco_files(folder: Path) -> list[Path]:
-    """Files in a folder, or in ``annotations`` in it, whose names are those of COCO annotations; by name."""
-    places = [folder, folder / "annotations"]
-    files = {path for place in places for pattern in _NAME_PATTERNS for path in place.glob(pattern)}
-    return sorted(path for path in files if not path.name.startswith("."))
-
-
-def find_other_coco_files(folder: Path) -> list[Path]:
-    """Files in a folder under names that are no sign of COCO, as Label Studio and FiftyOne give, but with its lists."""
-    files = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
-    return [path for path in files if isinstance(content := read_json(path), dict) and content.keys() >= _LISTS]
-
-
 def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
     """Read a COCO data set; everything but the images is checked at once.
 
@@ -85,7 +71,7 @@ def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
         FormatError: The file is not COCO.
     """
     path = Path(path)
-    json_path = _find_json(path)
+    json_path = find_json(path)
     content = read_json(json_path)
     if not isinstance(content, dict):
         raise FormatError(
@@ -109,7 +95,7 @@ def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
             record.annotation.iscrowd[:] = [False] * len(record.annotation.iscrowd)
     reading.tell_crowds([record.annotation for record in records.values()])
     ordered = tuple(sorted(records.values(), key=lambda record: record.image_id))
-    return Dataset(path, "coco", categories, ordered, _read_record, reading.list_problems(), has_image_ids)
+    return Dataset(path, FORMAT, categories, ordered, _read_record, reading.list_problems(), has_image_ids)
 
 
 @dataclass(frozen=True)
@@ -146,19 +132,6 @@ class _Reading:
         ]
         notes = [Problem("unusual-entries", "note", message, self.json_path) for message in unusual]
         return (*self.problems, *notes)
-
-
-def _find_json(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = find_coco_files(path) or find_other_coco_files(path)
-    if len(files) != 1:
-        found = ", ".join(str(file) for file in files) or "none"
-        raise DatasetError(
-            f"{path} must hold exactly one of {', '.join(_NAME_PATTERNS)} (there or in 'annotations'), found {found}; "
-            "give the JSON file itself"
-        )
-    return files[0]
 
 
 def is_size(height: object, width: object) -> bool:
@@ -216,7 +189,7 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
             continue
         group = _Annotations(reading.json_path, (size[0], size[1]), given is not None, entry, [], [], [], [])
         source_id = None if has_image_ids else str(key)
-        records[key] = Record(entry["id"], name, paths[key], group, source_id=source_id)
+        records[key] = Record(entry["id"], name, paths[key], group, (reading.json_path,), source_id=source_id)
     return records, has_image_ids
 
 
@@ -311,24 +284,74 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     return make_sample(record, image, paint_layers(runs), labels, np.array(group.iscrowd, dtype=bool), doubts)
 
 
-def name_annotations(record: Record) -> list[str]:
-    """What the file calls each instance of an image, in their order."""
+def _name_instances(record: Record) -> list[str]:
     return [f"annotation {annotation_id}" for annotation_id in record.annotation.ids]
 
 
-def find_polygon_faults(record: Record) -> dict[str, list[int]]:
-    """Ids of the annotations of an image with outlines that its mask does not show any more.
-
-    Returns:
-        Ids by ``out-of-frame`` (a point more than a pixel outside the image) and ``self-crossing``.
-    """
+def _find_polygon_faults(record: Record) -> list[Doubt]:
+    """Annotations with outlines of which the mask does not show what was drawn."""
     group: _Annotations = record.annotation
-    faults: dict[str, list[int]] = {"out-of-frame": [], "self-crossing": []}
     height, width = group.size
+    outside: list[int] = []  # with a point more than a pixel outside the image
+    crossing: list[int] = []
     for annotation_id, segmentation in zip(group.ids, group.segmentations, strict=True):
         polygons = [] if isinstance(segmentation, dict) else [np.reshape(p, (-1, 2)) for p in segmentation]
         if any(((points < -1) | (points > [width + 1, height + 1])).any() for points in polygons):
-            faults["out-of-frame"].append(annotation_id)
+            outside.append(annotation_id)
         if any(crosses_itself(points.astype(np.float64)) for points in polygons):
-            faults["self-crossing"].append(annotation_id)
-    return faults
+            crossing.append(annotation_id)
+    found = {"out-of-frame": ("that reach out of the image", outside)}
+    found["self-crossing"] = ("whose outlines cross themselves", crossing)
+    return [
+        Doubt(kind, f"has {count_of(len(ids), 'instance')} {what}: annotation {list_some(ids)}")
+        for kind, (what, ids) in found.items()
+        if ids
+    ]
+
+
+class _Writer(DatasetWriter):
+    """Writes ``images`` and ``annotations.json``, all masks as RLE.
+
+    ``info``, ``licenses``, categories and entries of images stay, file names aside; annotations lose other fields than
+    COCO's own. The largest piece of an instance keeps its annotation's id.
+    """
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        super().__init__(folder, dataset)
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
+        known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
+        self.new_ids = count(max(known, default=0) + 1)
+
+    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
+        name = f"{record.name}{record.path.suffix}"
+        copy_file(record.path, self.folder / "images" / name)
+        height, width = instances.size
+        self.images.append(record.annotation.image | {"file_name": name, "height": height, "width": width})
+        entries = encode_coco_results(instances, record.image_id, self.dataset.categories)
+        is_first = np.diff(rows, prepend=-1) > 0
+        areas = instances.runs.areas.tolist()
+        for row, entry in enumerate(entries):
+            own_id = record.annotation.ids[rows[row]] if is_first[row] else next(self.new_ids)
+            extra = {"id": own_id, "area": areas[row], "iscrowd": int(instances.iscrowd[row])}
+            self.annotations.append({name: value for name, value in entry.items() if name != "score"} | extra)
+
+    def close(self) -> None:
+        content = {"images": self.images, "annotations": self.annotations}
+        write_json(self.folder / "annotations.json", self.content | content)
+
+
+FORMAT = Format(
+    "coco",
+    layout="annotations.json with images/",
+    detect=find_coco_files,
+    read=read_coco,
+    name_instances=_name_instances,
+    open_writer=_Writer,
+    changes="polygons became RLE, and annotations keep no fields but COCO's own",
+    options=frozenset({"crowd_as_objects"}),
+    suffixes=(".json",),
+    detect_by_content=find_other_coco_files,
+    find_faults=_find_polygon_faults,
+)

@@ -1,4 +1,4 @@
-"""Where the images of a COCO file are."""
+"""Where a COCO file and its images are."""
 
 import os
 from collections import Counter, defaultdict
@@ -7,8 +7,41 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from manymask.core import read_json
 from manymask.errors import DatasetError
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, make_key
+
+# Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
+_NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
+# What a file under another name, as Label Studio and FiftyOne give it, is known by.
+_LISTS = {"images", "annotations", "categories"}
+
+
+def find_coco_files(folder: Path) -> list[Path]:
+    """Files in a folder, or in ``annotations`` in it, whose names are those of COCO annotations; by name."""
+    places = [folder, folder / "annotations"]
+    files = {path for place in places for pattern in _NAME_PATTERNS for path in place.glob(pattern)}
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def find_other_coco_files(folder: Path) -> list[Path]:
+    """Files in a folder under names that are no sign of COCO, as Label Studio and FiftyOne give, but with its lists."""
+    files = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
+    return [path for path in files if isinstance(content := read_json(path), dict) and content.keys() >= _LISTS]
+
+
+def find_json(path: Path) -> Path:
+    """The COCO file of a data set, given itself or its folder, which must hold exactly one."""
+    if not path.is_dir():
+        return path
+    files = find_coco_files(path) or find_other_coco_files(path)
+    if len(files) != 1:
+        found = ", ".join(str(file) for file in files) or "none"
+        raise DatasetError(
+            f"{path} must hold exactly one of {', '.join(_NAME_PATTERNS)} (there or in 'annotations'), found {found}; "
+            "give the JSON file itself"
+        )
+    return files[0]
 
 
 class ImageFinder:

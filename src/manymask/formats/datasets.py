@@ -2,51 +2,28 @@
 
 import hashlib
 import json
+import os
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from manymask.core import Category, Dataset, Problem, Record, Sample
+from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats.class_folders import is_class_folders, name_class_ids, read_class_folders
-from manymask.formats.coco import find_coco_files, find_other_coco_files, name_annotations, read_coco
-from manymask.formats.label_images import is_label_images, name_ids, read_label_images
-from manymask.formats.mask_files import is_mask_files, name_masks, read_mask_files
-from manymask.formats.records import list_some
-from manymask.formats.skipped import find_skipped, list_files
+from manymask.formats import class_folders, coco, label_images, mask_files
 from manymask.imaging.files import list_folders
+from manymask.wording import list_some
 
-READERS: dict[str, Callable[[str | Path], Dataset]] = {
-    "class_folders": read_class_folders,
-    "label_images": read_label_images,
-    "mask_files": read_mask_files,
-    "coco": read_coco,
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (class_folders.FORMAT, label_images.FORMAT, mask_files.FORMAT, coco.FORMAT)
 }
-_NAMERS: dict[str, Callable[[Record], list[str]]] = {
-    "class_folders": name_class_ids,
-    "label_images": name_ids,
-    "mask_files": name_masks,
-    "coco": name_annotations,
-}
-_DETECTORS: dict[str, Callable[[Path], object]] = {
-    "class_folders": is_class_folders,
-    "label_images": is_label_images,
-    "mask_files": is_mask_files,
-    "coco": find_coco_files,
-}
-_LAYOUTS = {
-    "class_folders": "<name>/image.tif with <name>/class1.tif ...",
-    "label_images": "images/ with labels/ or masks/, or x.tif with x_masks.tif",
-    "mask_files": "<name>/images/ with <name>/masks/",
-    "coco": "annotations.json with images/",
-}
+"""All formats by their names."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +73,14 @@ def detect_format(path: str | Path) -> str:
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
-        fitting = ["coco"] if path.suffix.lower() == ".json" else []
+        fitting = [format.name for format in FORMATS.values() if path.suffix.lower() in format.suffixes]
     else:
-        fitting = [name for name, fits in _DETECTORS.items() if fits(path)]
-        if not fitting and find_other_coco_files(path):
-            fitting = ["coco"]
+        fitting = [format.name for format in FORMATS.values() if format.detect(path)]
+        fitting = fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
     if len(fitting) == 1:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
-    layouts = "; ".join(f"{name} ({layout})" for name, layout in _LAYOUTS.items())
+    layouts = "; ".join(f"{format.name} ({format.layout})" for format in FORMATS.values())
     parts = [] if fitting or path.is_file() else _list_parts(path)
     if parts:
         example = f"{parts[0]}" + (f" --val {parts[1]}" if len(parts) > 1 else "")
@@ -117,7 +93,7 @@ def detect_format(path: str | Path) -> str:
 
 def _list_parts(folder: Path) -> list[Path]:
     """The folders in a folder that are data sets of their own, as the parts of Roboflow's exports are."""
-    return [part for part in list_folders(folder) if any(fits(part) for fits in _DETECTORS.values())]
+    return [part for part in list_folders(folder) if any(format.detect(part) for format in FORMATS.values())]
 
 
 @explain_reading()
@@ -126,13 +102,13 @@ def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
 
     Args:
         path: Its folder, or COCO's JSON file.
-        data_format: One of ``READERS``; by default the one that fits.
+        data_format: One of ``FORMATS``; by default the one that fits.
         crowd_as_objects: Take COCO's crowd regions, as which CVAT writes brush strokes, for objects like the others.
 
     Raises:
         PlanError: There is no such format.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
-        FormatError: Entries of a COCO file cannot be used.
+        FormatError: Some entries or images cannot be used.
     """
     dataset = open_dataset(path, data_format, crowd_as_objects=crowd_as_objects)
     if faults := [problem for problem in dataset.problems if problem.severity == "fault"]:
@@ -148,10 +124,13 @@ def _sum_up_faults(faults: Sequence[Problem], root: Path) -> str:
     copy = f"or write a copy without: manymask inspect {root} --fix FOLDER"
     if len(faults) == 1:
         return f"{faults[0].message}, {copy}"
-    path = faults[0].path
-    details = [fault.message.rpartition("; ")[0].removeprefix(f"{path}").lstrip(": ") for fault in faults]
-    some = "; ".join(details[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-    return f"{path}: {len(faults)} entries cannot be used: {some}; correct them, {copy}"
+    paths = {fault.path for fault in faults}
+    place = paths.pop() if len(paths) == 1 else root
+    details = [
+        fault.message.rpartition("; ")[0].removeprefix(f"{place}").removeprefix(os.sep).lstrip(": ") for fault in faults
+    ]
+    some = list_some(details, separator="; ")
+    return f"{place}: {len(faults)} entries cannot be used: {some}; correct them, {copy}"
 
 
 def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
@@ -161,30 +140,16 @@ def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
         PlanError: There is no such format.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
     """
-    if data_format is not None and data_format not in READERS:
-        raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(READERS)}")
+    if data_format is not None and data_format not in FORMATS:
+        raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(FORMATS)}")
     path = Path(path)
-    name = data_format or detect_format(path)
-    if name == "coco":  # reads what its file lists, and nothing else
-        return read_coco(path, crowd_as_objects)
-    if not path.is_dir():
-        raise DatasetError(f"{path} is not a folder, which data format '{name}' needs; give the data set's folder")
-    dataset = READERS[name](path)
-    used = [file for record in dataset.records for file in list_files(record)]
-    folders = {file.parent for file in used}
-    if name in ("class_folders", "mask_files"):  # a folder of folders, in which loose images are passed over
-        folders.add(path)
-    skipped = find_skipped(folders, used)
-    return dataset if skipped is None else replace(dataset, problems=(*dataset.problems, skipped))
-
-
-def name_instances(record: Record, data_format: str) -> list[str]:
-    """What the files call each instance of an image, in the order of its ids: ``id 7``, ``annotation 12``.
-
-    Raises:
-        FormatError: A label image cannot be read.
-    """
-    return _NAMERS[data_format](record)
+    format = FORMATS[data_format or detect_format(path)]
+    if not (format.suffixes or path.is_dir()):
+        raise DatasetError(
+            f"{path} is not a folder, which data format '{format.name}' needs; give the data set's folder"
+        )
+    options = {"crowd_as_objects": crowd_as_objects}
+    return format.read(path, **{name: value for name, value in options.items() if name in format.options})
 
 
 def check_dataset(

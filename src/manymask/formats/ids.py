@@ -1,6 +1,6 @@
 """Label images: the ids that they hold, and signs that their values are none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Int32, Int64, Shaped
 
 from manymask.core import RunLengths, encode_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
+from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.orientation import is_obeyed
@@ -237,3 +238,23 @@ def check_size(path: Path, size: tuple[int, int], image_path: Path, image_size: 
             f"{path} is {size[0]} x {size[1]} (height x width), but its image {image_path} is "
             f"{image_size[0]} x {image_size[1]}; label and image must have the same size"
         )
+
+
+def split_shared_ids(record: Record) -> Salvage | None:
+    """Take each separate piece of a value for an object; None where that makes no unreadable label image readable."""
+    faults: dict[Path, str] = {}
+    for path in record.label_files:
+        try:
+            read_label_image(path)
+        except FormatError as error:
+            faults[path] = str(error)
+    if record.is_split or not faults:
+        return None
+    try:
+        for path in faults:
+            read_label_image(path, is_split=True)
+    except FormatError:
+        return None
+    path, message = next(iter(faults.items()))
+    action = "gave each separate piece of a value an id of its own; objects that touch are still one"
+    return Salvage(replace(record, is_split=True), "shared-ids", path, message.rpartition("; ")[0], action)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
-from manymask.core import Category, Dataset, Instances, Record, Sample, paint_ids
-from manymask.core.files import replace_file
+from manymask.core import Instances, paint_ids
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Problem, Record, Sample
+from manymask.core.files import copy_file, replace_file
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
-from manymask.formats.ids import check_size, read_label_image
-from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
+from manymask.formats.ids import check_size, read_label_image, split_shared_ids
+from manymask.formats.records import Entry, make_dataset, make_sample, report_incomplete
 from manymask.imaging.files import LABEL_STEM, check_unique_names, list_images, make_key
 from manymask.imaging.orientation import open_labelled_image
 
@@ -34,10 +35,11 @@ def read_label_images(root: str | Path) -> Dataset:
 
     They lie in ``labels`` or ``masks`` beside ``images``, under the same stems, or beside each image as
     ``<stem>_masks.tif`` or ``.png`` (Cellpose). Ids need not be dense; the pixels of one id are one instance, even in
-    several pieces.
+    several pieces. Images without a label image, and the reverse, are left out and listed in the data set's
+    ``problems``.
 
     Raises:
-        DatasetError: An image has no label image, or the reverse; or there are none.
+        DatasetError: There are no images with label images, or two of them have one name.
     """
     root = Path(root)
     if (root / "images").is_dir():
@@ -46,16 +48,21 @@ def read_label_images(root: str | Path) -> Dataset:
         images, label_images = _find_side_by_side(root)
     check_unique_names(images)
     check_unique_names(label_images)
-    labels_by_key = {make_key(name): path for name, path in label_images}
+    labels = {make_key(name): path for name, path in label_images}
     image_keys = {make_key(name) for name, _ in images}
+    entries: list[Entry] = []
+    problems: list[Problem] = []
     for name, path in images:
-        if make_key(name) not in labels_by_key:
-            raise DatasetError(f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)")
+        if label := labels.get(make_key(name)):
+            entries.append((name, path, label, (label,)))
+            continue
+        message = f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)"
+        problems.append(report_incomplete(message, path, name))
     for name, path in label_images:
         if make_key(name) not in image_keys:
-            raise DatasetError(f"{path} labels an image '{name}' that is not there; add the image or remove the label")
-    entries = [(name, path, labels_by_key[make_key(name)]) for name, path in images]
-    return Dataset(root, "label_images", OBJECT_CATEGORIES, make_records(entries, root), _read_record)
+            message = f"{path} labels an image '{name}' that is not there; add the image or remove the label"
+            problems.append(report_incomplete(message, path, name))
+    return make_dataset(root, FORMAT, _read_record, entries, problems)
 
 
 def _find_in_folders(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
@@ -98,8 +105,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     return make_sample(record, image, label.ids, np.ones(len(label.old_ids), dtype=np.int64), doubts=doubts)
 
 
-def name_ids(record: Record) -> list[str]:
-    """What the file calls each instance of an image, in their order."""
+def _name_instances(record: Record) -> list[str]:
     return [f"id {i}" for i in read_label_image(record.annotation, is_split=record.is_split).old_ids]
 
 
@@ -127,3 +133,24 @@ def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
     dtype = np.uint16 if ids.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
     with replace_file(path) as file:
         tifffile.imwrite(file, ids.astype(dtype), compression="zlib", photometric="minisblack")
+
+
+class LabelImageWriter(DatasetWriter):
+    """Writes ``images`` and ``labels``; an overlap goes to the first instance."""
+
+    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
+        """Copy an image and write its ids."""
+        copy_file(record.path, self.folder / "images" / f"{record.name}{record.path.suffix}")
+        write_ids(self.folder / "labels" / f"{record.name}.tif", paint_ids(instances)[0])
+
+
+FORMAT = Format(
+    "label_images",
+    layout="images/ with labels/ or masks/, or x.tif with x_masks.tif",
+    detect=is_label_images,
+    read=read_label_images,
+    name_instances=_name_instances,
+    open_writer=LabelImageWriter,
+    is_flat=True,
+    salvage=split_shared_ids,
+)

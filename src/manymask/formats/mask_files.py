@@ -1,21 +1,25 @@
 """One mask file for each object, as in the Data Science Bowl 2018: ``<name>/images/*.png``, ``<name>/masks/*.png``."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 
-from manymask.core import Category, Dataset, Record, Sample, encode_crops, encode_layers, paint_layers
+from manymask.core import encode_crops, encode_layers, paint_layers
 from manymask.core.components import find_pieces
+from manymask.core.dataset import Category, Dataset, Format, Record, Salvage, Sample
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import check_size
-from manymask.formats.records import OBJECT_CATEGORIES, make_records, make_sample
+from manymask.formats.label_images import LabelImageWriter
+from manymask.formats.records import Entry, find_entries, make_dataset, make_sample
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
 from manymask.imaging.orientation import is_obeyed, open_labelled_image
 from manymask.imaging.raster import Raster, turn
+from manymask.wording import list_some
 
 # Other kinds of image are listed as well, so that a mask that cannot be read is named and not missing.
 _MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".webp", ".jp2", ".jxl", ".avif", ".heic", ".pgm", ".ppm", ".tga", ".npy")
@@ -32,14 +36,20 @@ def read_mask_files(root: str | Path) -> Dataset:
     """Read folders of an image and the masks of its objects, all of one class, ``object``.
 
     Every pixel of a mask that is not 0 belongs to its object; of a grey mask, as JPEG and smoothing make it, those
-    above half of its largest value. An empty folder ``masks`` means that there is no object.
+    above half of its largest value. An empty folder ``masks`` means that there is no object. Folders that lack their
+    masks or have not exactly one image are left out and listed in the data set's ``problems``.
 
     Raises:
-        DatasetError: A folder lacks its masks or has not exactly one image, or there are none.
+        DatasetError: There are no folders with an image and masks.
     """
     root = Path(root)
-    entries = [(folder.name, _find_image(folder), _find_masks(folder)) for folder in list_folders(root)]
-    return Dataset(root, "mask_files", OBJECT_CATEGORIES, make_records(entries, root), _read_record)
+    entries, problems = find_entries(list_folders(root), _find_entry)
+    return make_dataset(root, FORMAT, _read_record, entries, problems, folders=[root])
+
+
+def _find_entry(folder: Path) -> Entry:
+    image, masks = _find_image(folder), _find_masks(folder)
+    return folder.name, image, masks, masks
 
 
 def _find_image(folder: Path) -> Path:
@@ -136,15 +146,36 @@ def _is_background(mask: Bool[np.ndarray, "height width"]) -> bool:
     return bool(mask.mean() > 0.5 and mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any())
 
 
-def name_masks(record: Record) -> list[str]:
-    """What the files call each instance of an image, in their order."""
+def _name_instances(record: Record) -> list[str]:
     return [path.name for path in record.annotation]
 
 
-def find_empty_masks(record: Record) -> list[Path]:
-    """The masks of an image that have no pixel.
+def _drop_empty_masks(record: Record) -> Salvage | None:
+    try:
+        empty = [path for path in record.annotation if not _read_mask(path)[0].any()]
+    except FormatError:  # one cannot be read at all, which then is the finding
+        return None
+    if not empty:
+        return None
+    kept = tuple(path for path in record.annotation if path not in empty)
+    what = f"masks without any pixel: {list_some(path.name for path in empty)}"
+    return Salvage(
+        replace(record, annotation=kept, label_files=kept),
+        "empty-mask-file",
+        empty[0],
+        f"has {what}",
+        f"removed {what}",
+    )
 
-    Raises:
-        FormatError: One of the masks cannot be read.
-    """
-    return [path for path in record.annotation if not _read_mask(path)[0].any()]
+
+FORMAT = Format(
+    "mask_files",
+    layout="<name>/images/ with <name>/masks/",
+    detect=is_mask_files,
+    read=read_mask_files,
+    name_instances=_name_instances,
+    open_writer=LabelImageWriter,
+    changes="mask files became label images, so an overlap belongs to the first mask",
+    is_flat=True,
+    salvage=_drop_empty_masks,
+)

@@ -1,6 +1,6 @@
-"""What all readers share: numbering of images, and samples of one category."""
+"""What readers share: data sets from lists of files, and samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +8,61 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int32, Int64
 
-from manymask.core import Category, Doubt, ImageSource, InstanceLayers, Record, Sample
+from manymask.core import ImageSource, InstanceLayers
+from manymask.core.dataset import Category, Dataset, Doubt, Format, Problem, Record, Sample
 from manymask.errors import DatasetError
-from manymask.imaging.files import check_unique_names
+from manymask.formats.skipped import find_skipped
+from manymask.imaging.files import check_unique_names, name_folder
+
+Entry = tuple[str, Path, Any, tuple[Path, ...]]
+"""Name, image file, annotation and label files of an image."""
 
 OBJECT_CATEGORIES = (Category(1, "object"),)
 
 
-def make_records(entries: Iterable[tuple[str, Path, Any]], root: Path) -> tuple[Record, ...]:
-    """Number images from 1 in the order of their names.
+def make_dataset(
+    root: Path,
+    format: Format,
+    read_record: Callable[[Record, tuple[Category, ...]], Sample],
+    entries: Iterable[Entry],
+    problems: Sequence[Problem],
+    categories: tuple[Category, ...] = OBJECT_CATEGORIES,
+    folders: Iterable[Path] = (),
+) -> Dataset:
+    """Put a data set together: images are numbered from 1 in the order of their names.
 
-    Args:
-        entries: Name, image file and annotation of each image.
-        root: The data set, for the message.
+    What lies in their folders, or in ``folders``, and is no file of theirs, of a layout or with a problem is reported.
 
     Raises:
         DatasetError: There are no images, or two of them have the same name.
     """
     ordered = sorted(entries, key=lambda entry: (entry[0], str(entry[1])))
     if not ordered:
-        raise DatasetError(f"{root} holds no images with labels; give a folder that holds at least one")
-    check_unique_names((name, path) for name, path, _ in ordered)
-    return tuple(Record(image_id, *entry) for image_id, entry in enumerate(ordered, start=1))
+        nothing = f"{root} holds no images with labels; give a folder that holds at least one"
+        raise DatasetError(problems[0].message if problems else nothing)
+    check_unique_names((name, path) for name, path, *_ in ordered)
+    records = tuple(Record(image_id, *entry) for image_id, entry in enumerate(ordered, start=1))
+    used = [file for record in records for file in (record.path, *record.label_files)]
+    listed = {*folders, *(file.parent for file in used)}
+    skipped = find_skipped(listed, [*used, *(problem.path for problem in problems)])
+    return Dataset(root, format, categories, records, read_record, (*problems, *filter(None, [skipped])))
+
+
+def find_entries(folders: Iterable[Path], find_entry: Callable[[Path], Entry]) -> tuple[list[Entry], list[Problem]]:
+    """The entries of folders that hold one image each, and a problem for each folder that lacks something."""
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        try:
+            entries.append(find_entry(folder))
+        except DatasetError as error:
+            problems.append(report_incomplete(str(error), folder, name_folder(folder)))
+    return entries, problems
+
+
+def report_incomplete(message: str, path: Path, name: str) -> Problem:
+    """A problem of an image without labels, or of labels without an image."""
+    return Problem("incomplete-image", "fault", message, path, name)
 
 
 def make_sample(
@@ -45,8 +78,3 @@ def make_sample(
         layers = InstanceLayers(torch.from_numpy(layers[None]))
     iscrowd = np.zeros(len(labels), dtype=bool) if iscrowd is None else iscrowd
     return Sample(record.image_id, record.name, record.path, image, layers, labels, iscrowd, doubts)
-
-
-def list_some(items: Sequence[object]) -> str:
-    """Up to five of some things, and how many more there are."""
-    return ", ".join(str(item) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

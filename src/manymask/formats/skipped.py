@@ -4,12 +4,11 @@ import os
 from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from manymask.core import Problem, Record
+from manymask.core import Problem
 from manymask.core.outputs import drop_outputs
-from manymask.formats.records import list_some
 from manymask.imaging.files import CLASS_FILE, IMAGE_SUFFIXES, LABEL_STEM, is_hidden
+from manymask.wording import list_some
 
 # Endings of tables, notes, settings, pages, programs, archives and weights, which lie beside images everywhere.
 _SIDECARS = (
@@ -20,16 +19,6 @@ _SIDECARS = (
 )
 # Entries of a folder that are looked at to tell whether it holds images.
 _MAX_LOOKED_AT = 2000
-
-
-def list_files(record: Record) -> list[Path]:
-    """The image of a record and the files of its labels."""
-    annotation: Any = record.annotation
-    if isinstance(annotation, dict):
-        return [record.path, *annotation.values()]
-    if isinstance(annotation, tuple):
-        return [record.path, *annotation]
-    return [record.path, annotation if isinstance(annotation, Path) else annotation.json_path]
 
 
 def find_skipped(folders: Iterable[Path], used: Collection[Path]) -> Problem | None:

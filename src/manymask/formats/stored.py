@@ -22,6 +22,7 @@ from manymask.formats.coco_masks import decode_segmentations
 from manymask.formats.ids import check_size, read_label_image
 from manymask.formats.submission import RESULTS_NAME
 from manymask.imaging.files import list_images, make_key
+from manymask.wording import list_some
 
 PREDICTIONS_NAME = "predictions.json"
 IMAGES_NAME = "images.json"
@@ -260,18 +261,13 @@ def _check_categories(path: Path, entries: list[dict[str, Any]], dataset: Datase
     known = {category.id for category in dataset.categories}
     if unknown := sorted({entry["category_id"] for entry in entries} - known):
         raise FormatError(
-            f"{path} holds category_id {_shorten(unknown)}, but {dataset.root} has {_name_categories(dataset)}; give "
+            f"{path} holds category_id {list_some(unknown)}, but {dataset.root} has {_name_categories(dataset)}; give "
             "the data that the predictions were made for, or correct the ids"
         )
 
 
 def _name_categories(dataset: Dataset) -> str:
-    return _shorten([f"{category.id} ({category.name})" for category in dataset.categories])
-
-
-def _shorten(values: Sequence[object]) -> str:
-    """Up to five of several values, as text."""
-    return ", ".join(str(value) for value in values[:5]) + (" and more" if len(values) > 5 else "")
+    return list_some([f"{category.id} ({category.name})" for category in dataset.categories])
 
 
 def _check_repeats(path: Path, places: list[int], entries: list[dict[str, Any]]) -> None:
@@ -308,8 +304,8 @@ def _match_image_ids(
         how, keys = "by image_id, without images.json", {image_id: image_id for image_id in image_ids}
     elif unlisted := sorted(set(image_ids) - names.keys(), key=str):
         raise FormatError(
-            f"{path} holds image_id {_shorten(unlisted)}, which {path.parent / IMAGES_NAME} does not list; the two are "
-            "of different predictions: predict again, or remove the list to match the data by image_id"
+            f"{path} holds image_id {list_some(unlisted)}, which {path.parent / IMAGES_NAME} does not list; the two "
+            "are of different predictions: predict again, or remove the list to match the data by image_id"
         )
     else:
         how, keys = "by name", names
@@ -363,7 +359,7 @@ def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any
         share = "all" if len(unknown) == len(found) else str(len(unknown))
         raise DatasetError(
             f"{share} of the {len(found)} images that {path} has predictions for are not in {dataset.root} ({how}: "
-            f"{_shorten(unknown)}; the data have {_shorten(sorted(known))}); give the data that they were made for"
+            f"{list_some(unknown)}; the data have {list_some(sorted(known))}); give the data that they were made for"
         )
 
 

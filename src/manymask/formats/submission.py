@@ -10,6 +10,7 @@ from manymask.core import read_json
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco import is_size
 from manymask.formats.coco_entries import is_integer
+from manymask.wording import count_of, list_some
 
 RESULTS_NAME = "test-results.json"
 ARCHIVE_NAME = "test-results.zip"
@@ -94,5 +95,4 @@ def match_image_ids(
 
 def _describe(names: list[str]) -> str:
     """How many images, and which, as the subject of "not in"."""
-    shown = ", ".join(names[:5]) + (" and more" if len(names) > 5 else "")
-    return f"1 image ({shown}) that is" if len(names) == 1 else f"{len(names)} images ({shown}) that are"
+    return f"{count_of(len(names), 'image')} ({list_some(names)}) that {'is' if len(names) == 1 else 'are'}"

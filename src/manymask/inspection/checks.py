@@ -1,7 +1,7 @@
 """The doctor: what is wrong or unusual in a data set, from the facts of its images."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -11,6 +11,7 @@ from manymask.core.components import are_scattered
 from manymask.inspection.findings import MIN_SIDE, Finding, make_finding
 from manymask.inspection.fingerprint import find_cut
 from manymask.inspection.measurement import ImageFacts, InstanceFacts, find_background, find_likely_background
+from manymask.wording import NUM_NAMED, count_of, list_some
 
 MAX_TINY_AREA = 3
 """Instances of up to so many pixels are called one-pixel instances: slips of a pen, not objects."""
@@ -25,8 +26,6 @@ _HASH_BLOCK = 1024
 MIN_MEDIAN_PIECES = 1.5
 """More than half of all instances in two pieces of like size is no matter of some objects behind others; of the images
 of emps, whose particles cover each other, none has a median above 1."""
-NUM_NAMED = 5
-"""Things that a message names before it says how many more there are."""
 
 
 def examine_image(image: ImageFacts, name_rows: Callable[[], Sequence[str]], cap: int | None = None) -> list[Finding]:
@@ -118,18 +117,6 @@ def _describe_row(kind: str, row: int, instances: InstanceFacts, names: Sequence
     if kind in ("fragmented-instance", "occluded-instance"):
         return f"{place} (pieces of {list_some(instances.pieces[row])} pixels)"
     return place
-
-
-def list_some(items: Iterable[object], total: int | None = None) -> str:
-    """The first few of some things, and how many more there are."""
-    named = [str(item) for item in items]
-    rest = (total or len(named)) - min(len(named), NUM_NAMED)
-    return ", ".join(named[:NUM_NAMED]) + (f" and {rest} more" if rest else "")
-
-
-def count_of(number: int, what: str) -> str:
-    """A number of things: ``1 image``, ``2 images``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def examine_dataset(facts: Sequence[ImageFacts], categories: Sequence[Category]) -> list[Finding]:

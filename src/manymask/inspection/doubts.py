@@ -10,9 +10,10 @@ from jaxtyping import Float64
 
 from manymask.core import Instances, Sample
 from manymask.core.components import are_scattered, count_pieces
-from manymask.inspection.checks import MIN_MEDIAN_PIECES, list_some
+from manymask.inspection.checks import MIN_MEDIAN_PIECES
 from manymask.inspection.findings import KINDS
 from manymask.inspection.measurement import find_background, find_likely_background
+from manymask.wording import list_some
 
 _WHAT = {
     "orientation-in-doubt": "have an orientation tag, and nothing says whether their labels were drawn on the turned "

@@ -80,6 +80,9 @@ KINDS: dict[str, Kind] = {
     ),
     "size-mismatch": Kind("fault", _STOPS, "find the labels that belong to the image", True),
     "bad-annotation": Kind("fault", _STOPS_AT_ONCE, "correct or remove it", True),
+    "incomplete-image": Kind(
+        "fault", "training and evaluation stop when they read the data", "add what is missing, or remove the rest", True
+    ),
     "bad-image-entry": Kind("fault", _STOPS_AT_ONCE, "correct the entry, or remove it", True),
     "unusual-entries": Kind("note", "they are read as they are meant", "nothing, if that is what was meant"),
     "crowd-regions": Kind(

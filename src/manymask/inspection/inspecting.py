@@ -54,7 +54,7 @@ def inspect(
             did not write are in the way of ``output``.
     """
     dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
-    val_set = None if val is None else open_dataset(val, dataset.data_format, crowd_as_objects=crowd_as_objects)
+    val_set = None if val is None else open_dataset(val, dataset.format.name, crowd_as_objects=crowd_as_objects)
     if fix is not None:
         check_target(Path(fix), dataset.root)
     if output is not None:

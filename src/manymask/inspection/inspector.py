@@ -1,25 +1,16 @@
 """One pass over a data set: every file is decoded once, checked, measured and examined."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from manymask.core import Dataset, Problem, Record
+from manymask.core.dataset import Dataset, Doubt, Format, Record
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
-from manymask.formats import (
-    DatasetCheck,
-    ImageCheck,
-    check_sample,
-    find_empty_masks,
-    find_polygon_faults,
-    list_files,
-    name_instances,
-    sum_up_checks,
-)
-from manymask.inspection.checks import count_of, examine_dataset, examine_image, list_some
-from manymask.inspection.findings import KINDS, Finding, make_finding
+from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample, sum_up_checks
+from manymask.inspection.checks import examine_dataset, examine_image
+from manymask.inspection.findings import Finding, make_finding
 from manymask.inspection.fingerprint import Fingerprint, make_fingerprint
 from manymask.inspection.measurement import ImageFacts, measure_sample
 
@@ -50,7 +41,7 @@ class Inspection:
         facts: Of these images, in their order.
         findings: What is wrong or unusual: faults first, then warnings, then notes.
         fingerprint: What the data set is like.
-        data_format: Name of the reader.
+        format: The format of the data set.
         repairs: What was done for a repaired copy, where one was written.
     """
 
@@ -58,7 +49,7 @@ class Inspection:
     facts: tuple[ImageFacts, ...]
     findings: tuple[Finding, ...]
     fingerprint: Fingerprint
-    data_format: str
+    format: Format
     repairs: tuple[Repair, ...] = ()
 
     @property
@@ -108,7 +99,7 @@ def inspect_dataset(
             if progress is not None:
                 progress(len(looks), len(dataset))
     facts = tuple(look.facts for look in looks if look.facts is not None)
-    findings = [_report_problem(problem) for problem in dataset.problems]
+    findings = [_make_finding(one.kind, one.message, one.image, one.path) for one in dataset.problems]
     findings += [finding for look in looks for finding in look.findings]
     if not facts:
         raise DatasetError(
@@ -119,7 +110,7 @@ def inspect_dataset(
         facts,
         sort_findings([*findings, *examine_dataset(facts, dataset.categories)]),
         make_fingerprint(facts, dataset.categories, group_by, groups, dataset.root),
-        dataset.data_format,
+        dataset.format,
     )
 
 
@@ -161,81 +152,33 @@ def _look(dataset: Dataset, row: int, is_strict: bool, cap: int | None) -> _Look
             raise
         return _explain(dataset, record, error, cap)
     facts = measure_sample(sample)
-    findings = [make_finding(doubt.kind, doubt.detail, record.name, record.path) for doubt in sample.doubts]
-    findings += examine_image(facts, lambda: name_instances(record, dataset.data_format), cap)
-    if dataset.data_format == "coco":
-        findings += _examine_polygons(record)
+    findings = _report_doubts(record, sample.doubts)
+    findings += examine_image(facts, lambda: dataset.format.name_instances(record), cap)
+    findings += _report_doubts(record, dataset.format.find_faults(record) or ())
     return _Look(findings, check_sample(sample), facts)
 
 
-def _examine_polygons(record: Record) -> list[Finding]:
-    what = {"out-of-frame": "that reach out of the image", "self-crossing": "whose outlines cross themselves"}
-    return [
-        make_finding(
-            kind,
-            f"has {count_of(len(ids), 'instance')} {what[kind]}: annotation {list_some(ids)}",
-            record.name,
-            record.path,
-        )
-        for kind, ids in find_polygon_faults(record).items()
-        if ids
-    ]
+def _report_doubts(record: Record, doubts: Iterable[Doubt]) -> list[Finding]:
+    return [make_finding(doubt.kind, doubt.detail, record.name, record.path) for doubt in doubts]
 
 
 def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | None) -> _Look:
-    """The finding for an image that cannot be read."""
-    if dataset.data_format == "mask_files" and (empty := _try_empty_masks(record)):
-        names = list_some(path.name for path in empty)
-        finding = make_finding("empty-mask-file", f"has masks without any pixel: {names}", record.name, empty[0])
-        rest = replace(dataset, records=(drop_masks(record, empty),))
-        look = _look(rest, 0, False, cap)
+    """The finding for an image that cannot be read, and where its labels can be salvaged, the look at what they are."""
+    if (salvage := dataset.format.salvage(record)) is not None:
+        finding = make_finding(salvage.kind, salvage.detail, record.name, salvage.path)
+        look = _look(replace(dataset, records=(salvage.record,)), 0, False, cap)
         return replace(look, findings=[finding, *look.findings])
-    split = replace(dataset, records=(replace(record, is_split=True),))
-    is_shared = not record.is_split and _can_read(split)
     message = str(error)
-    path = next((file for file in list_files(record) if message.startswith(f"{file} ")), record.path)
-    if is_shared:
-        kind = "shared-ids"
-    elif path == record.path:
+    path = next((file for file in record.label_files if message.startswith(f"{file} ")), record.path)
+    if path == record.path:
         kind = "unreadable-image"
     else:
         kind = "unreadable-labels" if isinstance(error, FormatError) else "size-mismatch"
-    finding = _make_finding(kind, message, record.name, path)
-    if not is_shared:
-        return _Look([finding])
-    look = _look(split, 0, False, cap)
-    return replace(look, findings=[replace(finding, remedy=KINDS[kind].remedy), *look.findings])
-
-
-def _report_problem(problem: Problem) -> Finding:
-    """The finding for what a reader read around."""
-    return _make_finding(problem.kind, problem.message, problem.image, problem.path)
+    return _Look([_make_finding(kind, message, record.name, path)])
 
 
 def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Finding:
-    """The finding that an error's message tells of: what is wrong, and after the last semicolon the remedy."""
+    """The finding that a message tells of: what is wrong, and after the last semicolon the remedy."""
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
     return make_finding(kind, detail, image, path, remedy)
-
-
-def _can_read(dataset: Dataset) -> bool:
-    """Whether the one image of a data set can be read."""
-    try:
-        dataset[0].image.read()
-    except ManymaskError:
-        return False
-    return True
-
-
-def _try_empty_masks(record: Record) -> list[Path]:
-    """Masks without pixels; none where one of the masks cannot be read at all, which then is the finding."""
-    try:
-        return find_empty_masks(record)
-    except FormatError:
-        return []
-
-
-def drop_masks(record: Record, masks: list[Path]) -> Record:
-    """A record of one file for each mask without some of them."""
-    return replace(record, annotation=tuple(path for path in record.annotation if path not in masks))

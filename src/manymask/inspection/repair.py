@@ -1,37 +1,25 @@
 """A repaired copy of a data set: what rules can put right is put right, the rest is left as it is."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from itertools import count
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from manymask.core import (
-    Dataset,
-    InstanceLayers,
-    Instances,
-    Record,
-    Sample,
-    concatenate_instances,
-    paint_ids,
-    read_json,
-    write_json,
-)
+from manymask.core import InstanceLayers, Instances, concatenate_instances, paint_ids, write_json
 from manymask.core.components import find_pieces
-from manymask.core.files import check_writable, replace_file
+from manymask.core.dataset import Dataset, DatasetWriter, Record
+from manymask.core.files import check_writable
 from manymask.core.outputs import is_unused
-from manymask.errors import DatasetError, PlanError
-from manymask.formats import encode_coco_results, find_empty_masks, name_instances, write_class_folder, write_ids
-from manymask.inspection.checks import MAX_TINY_AREA, count_of, find_rows, list_some
+from manymask.errors import DatasetError, ManymaskError, PlanError
+from manymask.inspection.checks import MAX_TINY_AREA, find_rows
 from manymask.inspection.findings import KINDS
-from manymask.inspection.inspector import Inspection, Repair, drop_masks
+from manymask.inspection.inspector import Inspection, Repair
 from manymask.inspection.measurement import ImageFacts, measure_instances
+from manymask.wording import count_of, list_some
 
 LEFT_OUT = (
     "unreadable-image",
@@ -54,15 +42,9 @@ _DONE = {
     "crumbs-only": f"removed {{}} of which no piece has more than {MAX_TINY_AREA} pixels",
     "hidden-instance": "removed {} hidden by others, as a label image holds one id a pixel",
 }
-CHANGES = {
-    "mask_files": "mask files became label images, so an overlap belongs to the first mask",
-    "coco": "polygons became RLE, and annotations keep no fields but COCO's own",
-}
-"""What a copy of a format changes in every image, as words to print."""
 
-# What comes of writing masks in place of polygons, and of reading each piece of a value as an instance.
+# What comes of writing masks in place of polygons.
 _CONVERTED = {
-    "shared-ids": "gave each separate piece of a value an id of its own; objects that touch are still one",
     "out-of-frame": "cut off what lay outside the image",
     "self-crossing": "wrote masks in place of outlines that cross themselves",
 }
@@ -99,9 +81,7 @@ def write_repaired(
 ) -> tuple[Repair, ...]:
     """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
 
-    Class folders and COCO stay what they are; label images and mask files become ``images`` with ``labels``. Images are
-    copied byte for byte. Of COCO, ``info``, ``licenses``, categories and entries of images stay as they are, file names
-    aside; all masks are written as RLE, so polygons become RLE, and other fields of annotations than COCO's are lost.
+    Images are copied byte for byte; the writer of the data set's format writes the labels.
 
     Args:
         dataset: The data set.
@@ -123,7 +103,7 @@ def write_repaired(
     kinds: dict[str | None, set[str]] = defaultdict(set)
     for finding in inspection.findings:
         kinds[finding.image].add(finding.kind)
-    writer = _WRITERS[dataset.data_format](output, dataset)
+    writer = dataset.format.open_writer(output, dataset)
     unusable: dict[str | None, list[str]] = defaultdict(list)
     for problem in dataset.problems:
         if problem.severity == "fault":
@@ -144,7 +124,7 @@ def write_repaired(
             repairs.append(Repair(record.name, True, actions))
         if progress is not None:
             progress(row + 1, len(dataset))
-    writer.finish()
+    writer.close()
     write_json(output / "repairs.json", [asdict(repair) for repair in repairs])
     return tuple(repairs)
 
@@ -167,22 +147,24 @@ def _choose_left_out(inspection: Inspection) -> dict[str, str]:
     return left_out
 
 
-def _copy_image(dataset: Dataset, record: Record, writer: "_Writer", kinds: set[str]) -> tuple[str, ...]:
+def _copy_image(dataset: Dataset, record: Record, writer: DatasetWriter, kinds: set[str]) -> tuple[str, ...]:
     """Repair and write one image; what was done is returned."""
     actions = [action for kind, action in _CONVERTED.items() if kind in kinds]
-    if "empty-mask-file" in kinds:
-        empty = find_empty_masks(record)
-        record = drop_masks(record, empty)
-        actions.append(f"removed masks without any pixel: {list_some(path.name for path in empty)}")
-    record = replace(record, is_split="shared-ids" in kinds)
-    sample = dataset.read_record(record, dataset.categories)
+    try:
+        sample = dataset.read_record(record, dataset.categories)
+    except ManymaskError:
+        if (salvage := dataset.format.salvage(record)) is None:
+            raise
+        record = salvage.record
+        sample = dataset.read_record(record, dataset.categories)
+        actions.append(salvage.action)
     instances = Instances.from_layers(sample.layers, sample.labels, sample.iscrowd)
     table = _repair(_Table(instances, np.arange(len(instances)), defaultdict(list)))
-    if dataset.data_format == "mask_files":
+    if dataset.format.is_flat:
         table = _repair(_flatten(table))
-    writer.write(record, sample, table)
+    writer.write(record, table.instances, table.source)
     if table.done:
-        names = name_instances(record, dataset.data_format)
+        names = dataset.format.name_instances(record)
         actions += [_describe(kind, rows, names) for kind, rows in table.done.items()]
     return tuple(actions)
 
@@ -239,88 +221,3 @@ def _flatten(table: _Table) -> _Table:
         table.done["hidden-instance"].extend(table.source[hidden].tolist())
     layers = InstanceLayers(torch.from_numpy(ids[None].copy()))
     return _Table(Instances.from_layers(layers, table.instances.labels[rows]), table.source[rows], table.done)
-
-
-class _Writer(Protocol):
-    def __init__(self, output: Path, dataset: Dataset) -> None: ...
-
-    def write(self, record: Record, sample: Sample, table: _Table) -> None:
-        """Write an image and its labels."""
-        ...
-
-    def finish(self) -> None:
-        """Write what is of all images."""
-        ...
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    with open(source, "rb") as original, replace_file(target) as copy:
-        shutil.copyfileobj(original, copy)
-
-
-class _LabelImages:
-    """``images`` and ``labels``."""
-
-    def __init__(self, output: Path, dataset: Dataset) -> None:
-        self.output = output
-
-    def write(self, record: Record, sample: Sample, table: _Table) -> None:
-        _copy_file(record.path, self.output / "images" / f"{record.name}{record.path.suffix}")
-        write_ids(self.output / "labels" / f"{record.name}.tif", paint_ids(table.instances)[0])
-
-    def finish(self) -> None:
-        pass
-
-
-class _ClassFolders:
-    """A folder for each image."""
-
-    def __init__(self, output: Path, dataset: Dataset) -> None:
-        self.output, self.categories = output, dataset.categories
-
-    def write(self, record: Record, sample: Sample, table: _Table) -> None:
-        write_class_folder(self.output, record.name, sample.pixels, table.instances, self.categories, np.uint32)
-        _copy_file(record.path, self.output / record.name / "image.tif")
-
-    def finish(self) -> None:
-        pass
-
-
-class _Coco:
-    """``images`` and ``annotations.json``, whose other parts than annotations stay; all masks become RLE.
-
-    The largest piece of an instance keeps its annotation's id.
-    """
-
-    def __init__(self, output: Path, dataset: Dataset) -> None:
-        self.output, self.categories = output, dataset.categories
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-        self.content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
-        known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
-        self.new_ids = count(max(known, default=0) + 1)
-
-    def write(self, record: Record, sample: Sample, table: _Table) -> None:
-        name = f"{record.name}{record.path.suffix}"
-        _copy_file(record.path, self.output / "images" / name)
-        height, width = table.instances.size
-        self.images.append(record.annotation.image | {"file_name": name, "height": height, "width": width})
-        entries = encode_coco_results(table.instances, record.image_id, self.categories)
-        is_first = np.diff(table.source, prepend=-1) > 0
-        areas = table.instances.runs.areas.tolist()
-        for row, entry in enumerate(entries):
-            own_id = record.annotation.ids[table.source[row]] if is_first[row] else next(self.new_ids)
-            extra = {"id": own_id, "area": areas[row], "iscrowd": int(table.instances.iscrowd[row])}
-            self.annotations.append({name: value for name, value in entry.items() if name != "score"} | extra)
-
-    def finish(self) -> None:
-        content = {"images": self.images, "annotations": self.annotations}
-        write_json(self.output / "annotations.json", self.content | content)
-
-
-_WRITERS: dict[str, type[_Writer]] = {
-    "class_folders": _ClassFolders,
-    "label_images": _LabelImages,
-    "mask_files": _LabelImages,
-    "coco": _Coco,
-}

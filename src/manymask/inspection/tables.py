@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manymask.inspection.checks import count_of
 from manymask.inspection.findings import Finding
 from manymask.inspection.fingerprint import Distribution, Fingerprint
 from manymask.inspection.inspector import Inspection
-from manymask.inspection.repair import CHANGES, LEFT_OUT
+from manymask.inspection.repair import LEFT_OUT
+from manymask.wording import count_of
 
 Rows = list[tuple[str, ...]]
 
@@ -48,8 +48,9 @@ def describe_copy(found: Inspection, folder: Path) -> str:
         if found.repairs
         else "nothing to repair; see"
     )
-    changes = CHANGES.get(found.data_format)
-    return f"copy written to {folder}: {what} {folder / 'repairs.json'}" + (f"; {changes}" if changes else "")
+    return f"copy written to {folder}: {what} {folder / 'repairs.json'}" + (
+        f"; {found.format.changes}" if found.format.changes else ""
+    )
 
 
 def _shorten(path: Path, data: Path) -> str:

@@ -17,6 +17,7 @@ from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
 from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, Table, match_optimally, match_shown
 from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, rank_images
 from manymask.metrics.tally import Statistics, Tally, make_tally
+from manymask.wording import count_of
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, ALL_AREAS[1])}
 """COCO's area ranges in square pixels."""
@@ -295,7 +296,7 @@ def format_scores(scores: record.Evaluation) -> tuple[str, list[str], list[list[
     ]
     counts = {name: entry.num_instances for name, entry in scores.mask.per_class.items()}
     rows.append(["instances", str(sum(counts.values())), *(str(counts[name]) for name in shown)])
-    cap, num_images = scores.detections_per_image, scores.num_images
-    title = f"{num_images} image{'s' * (num_images != 1)}" + (f", at most {cap} detections each" if cap else "")
+    cap = scores.detections_per_image
+    title = count_of(scores.num_images, "image") + (f", at most {cap} detections each" if cap else "")
     title += "; in brackets the 95 % interval" if scores.intervals else ""
     return title, ["", "all", *shown], rows

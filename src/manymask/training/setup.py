@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from manymask.core import Category, Dataset, Record, Sample, match_categories
 from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.formats import DatasetCheck, check_dataset, read_dataset
+from manymask.formats import check_dataset, read_dataset
+from manymask.formats.datasets import DatasetCheck
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.inspection import Inspection, group_images, inspect_dataset
 from manymask.inspection.doubts import LabelDoubts
@@ -27,6 +28,7 @@ from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
 from manymask.planning import Decision, fit_schedule, format_value, plan_training, weigh_images
 from manymask.training.callbacks import print_line
 from manymask.training.step_cost import find_machine, measure_step
+from manymask.wording import count_of, list_some
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def read_data(
     _tell_doubts(dataset, doubts, console)
     if val_path is None:
         return InspectedData(dataset, inspection, None, None, scales)
-    val = read_dataset(val_path, dataset.data_format, crowd_as_objects=plan.crowd_as_objects)
+    val = read_dataset(val_path, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
     with _show_check(val, console) as update:
         val_check = check_dataset(_read_as_training(val, plan, val_doubts, scales), update, plan.num_workers)
     _tell_doubts(val, val_doubts, console)
@@ -130,7 +132,7 @@ def _tell_doubts(dataset: Dataset, doubts: LabelDoubts, console: Console) -> Non
 def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -> None:
     counts = {kind: sum(found.severity == kind for found in inspection.findings) for kind in ("fault", "warning")}
     if any(counts.values()):
-        found = " and ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
+        found = " and ".join(count_of(count, kind) for kind, count in counts.items() if count)
         print_line(console, f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
 
 
@@ -213,7 +215,7 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
     record = DataRecord(
         path=str(dataset.root.resolve()),
         val_path=str(data.val.root.resolve()) if data.val else None,
-        data_format=dataset.data_format,
+        data_format=dataset.format.name,
         fingerprint=fingerprint,
         categories=tuple((category.id, category.name) for category in dataset.categories),
         train_names=tuple(r.name for r in train_set.records),
@@ -242,11 +244,10 @@ def _warn_of_copies(record: DataRecord, console: Console) -> None:
     trained = set(record.train_digests)
     names = [n for n, digest in zip(record.val_names, record.val_digests, strict=True) if digest in trained]
     if names and (record.val_path or len(record.train_names) > 1):  # of a single image it is said already
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         print_line(
             console,
             f"warning: {len(names)} of {len(record.val_names)} validation images have the very pixels of training "
-            f"images, so that scores on them are too good: {', '.join(names[:5])}{more}; validate on other images, or "
+            f"images, so that scores on them are too good: {list_some(names)}; validate on other images, or "
             "remove the copies",
         )
 

@@ -1,0 +1,18 @@
+"""Phrases that messages and tables share."""
+
+from collections.abc import Iterable
+
+NUM_NAMED = 5
+"""Things that a message names before it says how many more there are."""
+
+
+def list_some(items: Iterable[object], total: int | None = None, separator: str = ", ") -> str:
+    """The first five of some things, and how many more there are of ``total``: ``a, b, c, d, e and 2 more``."""
+    named = [str(item) for item in items]
+    rest = (total or len(named)) - min(len(named), NUM_NAMED)
+    return separator.join(named[:NUM_NAMED]) + (f" and {rest} more" if rest else "")
+
+
+def count_of(number: int, what: str) -> str:
+    """A number of things: ``1 image``, ``2 images``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
