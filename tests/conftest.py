@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 # Before torch is imported: threads that spin while they wait bring a busy machine to a stop (see manymask.cli).
@@ -29,3 +31,20 @@ def shared_data() -> Path:
 def one_thread() -> None:
     """Many small operations, in two test processes, and the same sums as in the processes that some tests start."""
     torch.set_num_threads(1)
+
+
+class _AsWarning(logging.Handler):
+    """Makes what the package warns of in its log a Python warning, which fails a test that does not expect it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Training warns of what tests do on purpose: one image only, few instances.
+        if record.levelno >= logging.WARNING and not record.name.startswith("manymask.training"):
+            warnings.warn_explicit(record.getMessage(), UserWarning, record.pathname, record.lineno, record.name)
+
+
+@pytest.fixture(autouse=True)
+def strict_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the package tells reaches ``caplog``; the command line gives the log another handler, for one test."""
+    log = logging.getLogger("manymask")
+    monkeypatch.setattr(log, "handlers", [_AsWarning()])
+    log.setLevel(logging.INFO)

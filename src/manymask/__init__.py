@@ -3,10 +3,14 @@
 Importing the package loads nothing heavy: each public name is fetched from its module when it is first used.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# What a call has to tell beside its result goes to this log; a program that wants to see it gives it a handler.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from manymask.comparison import compare as compare

@@ -143,7 +143,7 @@ class TestPredictions:
             ("poor.json", "third.json"),
             ("poor.json", "good.json"),
         ]
-        assert calls == [(number, 15) for number in range(1, 16)]
+        assert calls == [(number, 15, "scoring") for number in range(1, 16)]
 
     def test_missing_images_are_said(self, cells, good, tmp_path):
         some = write_results(tmp_path / "some.json", cells, images=slice(2))

@@ -71,7 +71,7 @@ def test_other_settings_are_refused_by_name(finished, images, tmp_path):
     assert list_times(folder) == before
 
 
-def test_goes_on_where_it_was_killed(finished, images, tmp_path, capsys):
+def test_goes_on_where_it_was_killed(finished, images, tmp_path, caplog):
     """The second run has one of two epochs; a run of a seed that is not asked for now has none."""
     folder = shutil.copytree(finished[0], tmp_path / "rates")
     whole, cut = folder / NAMES[0] / "seed_0", folder / NAMES[1] / "seed_0"
@@ -85,7 +85,7 @@ def test_goes_on_where_it_was_killed(finished, images, tmp_path, capsys):
         {**v, "sources": [str(folder / v["name"] / "seed_0" / "last.ckpt")]} for v in finished[1]["variants"]
     ]
     assert list_times(whole) == before
-    assert capsys.readouterr().err.count("the run is complete: 2 of 2 epochs") == 1
+    assert caplog.text.count("the run is complete: 2 of 2 epochs") == 1
     assert find_differences(finished[0] / NAMES[1] / "seed_0" / "last.ckpt", cut / "last.ckpt") == []
     assert [row["epoch"] for row in read_rows(cut)] == ["1", "2"]
     shutil.rmtree(folder)

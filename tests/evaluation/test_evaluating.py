@@ -98,7 +98,7 @@ class TestModel:
         assert (scores.model, scores.data) == (str(model.source), str(data))
         assert (scores.min_score, scores.score_threshold, scores.detections_per_image) == (0.05, 0.3, 12)
         assert scores.num_images == 2
-        assert calls == [(1, 2), (2, 2)]
+        assert calls == [(1, 2, "scoring"), (2, 2, "scoring")]
         assert set(tmp_path.iterdir()) == {data}
 
     def test_folder_checkpoint_and_model_are_the_same(self, run, model, cells):

@@ -354,7 +354,7 @@ def test_progress_is_told(model, tmp_path):
     calls = []
     folder = write_images(tmp_path / "in", "a.png", "b.png")
     predict_files(model, folder, tmp_path / "out", formats=["coco"], progress=lambda *call: calls.append(call))
-    assert calls == [(1, 2), (2, 2)]
+    assert calls == [(1, 2, "predicting"), (2, 2, "predicting")]
 
 
 def write_ids(path: Path, *entries: tuple[str, int, int, int]) -> Path:

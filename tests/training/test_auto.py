@@ -194,16 +194,16 @@ class TestMinutes:
         # The time of the first of three epochs is over after its step.
         assert float(rows[1]["learning_rate"]) / highest == pytest.approx(0.75)
 
-    def test_a_run_that_ended_on_time_is_complete(self, data, output, capsys):
+    def test_a_run_that_ended_on_time_is_complete(self, data, output, caplog):
         """After two of three epochs; a resume leaves it alone, and compare does not call it unfinished."""
         train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
         before = list_contents(output)
         train(resume=output)
-        assert "the run is complete: 2 of 2 epochs are done" in capsys.readouterr().err
+        assert "the run is complete: 2 of 2 epochs are done" in caplog.text
         assert list_contents(output) == before
         assert _describe_unfinished(output / "best.ckpt") is None
 
-    def test_a_run_of_before_that_ended_on_time_is_complete(self, data, output, capsys):
+    def test_a_run_of_before_that_ended_on_time_is_complete(self, data, output, caplog):
         """Its checkpoint holds no number of epochs, but its time has no room for another one."""
         train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
         checkpoint = read_checkpoint(output / "last.ckpt")
@@ -212,7 +212,7 @@ class TestMinutes:
         before = list_contents(output)
         assert _describe_unfinished(output) is None
         train(resume=output)
-        assert "the run is complete: 2 of 2 epochs are done" in capsys.readouterr().err
+        assert "the run is complete: 2 of 2 epochs are done" in caplog.text
         assert list_contents(output) == before
 
     def test_steps_cannot_be_set_too(self, data, tmp_path):

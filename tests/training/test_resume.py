@@ -32,14 +32,14 @@ def start(data, output, tmp_path):
 
 
 class TestKilled:
-    def test_inside_an_epoch(self, start, run, output, capsys):
+    def test_inside_an_epoch(self, start, run, output, caplog):
         exit_code, _ = start(("SIGKILL", 1, 1))
         assert exit_code == -9
         assert [row["epoch"] for row in read_rows(output)] == ["1"]
         train(resume=output)
         assert find_differences(run / "last.ckpt", output / "last.ckpt") == []
         assert [(row["epoch"], row["step"]) for row in read_rows(output)] == [("1", "3"), ("2", "6")]
-        assert f"going on from {output / 'last.ckpt'}, the end of epoch 1/2" in capsys.readouterr().err
+        assert f"going on from {output / 'last.ckpt'}, the end of epoch 1/2" in caplog.text
 
     def test_with_loader_processes_and_moved_data(self, data, start, run, output, tmp_path):
         shutil.copytree(data, tmp_path / "old")
@@ -50,12 +50,12 @@ class TestKilled:
         plan = read_plan(output / "plan.json")
         assert (plan.data.path, plan.num_workers) == (str(tmp_path / "new"), 1)
 
-    def test_before_the_first_epoch_ended(self, start, output, capsys):
+    def test_before_the_first_epoch_ended(self, start, output, caplog):
         start(("SIGKILL", 0, 1), max_steps=2)
         assert not (output / "last.ckpt").exists()
         train(resume=output)
         assert [row["step"] for row in read_rows(output)] == ["2"]
-        assert "starting at step 0" in capsys.readouterr().err
+        assert "starting at step 0" in caplog.text
 
 
 class TestDamaged:
@@ -160,10 +160,10 @@ class TestRefused:
                 train(resume=path)
 
 
-def test_finished_run(run, capsys):
+def test_finished_run(run, caplog):
     before = list_contents(run)
     assert train(resume=run, recipe="baseline", settings=SETTINGS | {"num_workers": 1, "device": "auto"}) == run
-    assert "the run is complete: 2 of 2 epochs" in capsys.readouterr().err
+    assert "the run is complete: 2 of 2 epochs" in caplog.text
     assert list_contents(run) == before
 
 

@@ -1,5 +1,6 @@
 """The command line: one command a step."""
 
+import logging
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 STARTED = time.monotonic()
+SECONDS_BETWEEN_LINES = 30
 
 
 def main() -> None:
@@ -48,6 +50,9 @@ def main() -> None:
     # slower; asleep they cost some ten percent on an idle one (benchmarks/RESULTS.md). Set it before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.showwarning = _show_warning
+    notes = logging.getLogger("manymask")
+    notes.handlers = [_Notes()]
+    notes.setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
@@ -60,6 +65,22 @@ def main() -> None:
     except Interrupted as error:
         console.print(Text(str(error)), soft_wrap=True)
         sys.exit(128 + error.signal_number)
+
+
+class _Notes(logging.Handler):
+    """Shows what the package tells of its work, and what it warns of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a note."""
+        if record.levelno >= logging.WARNING:
+            _show_warning(record.getMessage(), UserWarning)
+        else:
+            _print_line(record.getMessage())
+
+
+def _print_line(text: str) -> None:
+    """A line as it is: not wrapped, and brackets in a path are not markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -99,16 +120,19 @@ def train(
     """Train a model by the plan that the data ask for; keep plan, metrics, curves and checkpoints in a run folder."""
     from manymask.training import train as run
 
-    folder = run(
-        data,
-        output=output,
-        recipe=recipe,
-        val=val,
-        data_format=data_format,
-        resume=resume,
-        started=STARTED,
-        settings=parse_options(settings, minutes=minutes),
-    )
+    values = parse_options(settings, minutes=minutes)
+    with _show_progress() as progress:
+        folder = run(
+            data,
+            output=output,
+            recipe=recipe,
+            val=val,
+            data_format=data_format,
+            resume=resume,
+            started=STARTED,
+            settings=values,
+            progress=progress,
+        )
     typer.echo(f"written to {folder}")
 
 
@@ -132,7 +156,11 @@ def plan(
 
     if output is not None:
         check_outputs(output.parent, "plan", [output.name])
-    made, decisions = plan_run(data, recipe=recipe, val=val, data_format=data_format, settings=parse_options(settings))
+    values = parse_options(settings)
+    with _show_progress() as progress:
+        made, decisions = plan_run(
+            data, recipe=recipe, val=val, data_format=data_format, settings=values, progress=progress
+        )
     if decisions and explain:
         ruled = [decision for decision in decisions if decision.because != NO_RULE]
         _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
@@ -163,7 +191,7 @@ def evaluate(
 
     folder = output or scoring.choose_folder(source) / "evaluation"
     values = parse_options(settings, group_by=group_by, device=device, tta=tta or None)
-    with _show_progress("scoring") as progress:
+    with _show_progress() as progress:
         scores = scoring.evaluate(
             source,
             data,
@@ -193,7 +221,7 @@ def compare(
     from manymask import comparison
 
     values = parse_options(settings, group_by=group_by, device=device)
-    with _show_progress("comparing") as progress:
+    with _show_progress() as progress:
         result = comparison.compare(
             sources,
             data,
@@ -226,17 +254,19 @@ def experiment(
     if not all(part.isdecimal() for part in parts):
         raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
     values = parse_options(settings, group_by=group_by)
-    result = comparison.experiment(
-        data,
-        vary=vary,
-        seeds=[int(part) for part in parts],
-        output=output,
-        recipe=recipe,
-        val=val,
-        data_format=data_format,
-        group_by=values.pop("group_by", None),
-        settings=values,
-    )
+    with _show_progress() as progress:
+        result = comparison.experiment(
+            data,
+            vary=vary,
+            seeds=[int(part) for part in parts],
+            output=output,
+            recipe=recipe,
+            val=val,
+            data_format=data_format,
+            group_by=values.pop("group_by", None),
+            settings=values,
+            progress=progress,
+        )
     _print_comparison(result, output)
 
 
@@ -254,7 +284,7 @@ def report(
     from manymask import reporting
 
     values = parse_options(settings, group_by=group_by, device=device)
-    with _show_progress("scoring") as progress:
+    with _show_progress() as progress:
         path = reporting.report(
             source,
             data,
@@ -315,7 +345,7 @@ def predict(
     from manymask.outputs import OUTPUTS
 
     loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
-    with _show_progress("predicting") as progress:
+    with _show_progress() as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, progress=progress
         )
@@ -359,7 +389,7 @@ def inspect(
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
 
-    with _show_progress("inspecting") as progress:
+    with _show_progress() as progress:
         found = inspection.inspect(
             data,
             val=val,
@@ -410,20 +440,30 @@ def synthetic(
         raise PlanError(f"{output} is not an empty folder; choose another")
     check_writable(output / "0000")
     categories, total = make_categories(classes), 0
-    with _show_progress("drawing") as progress:
+    with _show_progress() as progress:
         for index in range(images):
             pixels, cells = make_sample(
                 index, seed=seed, size=(size, size), num_instances=instances, num_classes=classes, diameter=diameter
             )
             write_class_folder(output, f"{index:04d}", pixels, cells, categories)
             total += len(cells)
-            progress(index + 1, images)
+            progress(index + 1, images, "drawing")
     typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
 
 
 @contextmanager
-def _show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for a loop that calls back with the number done and the total."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda num_done, total: bar.update(task, completed=num_done, total=total)
+def _show_progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar; where there is no terminal to draw it on, a line now and then."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    last_line = time.monotonic()
+
+    def show(num_done: int, total: int, what: str) -> None:
+        nonlocal last_line
+        bar.update(task, completed=num_done, total=total, description=what)
+        if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            _print_line(f"{what}  {num_done}/{total}")
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield show

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from manymask.comparison.difference import Difference, Estimates, compute_differ
 from manymask.comparison.tables import COMPARISON_NAMES, write_comparison
 from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
+from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.evaluation import (
     DRAWS,
@@ -99,7 +100,7 @@ def compare(
     draws: int = DRAWS,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare runs, or stored predictions, image by image; each with the first.
 
@@ -113,7 +114,7 @@ def compare(
         draws: Bootstrap draws.
         device: Where models run.
         settings: Other values, by name, for settings that act at prediction.
-        progress: Called with the number of images done and their number, of all sources together.
+        progress: Called with the number of images done, their number, and what is being done.
 
     Raises:
         DatasetError: Runs were validated on different images and no data is given; or the data cannot be used.
@@ -180,7 +181,7 @@ def _score_sources(
     dataset: Dataset,
     device: str,
     settings: Mapping[str, Any] | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[dict[Path, ScoredSource], list[str]]:
     """Score each source, and list what must be said of them."""
 
@@ -220,11 +221,9 @@ def _read_common_validation(paths: Sequence[Path], crowd_as_objects: bool) -> Da
     return read_validation(plans[0], paths[0], crowd_as_objects)
 
 
-def _count_on(
-    progress: Callable[[int, int], None] | None, num_before: int, total: int
-) -> Callable[[int, int], None] | None:
+def _count_on(progress: Progress | None, num_before: int, total: int) -> Progress | None:
     """Progress over all sources from that of one."""
-    return None if progress is None else lambda num_done, _: progress(num_before + num_done, total)
+    return None if progress is None else lambda num_done, _, what: progress(num_before + num_done, total, what)
 
 
 class ScoredVariant:

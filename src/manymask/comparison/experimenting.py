@@ -1,27 +1,30 @@
 """Train variants, each with several seeds, and compare them."""
 
 import itertools
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from manymask.comparison.comparing import compare
 from manymask.comparison.tables import COMPARISON_NAMES
 from manymask.core import read_json, write_json
 from manymask.core.outputs import check_outputs, is_unused
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_dataset
 from manymask.inspection import group_images
 from manymask.plan import AUTO, RESUMABLE, Plan, change_plan, list_marked, make_plan, read_plan
 from manymask.training import train
-from manymask.training.callbacks import print_line
 from manymask.training.setup import check_start
+
+logger = logging.getLogger(__name__)
 
 
 def experiment(
@@ -35,6 +38,7 @@ def experiment(
     data_format: str | None = None,
     group_by: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train every variant with every seed on the same images, and compare their last epochs on the same others.
 
@@ -53,6 +57,7 @@ def experiment(
         group_by: Regular expression that finds an image's group in its name; groups are held out whole, and intervals
             draw groups.
         settings: Settings of all runs, by name.
+        progress: Called with the number of steps or images done, their number, and what is being done.
 
     Returns:
         What ``compare`` returns; it is also written to ``output``.
@@ -85,12 +90,12 @@ def experiment(
         for name, values in variants.items()
     }
     device = str(settings.get("device", "auto"))
-    _train_all(data, {"recipe": recipe, "val": val, "data_format": data_format}, runs, device)
+    _train_all(data, {"recipe": recipe, "val": val, "data_format": data_format, "progress": progress}, runs, device)
     # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
     if val is None:  # a recipe's file may say how images are grouped, too
         group_by = read_plan(next(iter(runs)) / "plan.json").group_by
-    return compare(sources, output=folder, group_by=group_by, device=device)
+    return compare(sources, output=folder, group_by=group_by, device=device, progress=progress)
 
 
 def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -190,19 +195,21 @@ def _train_all(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dic
     shares: list[dict[Path, dict[str, Any]]] = [{} for _ in range(num_devices)]
     for number, (run, settings) in enumerate(runs.items()):
         shares[number % num_devices][run] = {**settings, "device": f"cuda:{number % num_devices}"}
-    with ProcessPoolExecutor(num_devices, mp_context=get_context("spawn")) as executor:
+    # Progress of several runs at once would be told by turns, and a process of its own cannot tell it; notes it prints.
+    places = places | {"progress": None}
+    tell = partial(logging.basicConfig, level=logger.getEffectiveLevel(), format="%(message)s")
+    with ProcessPoolExecutor(num_devices, mp_context=get_context("spawn"), initializer=tell) as executor:
         for result in [executor.submit(_train_runs, data, places, share) for share in shares]:
             result.result()
 
 
 def _train_runs(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]]) -> None:
-    console = Console(stderr=True)
     for number, (run, settings) in enumerate(runs.items(), start=1):
-        print_line(console, f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
+        logger.info(f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
         try:
             if (run / "plan.json").is_file():
                 changed = {name: settings[name] for name in list_marked(RESUMABLE) if name in settings}
-                train(data, resume=run, val=places["val"], settings=changed)
+                train(data, resume=run, val=places["val"], settings=changed, progress=places["progress"])
             else:
                 train(data, output=run, settings=settings, **places)
         except Interrupted as error:

@@ -1,18 +1,20 @@
 """Files that are there whole or not at all, places that can be written to, and locks that end with their process."""
 
 import errno
+import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from manymask.errors import DatasetError, ManymaskError
+
+logger = logging.getLogger(__name__)
 
 if sys.platform == "win32":
     import msvcrt
@@ -148,7 +150,7 @@ def _open_locked(path: Path, conflict: str) -> int:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 os.close(descriptor)
                 raise ManymaskError(conflict) from error
-            warnings.warn(f"this disk has no locks ({error.strerror}): use {path.parent} once at a time", stacklevel=4)
+            logger.warning(f"this disk has no locks ({error.strerror}): use {path.parent} once at a time")
             return descriptor
         # Between the opening and the lock, the one who held it may have removed the file.
         if sys.platform == "win32" or os.fstat(descriptor).st_nlink:

@@ -17,6 +17,7 @@ from manymask.modeling.checkpoint import read_training_plan
 from manymask.plan import Plan, change_plan, load_plan, read_plan
 from manymask.prediction import Model
 from manymask.run_folder import find_run
+from manymask.wording import list_some
 
 
 def choose_crowds(sources: Iterable[Model | str | Path], settings: Mapping[str, Any]) -> bool:
@@ -67,7 +68,7 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None)
     places = {make_key(r.name): index for index, r in enumerate(dataset.records)}
     if lost := [name for name in record.val_names if make_key(name) not in places]:
         raise DatasetError(
-            f"{path} no longer holds {len(lost)} of the images that {run} was validated on ({', '.join(lost[:5])}); "
+            f"{path} no longer holds {len(lost)} of the images that {run} was validated on ({list_some(lost)}); "
             "restore them, or give the data"
         )
     dataset = dataset.subset([places[make_key(name)] for name in record.val_names])

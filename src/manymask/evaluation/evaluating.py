@@ -1,7 +1,7 @@
 """Score a model, or predictions that are stored in files, on labelled images."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from manymask.core import Dataset, Instances, Sample, read_json
 from manymask.core.outputs import check_outputs, record_outputs
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation.data import read_data
 from manymask.evaluation.predictions import Predictions, open_predictions
@@ -19,6 +20,8 @@ from manymask.modeling.catalogue import find_model
 from manymask.outputs import CocoResults, ImageEntry, OutputWriter, close_writers
 from manymask.prediction import Model, read_ahead
 from manymask.run_folder import find_run
+
+logger = logging.getLogger(__name__)
 
 DRAWS = 1000
 """Bootstrap draws, enough for 95 % intervals (Efron and Tibshirani 1993, section 13.3)."""
@@ -41,9 +44,7 @@ class View:
     scored: ScoredImage
 
 
-def view_images(
-    source: Predictions, dataset: Dataset, progress: Callable[[int, int], None] | None = None
-) -> Iterator[View]:
+def view_images(source: Predictions, dataset: Dataset, progress: Progress | None = None) -> Iterator[View]:
     """Predict and score one image after the other; after the last the source's notes say which training has seen.
 
     Raises:
@@ -67,7 +68,7 @@ def view_images(
         scored = score_image(sample.image_id, truth, found, name=sample.name, **limits)
         yield View(sample, truth, rank_predictions(found, source.max_detections), scored)
         if progress is not None:
-            progress(index + 1, len(dataset))
+            progress(index + 1, len(dataset), "scoring")
     source.notes.extend(note for note in doubts.describe() if note not in source.notes)
     source.notes.extend(source.describe_reuse())
 
@@ -95,7 +96,7 @@ def evaluate(
     draws: int = DRAWS,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score a model or stored predictions on labelled images.
 
@@ -111,7 +112,7 @@ def evaluate(
         device: Where a model runs.
         settings: Other values, by name, for settings that act at prediction; for files ``score_threshold``,
             ``detections_per_image`` and ``crowd_as_objects``.
-        progress: Called with the number of images done and their number.
+        progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
         The scores, as in ``evaluation.json``, such as ``scores.mask.AP50``; ``docs/metrics.md`` defines each.
@@ -136,7 +137,7 @@ def evaluate(
         if output is not None:
             scores.write(Path(output) / "evaluation.json")
     for note in scores.notes:
-        warnings.warn(note, stacklevel=2)
+        logger.warning(note)
     return scores
 
 
@@ -149,7 +150,7 @@ def _open_output(source: Predictions, dataset: Dataset, folder: Path) -> Iterato
     names = ["evaluation.json", *(CocoResults.list_files(image_names) if is_model else [])]
     check_outputs(folder, "evaluate", names)
     if (replaced := _read_scored_data(folder / "evaluation.json")) not in (None, str(dataset.root)):
-        warnings.warn(f"{folder} held the scores on {replaced}, which are now replaced", stacklevel=5)
+        logger.warning(f"{folder} held the scores on {replaced}, which are now replaced")
     with record_outputs(folder, "evaluate", names, is_whole=is_model):
         writers = [CocoResults(folder, image_names, source.categories, 0.0)] if is_model else []
         with close_writers(writers):

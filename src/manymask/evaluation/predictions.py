@@ -1,7 +1,7 @@
 """Predictions to score: of a model, or stored in files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.modeling.catalogue import find_model
 from manymask.plan import Plan, change_plan
 from manymask.prediction import Model, load_model, predict_tensor
+from manymask.wording import list_some
 
 
 @dataclass(eq=False)
@@ -85,7 +86,7 @@ class ModelPredictions(Predictions):
         if shared := find_training_images(self.model.plan, self.dataset, self._digests):
             notes.append(
                 f"{len(shared)} of {len(self.dataset)} images are among those that {self.path} was trained on, so its "
-                f"scores there are too good: {_shorten(shared)}."
+                f"scores there are too good: {list_some(shared)}."
             )
         if self.path.name == "best.ckpt" and holds_validation:
             notes.append(
@@ -117,7 +118,7 @@ class FilePredictions(Predictions):
         if stored.missing:
             notes.append(
                 f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
-                f"missed: {_shorten(stored.missing)}."
+                f"missed: {list_some(stored.missing)}."
             )
         if stored.categories is None and not stored.notes:
             notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
@@ -225,8 +226,3 @@ def find_training_images(plan: Plan, dataset: Dataset, digests: Mapping[str, str
     own_val = () if record.val_path else record.val_names  # names of a separate set say nothing here
     trained = set(map(make_key, record.train_names)) - set(map(make_key, own_val))
     return sorted(r.name for r in dataset.records if make_key(r.name) in trained)
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

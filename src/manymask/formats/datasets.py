@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import logging
 import os
-import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,13 @@ import torch
 
 from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats import class_folders, coco, label_images, mask_files
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
+
+logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
     format.name: format for format in (class_folders.FORMAT, label_images.FORMAT, mask_files.FORMAT, coco.FORMAT)
@@ -115,7 +118,7 @@ def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
         raise FormatError(_sum_up_faults(faults, dataset.root))
     for problem in dataset.problems:
         if problem.severity == "warning":
-            warnings.warn(problem.message, stacklevel=2)
+            logger.warning(problem.message)
     return dataset
 
 
@@ -152,14 +155,12 @@ def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
     return format.read(path, **{name: value for name, value in options.items() if name in format.options})
 
 
-def check_dataset(
-    dataset: Dataset, progress: Callable[[int], None] | None = None, num_workers: int = 1
-) -> DatasetCheck:
+def check_dataset(dataset: Dataset, progress: Progress | None = None, num_workers: int = 1) -> DatasetCheck:
     """Decode every image and label once.
 
     Args:
         dataset: The data set.
-        progress: Called with the number of images done so far.
+        progress: Called with the number of images done, their number, and what is being done.
         num_workers: Number of threads, at least one is used. Decoding leaves the interpreter's lock most of the time.
 
     Raises:
@@ -170,7 +171,7 @@ def check_dataset(
         for image in executor.map(lambda index: check_sample(dataset[index]), range(len(dataset))):
             images.append(image)
             if progress is not None:
-                progress(len(images))
+                progress(len(images), len(dataset), f"looking at {dataset.root}")
     return sum_up_checks(images, dataset.categories)
 
 

@@ -1,12 +1,12 @@
 """The whole look at a data set, with the files that it leaves."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from manymask.core import write_json
 from manymask.core.outputs import check_outputs, record_outputs
+from manymask.core.progress import Progress
 from manymask.formats import open_dataset
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
@@ -27,7 +27,7 @@ def inspect(
     fix: str | Path | None = None,
     cap: int | None = None,
     crowd_as_objects: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
 
@@ -43,7 +43,7 @@ def inspect(
         fix: New or empty folder for a repaired copy of ``data``.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
         crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
-        progress: Called with the number of images done so far and the number of images, for each pass.
+        progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
         What was found; ``repairs`` says what was done for the copy.

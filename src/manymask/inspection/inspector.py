@@ -1,12 +1,13 @@
 """One pass over a data set: every file is decoded once, checked, measured and examined."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manymask.core.dataset import Dataset, Doubt, Format, Record
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample, sum_up_checks
 from manymask.inspection.checks import examine_dataset, examine_image
@@ -70,7 +71,7 @@ class _Look:
 def inspect_dataset(
     dataset: Dataset,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     num_workers: int = 2,
     is_strict: bool = False,
     group_by: str | None = None,
@@ -80,7 +81,7 @@ def inspect_dataset(
 
     Args:
         dataset: The data set.
-        progress: Called with the number of images done so far and the number of images.
+        progress: Called with the number of images done, their number, and what is being done.
         num_workers: Number of threads; decoding and measuring leave the interpreter's lock most of the time.
         is_strict: Raise the first error in the order of records, as ``formats.check_dataset`` does; by default an image
             that cannot be read becomes a finding.
@@ -97,7 +98,7 @@ def inspect_dataset(
         for look in executor.map(lambda row: _look(dataset, row, is_strict, cap), range(len(dataset))):
             looks.append(look)
             if progress is not None:
-                progress(len(looks), len(dataset))
+                progress(len(looks), len(dataset), f"looking at {dataset.root}")
     facts = tuple(look.facts for look in looks if look.facts is not None)
     findings = [_make_finding(one.kind, one.message, one.image, one.path) for one in dataset.problems]
     findings += [finding for look in looks for finding in look.findings]

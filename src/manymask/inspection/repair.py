@@ -1,7 +1,6 @@
 """A repaired copy of a data set: what rules can put right is put right, the rest is left as it is."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from manymask.core.components import find_pieces
 from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.files import check_writable
 from manymask.core.outputs import is_unused
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.inspection.checks import MAX_TINY_AREA, find_rows
 from manymask.inspection.findings import KINDS
@@ -77,7 +77,7 @@ def write_repaired(
     dataset: Dataset,
     inspection: Inspection,
     output: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Repair, ...]:
     """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
 
@@ -87,7 +87,7 @@ def write_repaired(
         dataset: The data set.
         inspection: What was found in it.
         output: A new or empty folder.
-        progress: Called with the number of images done so far and the number of images.
+        progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
         What was done, for each image that is not merely copied; written as ``repairs.json`` too.
@@ -123,7 +123,7 @@ def write_repaired(
         ):
             repairs.append(Repair(record.name, True, actions))
         if progress is not None:
-            progress(row + 1, len(dataset))
+            progress(row + 1, len(dataset), f"writing {output}")
     writer.close()
     write_json(output / "repairs.json", [asdict(repair) for repair in repairs])
     return tuple(repairs)

@@ -13,6 +13,7 @@ from torchvision.models.detection.transform import resize_boxes
 from manymask.modeling.backbones import check_backbone
 from manymask.modeling.detections import Detections
 from manymask.plan import Plan
+from manymask.wording import list_some
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -103,9 +104,8 @@ class Preprocessing:
             return None
         longest = max(max(size) for size in long.values())
         names = [f"{name} ({height} x {width})" for name, (height, width) in long.items()]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return (
-            f"{', '.join(names[:5])}{more}: images longer than {self.max_size / self.scale:.0f} pixels are enlarged by "
+            f"{list_some(names)}: images longer than {self.max_size / self.scale:.0f} pixels are enlarged by "
             f"less than scale={self.scale:g}, so that small objects may be lost; set max_size to "
             f"{math.ceil(longest * self.scale)}, which takes more memory, or cut the images into parts"
         )

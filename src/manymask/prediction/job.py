@@ -1,7 +1,7 @@
 """Predict the images of a folder and write the results."""
 
-import warnings
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 
 from manymask.core import ImageSource
 from manymask.core.outputs import check_outputs, record_outputs
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
 from manymask.imaging import find_images, open_image
@@ -19,6 +20,8 @@ from manymask.prediction.model import Model
 from manymask.prediction.predicting import _get_model, read_ahead
 from manymask.prediction.views import predict_tensor, warn_of_cap
 
+logger = logging.getLogger(__name__)
+
 
 def predict_files(
     model: Model | str | Path,
@@ -27,7 +30,7 @@ def predict_files(
     *,
     formats: Sequence[str] = tuple(OUTPUTS),
     ids: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Predict a folder of images and write the results.
 
@@ -42,7 +45,7 @@ def predict_files(
             ``test-results.zip``; ``labels/<stem>.tif`` and ``.csv``; ``overlays/<stem>.png``.
         formats: Which of ``OUTPUTS`` to write: ``coco``, ``labels``, ``overlay``.
         ids: A list of {file_name, id, height, width} that gives the images their ids.
-        progress: Called with the number of images done and their number.
+        progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
         The files and folders written.
@@ -60,7 +63,7 @@ def predict_files(
     names = [name for kind in kinds for name in kind.list_files(stems)]
     check_outputs(output, "predict", names)
     if images.is_dir() and (skipped := find_skipped({path.parent for _, path in files}, [path for _, path in files])):
-        warnings.warn(skipped.message, stacklevel=2)
+        logger.warning(skipped.message)
     image_ids = _check_images(files, Path(ids) if ids else None, model.plan)
     root = images if images.is_dir() else images.parent
     num_found, num_shown = 0, 0
@@ -83,12 +86,11 @@ def predict_files(
                 num_found += len(instances)
                 num_shown += int((instances.scores >= model.plan.shown_score).sum())
                 if progress is not None:
-                    progress(index + 1, len(files))
+                    progress(index + 1, len(files), "predicting")
     if num_shown == 0:
-        warnings.warn(
+        logger.warning(
             f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "
-            f"and {num_found} have a lower one; set score_threshold lower, or train longer",
-            stacklevel=2,
+            f"and {num_found} have a lower one; set score_threshold lower, or train longer"
         )
     return [output / place for place in dict.fromkeys(name.partition("/")[0] for name in names)]
 

@@ -1,6 +1,6 @@
 """The instances of one image, seen in one or several views."""
 
-import warnings
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -16,6 +16,8 @@ from manymask.modeling.detections import Detections, Postprocessing, make_instan
 from manymask.modeling.preprocessing import Preprocessing, Size, View
 from manymask.prediction.detectors import Detector
 from manymask.prediction.model import Model
+
+logger = logging.getLogger(__name__)
 
 TTA_FLIPS = ((False, False), (True, False), (False, True), (True, True))
 TTA_FACTORS = (1.0, 1.25)
@@ -37,7 +39,7 @@ def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], sourc
     """
     size = (image.shape[-2], image.shape[-1])
     if (lost := model.preprocessing.describe_lost_scale({source: size})) is not None:
-        warnings.warn(lost, stacklevel=3)
+        logger.warning(lost)
     try:
         found = detect_views(model.detector, image, list_views(size, model.preprocessing, tta=model.plan.tta))
         views = [make_instances(detections, size, model.postprocessing) for detections in found]
@@ -85,10 +87,9 @@ def detect_views(
 
 def _merge(views: list[Instances], postprocessing: Postprocessing) -> Instances:
     if any(is_capped(view, postprocessing) for view in views):
-        warnings.warn(
+        logger.warning(
             f"a view of an image reached the cap of {postprocessing.max_detections} detections, so that objects may be "
-            "lost that other views see; set detections_per_image higher",
-            stacklevel=4,
+            "lost that other views see; set detections_per_image higher"
         )
     merged = merge_views(views)
     merged = merged[merged.scores >= postprocessing.min_score]
@@ -106,8 +107,7 @@ def is_capped(instances: Instances, postprocessing: Postprocessing) -> bool:
 def warn_of_cap(instances: Instances, postprocessing: Postprocessing, name: str | Path) -> None:
     """Say so where the cap on detections may have cut off instances that the model is sure of."""
     if is_capped(instances, postprocessing):
-        warnings.warn(
+        logger.warning(
             f"{name}: the cap of {postprocessing.max_detections} detections is reached, and more instances may be "
-            "there; set detections_per_image higher",
-            stacklevel=3,
+            "there; set detections_per_image higher"
         )

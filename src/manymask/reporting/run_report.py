@@ -1,7 +1,7 @@
 """Score a run, or predictions of any tool, and write its report."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,15 @@ import numpy as np
 
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
+from manymask.core.progress import Progress
 from manymask.evaluation import DRAWS, choose_folder, open_predictions, read_data, summarize, view_images
 from manymask.inspection import group_images
 from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.page import write_report
 from manymask.run_folder import find_run, read_metrics
+
+logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 60
 """Images that a report shows at most."""
@@ -31,7 +34,7 @@ def report(
     device: str = "auto",
     max_images: int = MAX_IMAGES,
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write ``report.html``, one file that opens offline, and return its path.
 
@@ -47,7 +50,7 @@ def report(
         device: Where a model runs.
         max_images: Images to show at most: the worst, then evenly through the rest.
         settings: Other values, by name, for settings that act at prediction.
-        progress: Called with the number of images done and their number.
+        progress: Called with the number of images done, their number, and what is being done.
 
     Raises:
         ManymaskError: The data or the predictions cannot be used, or the file cannot be written.
@@ -64,7 +67,7 @@ def report(
         seen[view.scored.name] = (view.truth, shown, view.scored)
     evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
     for note in evaluation.notes:
-        warnings.warn(note, stacklevel=2)
+        logger.warning(note)
     losses = {row.name: 0.0 if row.F1 is None else 1 - row.F1 for row in evaluation.per_image}
     chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
 

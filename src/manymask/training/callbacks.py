@@ -1,5 +1,6 @@
 """What happens around the steps: progress, metrics, checkpoints, a clean end on Ctrl-C."""
 
+import logging
 import signal
 import time
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from manymask.core.progress import Progress
 from manymask.errors import Interrupted
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_checkpoint
 from manymask.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
@@ -19,13 +19,7 @@ from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
 from manymask.training.time_budget import Pace
 
-# Seconds between lines of progress where there is no terminal to draw a bar on.
-SECONDS_BETWEEN_LINES = 30
-
-
-def print_line(console: Console, text: str) -> None:
-    """Print a line as it is: not wrapped, and brackets in a path are not markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+logger = logging.getLogger(__name__)
 
 
 class WholeFileIO(CheckpointIO):
@@ -102,10 +96,9 @@ class RunWriter(L.Callback):
     leaves each epoch in it once.
     """
 
-    def __init__(self, folder: RunFolder, rows: list[MetricsRow], console: Console) -> None:
+    def __init__(self, folder: RunFolder, rows: list[MetricsRow]) -> None:
         self.folder = folder
         self.rows = rows
-        self.console = console
         self._started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -128,7 +121,7 @@ class RunWriter(L.Callback):
         self._log_to_tensorboard(trainer, row)
         trainer.save_checkpoint(self.folder.epoch_file(epoch))
         self.folder.finish_epoch(epoch, self.rows, keep_all=module.plan.keep_checkpoints == "all")
-        print_line(self.console, format_epoch(row, self.folder))
+        logger.info(format_epoch(row, self.folder))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the rows and how many epochs there are to be, so that a resume needs nothing but the checkpoint."""
@@ -156,56 +149,29 @@ def format_epoch(row: MetricsRow, folder: RunFolder) -> str:
     )
 
 
-class ShowProgress(L.Callback):
-    """A bar over all steps of the run with the time that is left; lines now and then where there is no terminal."""
+class ReportProgress(L.Callback):
+    """Says after each step how far the run is, its loss and the time that is left."""
 
-    def __init__(self, datamodule: InstanceDataModule, console: Console) -> None:
-        self.datamodule = datamodule
-        self.console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
-        self._bar = Progress(
-            *columns,
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("training", total=datamodule.total_steps, note="")
-        self._first_step = 0
-        self._started = self._last_line = 0.0
+    def __init__(self, datamodule: InstanceDataModule, progress: Progress) -> None:
+        self.datamodule, self.progress = datamodule, progress
+        self._first_step, self._started = 0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, at the step that a resume begins with."""
-        self._first_step = trainer.global_step
-        self._started = self._last_line = time.monotonic()
-        self._bar.start()
+        self._first_step, self._started = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
-        """Move the bar."""
-        now = time.monotonic()
-        num_done = max(trainer.global_step - self._first_step, 1)
-        total_steps = self.datamodule.total_steps
-        seconds_left = (now - self._started) / num_done * (total_steps - trainer.global_step)
+        """Tell the step."""
+        step, total_steps = trainer.global_step, self.datamodule.total_steps
+        seconds_a_step = (time.monotonic() - self._started) / max(step - self._first_step, 1)
+        seconds_left = seconds_a_step * (total_steps - step)
         if isinstance(pace := self.datamodule.pace, Pace):
-            total_steps, seconds_left = round(trainer.global_step / max(pace.share, 1e-3)), pace.seconds_left
-        note = ""
+            total_steps, seconds_left = round(step / max(pace.share, 1e-3)), pace.seconds_left
+        loss = ""
         if isinstance(pl_module, TrainingModule) and pl_module.num_batches:
-            note = f"loss {pl_module.losses['loss'] / pl_module.num_batches:.3f}"
-        note += f"  {format_seconds(seconds_left)} left"
-        description = f"epoch {trainer.current_epoch + 1}/{self.datamodule.num_epochs}"
-        step = trainer.global_step
-        self._bar.update(self._task, completed=step, total=total_steps, description=description, note=note)
-        if not self.console.is_terminal and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            print_line(self.console, f"{description}  step {step}/{total_steps}  {note}")
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remove the bar."""
-        self._bar.stop()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Remove the bar: Lightning calls no teardown after an exception."""
-        self._bar.stop()
+            loss = f"loss {pl_module.losses['loss'] / pl_module.num_batches:.3f}  "
+        epoch = f"epoch {trainer.current_epoch + 1}/{self.datamodule.num_epochs}"
+        self.progress(step, total_steps, f"{epoch}  {loss}{format_seconds(seconds_left)} left")
 
 
 def format_seconds(seconds: float) -> str:

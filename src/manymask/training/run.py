@@ -13,10 +13,10 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from rich.console import Console
 
 from manymask.core import Category
 from manymask.core.files import explain_reading, replace_file
+from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
 from manymask.imaging.orientation import CHOICE_NAME
 from manymask.modeling.build import assemble_model
@@ -37,13 +37,16 @@ from manymask.plan import (
 )
 from manymask.planning import Decision, write_explanation
 from manymask.run_folder import MetricsRow, RunFolder, count_epochs
-from manymask.training.callbacks import EndOnSignal, RunWriter, ShowProgress, WholeFileIO, print_line
+from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
 from manymask.training.failures import explain_failures
 from manymask.training.global_state import keep_global_state
 from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
 from manymask.training.setup import TrainingData, check_start, decide_settings, read_data, split_data
 from manymask.training.time_budget import Pace
+from manymask.wording import list_some
+
+logger = logging.getLogger(__name__)
 
 
 @keep_global_state()
@@ -57,6 +60,7 @@ def train(
     resume: str | Path | None = None,
     started: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train a model and return its run folder.
 
@@ -71,13 +75,13 @@ def train(
         resume: A run folder, or a checkpoint in one, to go on with.
         started: When the command began, on ``time.monotonic``, from which ``minutes`` count; now by default.
         settings: Settings of the plan by name, whose values may be text.
+        progress: Called with the number of images looked at, then of steps done, their number, and what is being done.
 
     Raises:
         ManymaskError: Data, settings or checkpoint cannot be used, another process trains in the run folder, or
             training cannot go on; see ``manymask.errors``.
         Interrupted: Ctrl-C or SIGTERM arrived; the run can be resumed.
     """
-    console = Console(stderr=True)
     started = time.monotonic() if started is None else started
     if resume is None:
         if data is None:
@@ -93,7 +97,7 @@ def train(
         decisions: Sequence[Decision] = ()
         if resume is None and data is not None:
             folder.check_unused()  # again: another process may have had the folder since
-            plan, decisions, data_set = prepare(data, recipe, val, data_format, settings or {}, console)
+            plan, decisions, data_set = prepare(data, recipe, val, data_format, settings or {}, progress)
         else:
             plan = read_plan(folder.plan_file)
             if checkpoint is not None:
@@ -101,12 +105,12 @@ def train(
                 check_plan_file(plan, folder.plan_file, checkpoint)
             plan = check_changes(plan, recipe, settings or {})
             choose_device(plan.device)
-            data_set = reload_data(plan, data, val, data_format, console)
+            data_set = reload_data(plan, data, val, data_format, progress)
             folder.remove_partial_files()
             if checkpoint is None:
-                print_line(console, f"no epoch of {folder.path} was finished: starting at step 0")
+                logger.info(f"no epoch of {folder.path} was finished: starting at step 0")
         plan = plan.model_copy(update={"data": data_set.record})
-        fit(folder, plan, data_set, checkpoint, console, started, write_explanation(decisions) if decisions else None)
+        fit(folder, plan, data_set, checkpoint, progress, started, write_explanation(decisions) if decisions else None)
     return folder.path
 
 
@@ -118,13 +122,14 @@ def plan_run(
     val: str | Path | None = None,
     data_format: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Plan, tuple[Decision, ...]]:
     """The plan that ``train`` would make with the same arguments, and with the recipe ``auto`` why; trains nothing.
 
     Raises:
         ManymaskError: Data or settings cannot be used.
     """
-    plan, decisions, _ = prepare(data, recipe, val, data_format, settings or {}, Console(stderr=True))
+    plan, decisions, _ = prepare(data, recipe, val, data_format, settings or {}, progress)
     return plan, decisions
 
 
@@ -134,7 +139,7 @@ def prepare(
     val: str | Path | None,
     data_format: str | None,
     settings: Mapping[str, Any],
-    console: Console,
+    progress: Progress | None,
 ) -> tuple[Plan, tuple[Decision, ...], TrainingData]:
     """Read and check the data and decide every setting; the arguments are those of ``train``.
 
@@ -149,12 +154,12 @@ def prepare(
     as_read = draft
     if recipe == AUTO and "normalization" not in settings:
         as_read = change_plan(draft, {"normalization": "image"})  # what the rules choose for values that need it
-    inspected = read_data(Path(data), Path(val) if val else None, data_format, as_read, console)
-    plan, decisions = decide_settings(inspected, draft, settings, is_auto=recipe == AUTO, console=console)
+    inspected = read_data(Path(data), Path(val) if val else None, data_format, as_read, progress)
+    plan, decisions = decide_settings(inspected, draft, settings, is_auto=recipe == AUTO)
     for decision in decisions:
         if decision.setting == "epoch_steps" and plan.minutes is None:
-            print_line(console, f"{decision.because}; --minutes N fits a run to your time")
-    data_set = split_data(inspected, plan, console)
+            logger.info(f"{decision.because}; --minutes N fits a run to your time")
+    data_set = split_data(inspected, plan)
     return plan.resolve_detections(data_set.record.max_instances), decisions, data_set
 
 
@@ -228,7 +233,7 @@ def check_changes(plan: Plan, recipe: str | None, settings: Mapping[str, Any]) -
 
 
 def reload_data(
-    plan: Plan, data: str | Path | None, val: str | Path | None, data_format: str | None, console: Console
+    plan: Plan, data: str | Path | None, val: str | Path | None, data_format: str | None, progress: Progress | None
 ) -> TrainingData:
     """The data of a run that is resumed, from where it was or has moved to.
 
@@ -245,14 +250,14 @@ def reload_data(
     if val is not None and old.val_path is None:
         raise PlanError("the run began without a separate validation set; leave --val out")
     val_path = val or old.val_path
-    inspected = read_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, console)
-    found = split_data(inspected, plan, console)
+    inspected = read_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, progress)
+    found = split_data(inspected, plan)
     # The fingerprint holds all pixels; plans of before have no digests of single images.
     places = ("path", "val_path", "train_digests", "val_digests")
     if found.record.model_copy(update={name: getattr(old, name) for name in places}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
         what = (
-            f"images added or removed: {', '.join(changed[:5])}"
+            f"images added or removed: {list_some(changed)}"
             if changed
             else f"pixels, labels or classes changed, or {CHOICE_NAME} is set otherwise"
         )
@@ -267,7 +272,7 @@ def fit(
     plan: Plan,
     data: TrainingData,
     checkpoint: Path | None,
-    console: Console,
+    progress: Progress | None,
     started: float,
     explanation: str | None,
 ) -> None:
@@ -288,11 +293,9 @@ def fit(
         num_done = len(rows)
         num_epochs = min(num_epochs, count_epochs(folder.last, plan, rows))
         if num_done >= num_epochs:
-            print_line(
-                console, f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do"
-            )
+            logger.info(f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do")
             return
-        print_line(console, f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
+        logger.info(f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
     if plan.minutes is not None:
         deadline = started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
@@ -301,10 +304,11 @@ def fit(
     if explanation is not None:
         with replace_file(folder.explanation_file, "w") as file:
             file.write(explanation)
-    print_line(console, _describe_start(plan, device, datamodule, folder))
+    logger.info(_describe_start(plan, device, datamodule, folder))
     end_on_signal = EndOnSignal(folder)
-    callbacks = [end_on_signal, RunWriter(folder, rows, console)]
-    callbacks.append(ShowProgress(datamodule, console))
+    callbacks = [end_on_signal, RunWriter(folder, rows)]
+    if progress is not None:
+        callbacks.append(ReportProgress(datamodule, progress))
     with explain_failures(), _quiet_lightning():
         trainer = _make_trainer(folder, plan, device, num_epochs, callbacks)
         try:

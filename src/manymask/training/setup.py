@@ -1,18 +1,16 @@
 """What comes before the first step: every file read once, the settings decided, the images split."""
 
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
 from manymask.core import Category, Dataset, Record, Sample, match_categories
+from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.formats.datasets import DatasetCheck
@@ -26,9 +24,10 @@ from manymask.modeling.device import choose_device
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
 from manymask.planning import Decision, fit_schedule, format_value, plan_training, weigh_images
-from manymask.training.callbacks import print_line
 from manymask.training.step_cost import find_machine, measure_step
 from manymask.wording import count_of, list_some
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
 
 
 def read_data(
-    path: Path, val_path: Path | None, data_format: str | None, plan: Plan, console: Console
+    path: Path, val_path: Path | None, data_format: str | None, plan: Plan, progress: Progress | None
 ) -> InspectedData:
     """Read and check every file as training will, so that what it would stop at is found before the first step.
 
@@ -93,30 +92,21 @@ def read_data(
     dataset = read_dataset(path, data_format, crowd_as_objects=plan.crowd_as_objects)
     doubts, val_doubts = LabelDoubts(), LabelDoubts()
     scales: Scales = {}
-    with _show_check(dataset, console) as update:
-        inspection = inspect_dataset(
-            _read_as_training(dataset, plan, doubts, scales),
-            progress=lambda num_done, _: update(num_done),
-            num_workers=plan.num_workers,
-            is_strict=True,
-            group_by=plan.group_by,
-        )
-    _tell_findings(dataset, inspection, console)
-    _tell_doubts(dataset, doubts, console)
+    inspection = inspect_dataset(
+        _read_as_training(dataset, plan, doubts, scales),
+        progress=progress,
+        num_workers=plan.num_workers,
+        is_strict=True,
+        group_by=plan.group_by,
+    )
+    _tell_findings(dataset, inspection)
+    _tell_doubts(dataset, doubts)
     if val_path is None:
         return InspectedData(dataset, inspection, None, None, scales)
     val = read_dataset(val_path, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
-    with _show_check(val, console) as update:
-        val_check = check_dataset(_read_as_training(val, plan, val_doubts, scales), update, plan.num_workers)
-    _tell_doubts(val, val_doubts, console)
+    val_check = check_dataset(_read_as_training(val, plan, val_doubts, scales), progress, plan.num_workers)
+    _tell_doubts(val, val_doubts)
     return InspectedData(dataset, inspection, val, val_check, scales)
-
-
-@contextmanager
-def _show_check(dataset: Dataset, console: Console) -> Iterator[Callable[[int], None]]:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(f"checking {len(dataset)} images of {dataset.root}"), total=len(dataset))
-        yield lambda num_done: bar.update(task, completed=num_done)
 
 
 def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales: Scales) -> Dataset:
@@ -124,16 +114,16 @@ def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales:
     return replace(dataset, read_record=read)
 
 
-def _tell_doubts(dataset: Dataset, doubts: LabelDoubts, console: Console) -> None:
+def _tell_doubts(dataset: Dataset, doubts: LabelDoubts) -> None:
     for sentence in doubts.describe():
-        print_line(console, f"warning: {dataset.root}: {sentence}")
+        logger.warning(f"{dataset.root}: {sentence}")
 
 
-def _tell_findings(dataset: Dataset, inspection: Inspection, console: Console) -> None:
+def _tell_findings(dataset: Dataset, inspection: Inspection) -> None:
     counts = {kind: sum(found.severity == kind for found in inspection.findings) for kind in ("fault", "warning")}
     if any(counts.values()):
         found = " and ".join(count_of(count, kind) for kind, count in counts.items() if count)
-        print_line(console, f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
+        logger.info(f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
 
 
 def _read_usable(
@@ -151,7 +141,7 @@ def _read_usable(
 
 
 def decide_settings(
-    data: InspectedData, draft: Plan, settings: Mapping[str, Any], *, is_auto: bool, console: Console
+    data: InspectedData, draft: Plan, settings: Mapping[str, Any], *, is_auto: bool
 ) -> tuple[Plan, tuple[Decision, ...]]:
     """The plan of a run, and with the recipe ``auto`` why.
 
@@ -160,7 +150,6 @@ def decide_settings(
         draft: The recipe's plan with the user's own settings.
         settings: These settings.
         is_auto: Whether rules decide the others.
-        console: Where to say what is going on.
 
     Raises:
         PlanError: Settings do not fit each other.
@@ -175,8 +164,8 @@ def decide_settings(
     machine = find_machine(choose_device(draft.device))
 
     def measure(plan: Plan) -> Any:
-        with console.status("measuring a training step on this machine"):
-            return measure_step(plan, data.dataset, fingerprint, val_megapixels)
+        logger.info("measuring a training step on this machine")
+        return measure_step(plan, data.dataset, fingerprint, val_megapixels)
 
     if is_auto:
         return plan_training(fingerprint, machine, settings, measure, read_start)
@@ -192,7 +181,7 @@ def read_start(weights: str) -> Plan | None:
     return None if values is None else load_plan(values, weights)
 
 
-def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingData:
+def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     """Hold images out for validation, and record what the run is trained on.
 
     Raises:
@@ -207,9 +196,9 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
         train_set, val_set = split_dataset(dataset, plan.val_fraction, plan.split_seed, groups)
         val_check, fingerprint = check, check.fingerprint
         if len(dataset) == 1:
-            print_line(console, "warning: one image only: trained and validated on the same, so scores mean little")
+            logger.warning("one image only: trained and validated on the same, so scores mean little")
     for note in match_categories(val_set.categories, dataset.categories).notes:
-        print_line(console, f"warning: {note}")
+        logger.warning(note)
     counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
     digests, val_digests = ({image.name: image.digest for image in c.images} for c in (check, val_check))
     record = DataRecord(
@@ -224,31 +213,29 @@ def split_data(data: InspectedData, plan: Plan, console: Console) -> TrainingDat
         train_digests=tuple(digests[r.name] for r in train_set.records),
         val_digests=tuple(val_digests[r.name] for r in val_set.records),
     )
-    _warn_of_copies(record, console)
-    print_line(
-        console,
+    _warn_of_copies(record)
+    logger.info(
         f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
-        f"at most {record.max_instances} instances an image",
+        f"at most {record.max_instances} instances an image"
     )
     cap = plan.resolve_detections(record.max_instances).max_detections
-    _warn_of_cap(val_set.records, val_counts, cap, console)
+    _warn_of_cap(val_set.records, val_counts, cap)
     sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
     sizes |= {image.name: image.size for image in val_check.images if image.name in {r.name for r in val_set.records}}
     if (lost := Preprocessing.of(plan).describe_lost_scale(sizes)) is not None:
-        print_line(console, f"warning: {lost}")
+        logger.warning(lost)
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
 
 
-def _warn_of_copies(record: DataRecord, console: Console) -> None:
+def _warn_of_copies(record: DataRecord) -> None:
     """Say so where images to validate on are also trained on, under whatever name."""
     trained = set(record.train_digests)
     names = [n for n, digest in zip(record.val_names, record.val_digests, strict=True) if digest in trained]
     if names and (record.val_path or len(record.train_names) > 1):  # of a single image it is said already
-        print_line(
-            console,
-            f"warning: {len(names)} of {len(record.val_names)} validation images have the very pixels of training "
+        logger.warning(
+            f"{len(names)} of {len(record.val_names)} validation images have the very pixels of training "
             f"images, so that scores on them are too good: {list_some(names)}; validate on other images, or "
-            "remove the copies",
+            "remove the copies"
         )
 
 
@@ -260,15 +247,14 @@ def _weigh(train_set: Dataset, inspection: Inspection, plan: Plan) -> list[float
     return weigh_images(own, plan.crop_size, len(train_set.categories)).tolist()
 
 
-def _warn_of_cap(records: tuple[Record, ...], counts: dict[str, int], cap: int, console: Console) -> None:
+def _warn_of_cap(records: tuple[Record, ...], counts: dict[str, int], cap: int) -> None:
     """Say so where validation images hold more instances than can ever be found."""
     fullest = max(records, key=lambda record: counts[record.name])
     num_instances = counts[fullest.name]
     if num_instances > cap:
-        print_line(
-            console,
-            f"warning: validation image {fullest.name} holds {num_instances} instances, but at most {cap} detections "
-            f"an image are scored; set detections_per_image to at least {num_instances} in a new run",
+        logger.warning(
+            f"validation image {fullest.name} holds {num_instances} instances, but at most {cap} detections "
+            f"an image are scored; set detections_per_image to at least {num_instances} in a new run"
         )
 
 
