@@ -13,6 +13,7 @@ from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPri
 
 from manymask.core import find_layers
 from manymask.modeling.detections import Detections
+from manymask.modeling.pooling import pool_boxes
 from manymask.modeling.rpn import Float32BoxCoder
 from manymask.modeling.targets import sample_mask_targets
 
@@ -44,6 +45,22 @@ class LevelPooler(MultiScaleRoIAlign):
             canonical_scale=self.canonical_scale,
             canonical_level=self.canonical_level,
         )
+
+    def forward(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Float32[Tensor, "boxes channels bins bins"]:
+        """The features of each box, from its level."""
+        if x[self.featmap_names[0]].is_cuda:
+            return super().forward(x, boxes, image_shapes)
+        levels = self.map_levels(boxes)
+        images = torch.cat([torch.full_like(own[:, :1], index) for index, own in enumerate(boxes)])
+        located = torch.cat([images, torch.cat(boxes)], dim=1)
+        members = [torch.nonzero(levels == level).flatten() for level in range(len(self.featmap_names))]
+        pooled = [
+            pool_boxes(x[name], located[own], self.output_size[0], scale, self.sampling_ratio)
+            for name, own, scale in zip(self.featmap_names, members, self.scales, strict=True)
+        ]
+        return torch.cat(pooled)[torch.cat(members).argsort()]
 
 
 class CrowdRoIHeads(RoIHeads):
