@@ -19,6 +19,8 @@ from tests.tiny_model import CATEGORIES, make_tiny_plan
 class LeftHalf:
     """Finds one object, the left half of whatever it sees."""
 
+    device = torch.device("cpu")
+
     def __call__(self, images):
         return [
             Detections(
@@ -59,7 +61,7 @@ def test_views_see_both_halves():
 def test_files_and_scores(cells, tmp_path):
     (labels,) = predict_files(make_model(), cells, tmp_path / "out", formats=["labels"])
     assert [path.name for path in labels.glob("*.tif")] == ["a.tif"]
-    assert evaluate(make_model(), cells)["num_predictions"] == 1
+    assert evaluate(make_model(), cells).num_predictions == 1
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1] * 8), (3, [3, 1, 3, 1])])

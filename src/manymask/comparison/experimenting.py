@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -197,10 +196,18 @@ def _train_all(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dic
         shares[number % num_devices][run] = {**settings, "device": f"cuda:{number % num_devices}"}
     # Progress of several runs at once would be told by turns, and a process of its own cannot tell it; notes it prints.
     places = places | {"progress": None}
-    tell = partial(logging.basicConfig, level=logger.getEffectiveLevel(), format="%(message)s")
-    with ProcessPoolExecutor(num_devices, mp_context=get_context("spawn"), initializer=tell) as executor:
+    context, is_told = get_context("spawn"), logger.isEnabledFor(logging.INFO)
+    with ProcessPoolExecutor(num_devices, context, initializer=_print_notes if is_told else None) as executor:
         for result in [executor.submit(_train_runs, data, places, share) for share in shares]:
             result.result()
+
+
+def _print_notes() -> None:
+    """Let a process that trains some of the runs tell what this one would."""
+    log, handler = logging.getLogger("manymask"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def _train_runs(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]]) -> None:

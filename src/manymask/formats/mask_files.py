@@ -55,7 +55,9 @@ def _find_entry(folder: Path) -> Entry:
 def _find_image(folder: Path) -> Path:
     images = list_images(folder / "images") if (folder / "images").is_dir() else []
     if len(images) != 1:
-        raise DatasetError(f"{folder / 'images'} holds {len(images)} images, expected one for each folder of masks")
+        raise DatasetError(
+            f"{folder / 'images'} holds {len(images)} images, expected one for each folder of masks; keep one"
+        )
     return images[0]
 
 

@@ -31,7 +31,7 @@ def format_findings(findings: Sequence[Finding], data: Path) -> tuple[str, tuple
 def _describe_fix(finding: Finding) -> str:
     if not finding.is_fixable:
         return ""
-    return " (--fix leaves the image out)" if finding.kind in LEFT_OUT else " (--fix does it)"
+    return " (--fix leaves the image out)" if finding.kind in (*LEFT_OUT, "incomplete-image") else " (--fix does it)"
 
 
 def format_treatments(findings: Sequence[Finding]) -> tuple[str, tuple[str, ...], Rows]:

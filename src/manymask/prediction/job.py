@@ -92,7 +92,8 @@ def predict_files(
             f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "
             f"and {num_found} have a lower one; set score_threshold lower, or train longer"
         )
-    return [output / place for place in dict.fromkeys(name.partition("/")[0] for name in names)]
+    places = dict.fromkeys(name.partition("/")[0] for name in names)
+    return [output / place for place in sorted(places, key=lambda place: "." in place)]  # folders first
 
 
 def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -> list[int]:

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
-from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
 
@@ -48,7 +47,6 @@ class _Images:
 
     def __init__(self, dataset: Dataset, plan: Plan, scales: Scales | None = None) -> None:
         self.dataset, self.plan, self.normalization = dataset, plan, Normalization.of(plan)
-        self.preprocessing = Preprocessing.of(plan)
         self.scales: Scales = {} if scales is None else scales
 
     def __len__(self) -> int:
@@ -73,8 +71,7 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         draw = draw_augmentation(Augmentation.of(self.plan), sample.image.size, generator)
         layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
         image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
-        target = make_target(layers, sample.labels, sample.iscrowd)
-        return *self.preprocessing.prepare(image, target), sample.name
+        return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
 
 
 class ValidationImages(_Images, TorchDataset[ValidationItem]):
@@ -82,7 +79,7 @@ class ValidationImages(_Images, TorchDataset[ValidationItem]):
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return self.preprocessing(self.normalize(sample)), sample.to_instances(), sample.image_id
+        return self.normalize(sample), sample.to_instances(), sample.image_id
 
 
 class InstanceDataModule(L.LightningDataModule):

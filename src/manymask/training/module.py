@@ -122,7 +122,9 @@ class TrainingModule(L.LightningModule):
         torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
         if self.plan.min_size:
             torch.rand(len(images))  # drawn by torchvision's resizing, and still, so that runs of before go on the same
-        losses = self.network(images, targets)
+        # Here and not in the loaders, whose other number of threads would give other last digits.
+        prepared = [self.preprocessing.prepare(*pair) for pair in zip(images, targets, strict=True)]
+        losses = self.network([image for image, _ in prepared], [target for _, target in prepared])
         parts = torch.stack(list(losses.values()))
         loss = parts.sum()
         if not loss.isfinite():
@@ -155,7 +157,9 @@ class TrainingModule(L.LightningModule):
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
             view = View((0, 0, *truth.size), self.preprocessing)
-            instances = make_instances(view.map_back(self.network([image])[0]), truth.size, self.postprocessing)
+            instances = make_instances(
+                view.map_back(self.network([view.take(image)])[0]), truth.size, self.postprocessing
+            )
             self._scored.append(
                 score_image(
                     image_id,
