@@ -4,9 +4,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from manymask.core import Dataset, Instances, Sample, read_json
+from manymask.core.files import copy_file
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError

@@ -89,8 +89,8 @@ def detect_views(
 def _merge(views: list[Instances], postprocessing: Postprocessing, source: str) -> Instances:
     if any(is_capped(view, postprocessing) for view in views):
         logger.warning(
-            f"{source}: a view of the image reached the cap of {postprocessing.max_detections} detections, so that objects may be "
-            "lost that other views see; set detections_per_image higher"
+            f"{source}: a view of the image reached the cap of {postprocessing.max_detections} detections, so that "
+            "objects may be lost that other views see; set detections_per_image higher"
         )
     merged = merge_views(views)
     merged = merged[merged.scores >= postprocessing.min_score]
