@@ -45,7 +45,8 @@ def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) ->
     is_apart = {category.name for category in data}.isdisjoint(category.name for category in model)
     if is_apart and 1 in (len(data), len(model)):
         return _take_for_one(data, model)
-    merged, renamed = list(data), []
+    merged = list(data)
+    renamed: list[str] = []
     model_names = {category.name for category in model}
     names = {category.name: index for index, category in enumerate(data)}
     ids = {category.id: index for index, category in enumerate(data) if category.name not in model_names}
@@ -61,7 +62,7 @@ def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) ->
             index, taken = len(merged), {other.id for other in merged}
             merged.append(replace(category, id=max(taken) + 1) if category.id in taken else category)
         labels.append(index + 1)
-    notes = []
+    notes: list[str] = []
     if renamed:
         notes.append(
             f"Classes of the model and of the data were matched by their ids, since their names differ: "

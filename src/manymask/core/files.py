@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -36,7 +36,7 @@ _CAUSES = {
 
 
 @contextmanager
-def explain_writing(path: Path) -> Iterator[None]:
+def explain_writing(path: Path) -> Generator[None]:
     """Turn what a system says where nothing can be written into one sentence.
 
     Raises:
@@ -51,7 +51,7 @@ def explain_writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explain_reading() -> Iterator[None]:
+def explain_reading() -> Generator[None]:
     """Turn a refused permission into one sentence; also a decorator.
 
     Raises:
@@ -66,7 +66,7 @@ def explain_reading() -> Iterator[None]:
 
 
 @contextmanager
-def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def replace_file(path: Path, mode: str = "wb") -> Generator[IO[Any]]:
     """Open a file for writing that takes the place of ``path`` only when it is complete and on the disk.
 
     It is written beside ``path`` and renamed at the end, so that a crash at any moment leaves the old file or the new
@@ -114,7 +114,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def hold_lock(path: Path, conflict: str) -> Iterator[None]:
+def hold_lock(path: Path, conflict: str) -> Generator[None]:
     """Keep other processes from taking the same lock; it ends with its process, however that ends.
 
     The system drops the lock of a killed process, whose empty file stays and is not in the way. Loader processes that

@@ -8,7 +8,7 @@ predictions that somebody has corrected to serve as labels are never lost, and a
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def check_outputs(folder: Path, command: str, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Iterator[None]:
+def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Generator[None]:
     """Keep the record of the files that are written inside the block, after ``check_outputs``.
 
     Args:
@@ -128,9 +128,8 @@ def _is_output(folder: Path, recorded: _Digests) -> bool:
 
 def _is_run(folder: Path) -> bool:
     """Whether training wrote a folder: its plan names the data, unlike one that ``manymask plan`` wrote."""
-    with suppress(OSError, ValueError):
-        plan = json.loads((folder / "plan.json").read_bytes())
-        return isinstance(plan, dict) and plan.get("data") is not None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return json.loads((folder / "plan.json").read_bytes())["data"] is not None
     return False
 
 

@@ -104,7 +104,8 @@ class RunLengths:
         splits = self.row_splits
         counts = np.diff(splits)[rows]
         new_owner = np.repeat(np.arange(len(rows)), counts)
-        source = np.arange(counts.sum()) + np.repeat(splits[:-1][rows] - (np.cumsum(counts) - counts), counts)
+        shift = np.repeat(splits[:-1][rows] - (np.cumsum(counts) - counts), counts)
+        source = np.arange(len(shift)) + shift
         return RunLengths(self.size, len(rows), new_owner, self.start[source], self.length[source])
 
 
