@@ -15,7 +15,7 @@ from manymask.imaging.decoding import read_raster
 from manymask.imaging.orientation import is_obeyed
 from manymask.imaging.raster import Raster, turn
 
-_MAX_ID = 2**53  # the largest range in which float64 holds every whole number
+MAX_ID = 2**53  # the largest range in which float64 holds every whole number
 # "White" of 8-bit, 16-bit and RGB-coded files.
 _WHITE = (255, 65535, 0xFFFFFF)
 # Label images with more values than a byte holds are not looked at for shared ones: what recycles colours has fewer.
@@ -87,7 +87,7 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
     """The same values as int64."""
     with np.errstate(invalid="ignore"):
         ids = values.astype(np.int64)
-    is_bad = (ids != values) | (ids < 0) | (ids > _MAX_ID)
+    is_bad = (ids != values) | (ids < 0) | (ids > MAX_ID)
     if is_bad.any():
         row, column = np.argwhere(is_bad)[0]
         raise FormatError(
@@ -95,7 +95,7 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
             "(background) to 2^53; save ids, not probabilities or a signed code"
         )
     # Above this a float cannot hold every whole number, so that neighbouring ids become one.
-    largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else _MAX_ID
+    largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else MAX_ID
     if ids.max(initial=0) > largest:
         raise FormatError(
             f"{path} holds the id {ids.max()} as {values.dtype}, which cannot tell ids above {largest} from each "
