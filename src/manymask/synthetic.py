@@ -185,12 +185,7 @@ def _draw_cell(
 
 
 def _shape_cell(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    centre: tuple[float, float],
-    radius: float,
-    label: int,
-    look: _Look,
+    rng: np.random.Generator, size: tuple[int, int], centre: tuple[float, float], radius: float, label: int, look: _Look
 ) -> _Cell:
     """Shape an ellipse with a wavy outline, inside its box, which ends at the image's border."""
     stretch = np.sqrt(max(1.0, look.elongation * np.exp(rng.normal(0, 0.12))))

@@ -101,7 +101,7 @@ class Record:
         image_id: Number of the image, unique in its data set.
         name: Stem of the image, unique in its data set.
         path: The image file.
-        annotation: What the data set's ``read_record`` needs to find the labels.
+        annotation: What else the data set's ``read_record`` needs to find the labels.
         label_files: The files of the labels.
         is_split: Take every piece of a value of its label images for an instance of its own.
         source_id: The id that the data's files give the image, where their ids are texts such as UUIDs.

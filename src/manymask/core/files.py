@@ -141,11 +141,15 @@ def hold_lock(path: Path, conflict: str) -> Iterator[None]:
 
 
 def _open_locked(path: Path, conflict: str) -> int:
+    """Open a file and lock it, or fail at once."""
     while True:
         with explain_writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor)
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 os.close(descriptor)
@@ -156,11 +160,3 @@ def _open_locked(path: Path, conflict: str) -> int:
         if sys.platform == "win32" or os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock an open file or fail at once."""
-    if sys.platform == "win32":
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from manymask.core.files import check_writable, explain_writing, replace_file
+from manymask.core.files import check_writable, explain_writing
+from manymask.core.json_files import write_json
 from manymask.errors import PlanError
 
 RECORD_NAME = ".manymask.json"
@@ -83,14 +84,14 @@ def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole
             if _is_unchanged(folder / name, name, before):
                 _remove(folder, name)
         before = {}
-    _write_records(folder, records | {command: before | dict.fromkeys(names)})
+    write_json(folder / RECORD_NAME, records | {command: before | dict.fromkeys(names)})
     try:
         yield
     finally:
         written = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
         records = _read_records(folder)  # another command may have written its own meanwhile
         before = {} if is_whole else {name: d for name, d in records.get(command, {}).items() if name not in names}
-        _write_records(folder, records | {command: before | written})
+        write_json(folder / RECORD_NAME, records | {command: before | written})
 
 
 def drop_outputs(folders: Sequence[Path]) -> list[Path]:
@@ -107,7 +108,7 @@ def is_unused(folder: Path) -> bool:
 
 
 def list_writers(folder: Path) -> dict[str, str]:
-    """The command that wrote each file, by its place in a folder; of others it is not known."""
+    """The command that wrote each file, by its place in a folder; the others are not known."""
     return {name: command for command, digests in _read_records(folder).items() for name in digests}
 
 
@@ -121,7 +122,9 @@ def _is_output(folder: Path, recorded: _Digests) -> bool:
         if path.is_dir():
             if not _is_output(path, _list_below(recorded, path.name)):
                 return False
-        elif path.name not in _OLD_NAMES and not _is_recorded(path, recorded):
+        elif path.name in _OLD_NAMES or recorded.get(path.name, "") is None:
+            continue  # of a command that was killed before it wrote a digest
+        elif not _is_unchanged(path, path.name, recorded):
             return False
     return bool(children) or any((folder / name).exists() for name in (RECORD_NAME, LOCK_NAME))
 
@@ -148,12 +151,6 @@ def _is_unchanged(path: Path, name: str, digests: _Digests) -> bool:
     A file whose command was killed has no digest, and may have been corrected since: it is not known to be unchanged.
     """
     return digests.get(name) is not None and path.is_file() and digests[name] == _digest(path)
-
-
-def _is_recorded(path: Path, digests: _Digests) -> bool:
-    """Whether a file is an output: as it was recorded, or of a command that was killed before it wrote a digest."""
-    name = path.name
-    return (name in digests and digests[name] is None) or _is_unchanged(path, name, digests)
 
 
 def _digest(path: Path) -> str:
@@ -210,8 +207,3 @@ def _read_records(folder: Path) -> dict[str, _Digests]:
     if not all(place.startswith(os.path.join(root, "")) for place in places):
         raise PlanError(f"{path} is not as manymask wrote it; remove it, and the files beside it are taken for yours")
     return records
-
-
-def _write_records(folder: Path, records: dict[str, _Digests]) -> None:
-    with replace_file(folder / RECORD_NAME, "w") as file:
-        json.dump(records, file)

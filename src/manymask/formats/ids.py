@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Int32, Int64, Shaped
 
-from manymask.core import RunLengths, encode_layers
+from manymask.core import RunLengths, encode_layers, paint_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
 from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
@@ -47,22 +47,12 @@ class LabelImage:
     orientation: int = 1
 
 
-def read_ids(path: str | Path) -> Int64[np.ndarray, "height width"]:
-    """Read the ids of a label image, as stored: 0 for background, gaps and large ids kept.
+def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
+    """The ids of a label image as they are stored: 0 for background, gaps and large ids kept, not turned.
 
     Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B. What is transparent
     where other pixels are not is background. Ids stay as they are stored where the smallest value means white.
-
-    Raises:
-        FormatError: The file cannot be read, was saved by a lossy codec, or holds something else than whole numbers
-            from 0 to 2^53 (to the last that its type of float holds with all before it).
     """
-    path = Path(path)
-    raster = read_raster(path)
-    return turn(_to_ids(raster, path), raster.orientation if is_obeyed() else 1)
-
-
-def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
     if raster.lossy:
         kind = "is a JPEG" if raster.lossy == "JPEG" else f"was saved as {raster.lossy}"
         raise FormatError(f"{path} {kind}, which changes ids when it is saved; save labels as PNG or lossless TIFF")
@@ -131,8 +121,9 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
             that mostly lie between others.
 
     Raises:
-        FormatError: The file cannot be read, or does not hold ids; with ``is_split`` also where two values touch, since
-            their pieces then need not be objects.
+        FormatError: The file cannot be read, was saved by a lossy codec, or does not hold ids: whole numbers from 0 to
+            2^53 (to the last that its type of float holds with all before it). With ``is_split`` also where two values
+            touch, since their pieces then need not be objects.
     """
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
@@ -143,17 +134,12 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
         ids, source = _split(path, ids, len(old_ids))
         return LabelImage(ids, old_ids[source], orientation)
     if is_checked:
-        _check_not_binary(path, old_ids)
+        if len(old_ids) == 1 and old_ids[0] in _WHITE:
+            raise FormatError(
+                f"{path} holds only 0 and {old_ids[0]}: a binary mask, not instances, and {_OWN_NUMBER}; {_SPLIT}"
+            )
         _check_not_shared(path, ids, old_ids)
     return LabelImage(ids, old_ids, orientation)
-
-
-def _check_not_binary(path: Path, ids: Int64[np.ndarray, " instances"]) -> None:
-    """Refuse a label image whose only id is white."""
-    if len(ids) == 1 and ids[0] in _WHITE:
-        raise FormatError(
-            f"{path} holds only 0 and {ids[0]}: a binary mask, not instances, and {_OWN_NUMBER}; {_SPLIT}"
-        )
 
 
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
@@ -220,11 +206,7 @@ def _split(
     if _touch(ids, num_ids):
         raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
     pieces, source = find_pieces(_encode(ids, num_ids), 0)
-    height, width = ids.shape
-    flat = np.zeros(height * width, dtype=np.int32)
-    place = np.repeat(pieces.start - np.cumsum(pieces.length) + pieces.length, pieces.length)
-    flat[place + np.arange(len(place))] = np.repeat(pieces.owner + 1, pieces.length)
-    return flat.reshape(width, height).T.copy(), source
+    return paint_layers(pieces)[0].numpy(), source
 
 
 def check_size(path: Path, size: tuple[int, int], image_path: Path, image_size: tuple[int, int]) -> None:

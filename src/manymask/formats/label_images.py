@@ -54,7 +54,7 @@ def read_label_images(root: str | Path) -> Dataset:
     problems: list[Problem] = []
     for name, path in images:
         if label := labels.get(make_key(name)):
-            entries.append((name, path, label, (label,)))
+            entries.append((name, path, None, (label,)))
             continue
         message = f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)"
         problems.append(report_incomplete(message, path, name))
@@ -98,7 +98,7 @@ def _label_kind(path: Path) -> str | None:
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
-    path: Path = record.annotation
+    (path,) = record.label_files
     label = read_label_image(path, is_split=record.is_split)
     image, doubts = open_labelled_image(record.path, label.ids.shape, label.orientation)
     check_size(path, label.ids.shape, record.path, image.size)
@@ -106,7 +106,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
 
 
 def _name_instances(record: Record) -> list[str]:
-    return [f"id {i}" for i in read_label_image(record.annotation, is_split=record.is_split).old_ids]
+    return [f"id {i}" for i in read_label_image(record.label_files[0], is_split=record.is_split).old_ids]
 
 
 def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:
@@ -136,7 +136,7 @@ def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
 
 
 class LabelImageWriter(DatasetWriter):
-    """Writes ``images`` and ``labels``; an overlap goes to the first instance."""
+    """Writes ``images`` and ``labels``; pixels of several instances go to the first."""
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""

@@ -48,8 +48,7 @@ def read_mask_files(root: str | Path) -> Dataset:
 
 
 def _find_entry(folder: Path) -> Entry:
-    image, masks = _find_image(folder), _find_masks(folder)
-    return folder.name, image, masks, masks
+    return folder.name, _find_image(folder), None, _find_masks(folder)
 
 
 def _find_image(folder: Path) -> Path:
@@ -68,8 +67,8 @@ def _find_masks(folder: Path) -> tuple[Path, ...]:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     size, orientation = None, 1
-    if record.annotation:
-        mask, orientation = _read_mask(record.annotation[0])
+    if record.label_files:
+        mask, orientation = _read_mask(record.label_files[0])
         size = mask.shape
     image, doubts = open_labelled_image(record.path, size, orientation)
     runs = encode_crops(_read_crops(record, image.size), image.size)
@@ -80,7 +79,7 @@ def _read_crops(
     record: Record, size: tuple[int, int]
 ) -> Iterator[tuple[int, int, Bool[np.ndarray, "crop_height crop_width"]]]:
     """Each mask inside its own box; only the box stays in memory."""
-    for path in record.annotation:
+    for path in record.label_files:
         mask, _ = _read_mask(path)
         check_size(path, mask.shape, record.path, size)
         rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
@@ -147,25 +146,19 @@ def _is_background(mask: Bool[np.ndarray, "height width"]) -> bool:
 
 
 def _name_instances(record: Record) -> list[str]:
-    return [path.name for path in record.annotation]
+    return [path.name for path in record.label_files]
 
 
 def _drop_empty_masks(record: Record) -> Salvage | None:
     try:
-        empty = [path for path in record.annotation if not _read_mask(path)[0].any()]
+        empty = [path for path in record.label_files if not _read_mask(path)[0].any()]
     except FormatError:  # one cannot be read at all, which then is the finding
         return None
     if not empty:
         return None
-    kept = tuple(path for path in record.annotation if path not in empty)
+    kept = tuple(path for path in record.label_files if path not in empty)
     what = f"masks without any pixel: {list_some(path.name for path in empty)}"
-    return Salvage(
-        replace(record, annotation=kept, label_files=kept),
-        "empty-mask-file",
-        empty[0],
-        f"has {what}",
-        f"removed {what}",
-    )
+    return Salvage(replace(record, label_files=kept), "empty-mask-file", empty[0], f"has {what}", f"removed {what}")
 
 
 FORMAT = Format(

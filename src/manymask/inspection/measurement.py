@@ -8,9 +8,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
-from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
-    KDTree,  # pyright: ignore[reportUnknownVariableType]
-)
+from scipy.spatial import KDTree
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
 from manymask.core.components import find_pieces, split_columns

@@ -74,10 +74,7 @@ def check_target(output: Path, data: Path) -> None:
 
 
 def write_repaired(
-    dataset: Dataset,
-    inspection: Inspection,
-    output: Path,
-    progress: Progress | None = None,
+    dataset: Dataset, inspection: Inspection, output: Path, progress: Progress | None = None
 ) -> tuple[Repair, ...]:
     """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
 
