@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from manymask.cli.app import app
+from manymask.core import ArraySource
 from manymask.core.dataset import DatasetWriter, Doubt, Format
 from manymask.core.files import copy_file
 from manymask.formats import FORMATS, detect_format, read_dataset
@@ -32,7 +33,7 @@ def read_record(record, categories):
     ids = np.zeros(pixels.shape[:2], dtype=np.int32)
     for number, (top, left, bottom, right) in enumerate(load_boxes(record), start=1):
         ids[top:bottom, left:right] = number
-    return make_sample(record, pixels, ids, np.ones(len(load_boxes(record)), dtype=np.int64))
+    return make_sample(record, ArraySource(pixels), ids, np.ones(len(load_boxes(record)), dtype=np.int64))
 
 
 class Writer(DatasetWriter):

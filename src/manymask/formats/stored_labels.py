@@ -129,7 +129,7 @@ def _parse_column(
     return values
 
 
-def _parse_number(kind: Callable[[str], float], least: float, most: float, text: str) -> float:
+def _parse_number(kind: type[int | float], least: int, most: int, text: str) -> int | float:
     if not least <= (number := kind(text)) <= most:
         raise ValueError
     return number

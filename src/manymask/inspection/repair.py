@@ -30,7 +30,7 @@ LEFT_OUT = (
     "constant-image",
     "same-image-in-val",
 )
-"""Findings that a copy without the image puts right."""
+"""Kinds of findings that are put right by leaving the image out of the copy."""
 
 _DONE = {
     "zero-area-instance": "removed {} without any pixel",
@@ -76,7 +76,7 @@ def check_target(output: Path, data: Path) -> None:
 def write_repaired(
     dataset: Dataset, inspection: Inspection, output: Path, progress: Progress | None = None
 ) -> tuple[Repair, ...]:
-    """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
+    """Write a copy of a data set, one image at a time, and put right what rules can put right.
 
     Images are copied byte for byte; the writer of the data set's format writes the labels.
 
@@ -194,7 +194,7 @@ def _select(table: _Table, rows: Int64[np.ndarray, " kept"]) -> _Table:
 
 
 def _split(table: _Table, rows: Int64[np.ndarray, " rows"]) -> _Table:
-    """Instances in place of the pieces of some; the largest first, crumbs are dropped."""
+    """Make an instance of each piece of the given rows, the largest first; crumbs are dropped."""
     pieces, owner = find_pieces(table.instances.runs.select(rows))
     areas = pieces.areas
     kept = np.flatnonzero(areas > MAX_TINY_AREA)
