@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from manymask.core.runs import RunLengths
+from manymask.core.runs import RunLengths, expand_ranges
 
 FAR_GAP = 2
 """Pieces with more background pixels than this between them, across and down, are far from each other."""
@@ -26,9 +26,7 @@ def split_columns(
     """
     height = max(runs.size[0], 1)
     first, last = runs.start // height, (runs.start + runs.length - 1) // height
-    count = last - first + 1
-    source = np.repeat(np.arange(len(count)), count)
-    column = first[source] + np.arange(len(source)) - np.repeat(np.cumsum(count) - count, count)
+    source, column = expand_ranges(first, last - first + 1)
     top = np.maximum(runs.start[source] - column * height, 0)
     bottom = np.minimum((runs.start + runs.length)[source] - column * height, height)
     return runs.owner[source], column, top, bottom
@@ -88,7 +86,5 @@ def _link(
         shift = distance * stride
         begin = np.searchsorted(bottoms, column_key + shift + top, "left")
         end = np.searchsorted(tops, column_key + shift + bottom + 2 * gap, "right")
-        count = np.maximum(end - begin, 0)
-        first = np.repeat(np.arange(len(count)), count)
-        pairs.append((first, begin[first] + np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)))
+        pairs.append(expand_ranges(begin, np.maximum(end - begin, 0)))
     return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])

@@ -27,7 +27,7 @@ def is_label_images(root: Path) -> bool:
     What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
     """
     has_folders = (root / "images").is_dir() and drop_outputs(_find_label_folders(root))
-    return bool(has_folders) or any(_label_kind(path) == "masks" for path in list_images(root))
+    return bool(has_folders or _find_side_by_side(root)[1])
 
 
 def read_label_images(root: str | Path) -> Dataset:
@@ -81,20 +81,15 @@ def _find_label_folders(root: Path) -> list[Path]:
 
 
 def _find_side_by_side(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    """Name and file of the images and of Cellpose's masks in one folder; its flows are passed over."""
     images, label_images = [], []
     for path in list_images(root):
         match = LABEL_STEM.fullmatch(path.stem)
         if match is None:
             images.append((path.stem, path))
-        elif _label_kind(path) == "masks":
+        elif match["kind"].lower() == "masks":
             label_images.append((match["stem"], path))
     return images, label_images
-
-
-def _label_kind(path: Path) -> str | None:
-    """``masks`` or ``flows`` for what Cellpose writes, None for an image."""
-    match = LABEL_STEM.fullmatch(path.stem)
-    return match and match["kind"].lower()
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:

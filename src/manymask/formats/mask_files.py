@@ -11,12 +11,13 @@ from jaxtyping import Bool, Shaped
 from manymask.core import encode_crops, encode_layers, paint_layers
 from manymask.core.components import find_pieces
 from manymask.core.dataset import Category, Dataset, Format, Record, Salvage, Sample
+from manymask.core.runs import expand_ranges
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import check_size
 from manymask.formats.label_images import LabelImageWriter
 from manymask.formats.records import Entry, find_entries, make_dataset, make_sample
 from manymask.imaging.decoding import read_raster
-from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
+from manymask.imaging.files import IMAGE_SUFFIXES, list_folders, list_images
 from manymask.imaging.orientation import is_obeyed, open_labelled_image
 from manymask.imaging.raster import Raster, turn
 from manymask.wording import list_some
@@ -61,8 +62,7 @@ def _find_image(folder: Path) -> Path:
 def _find_masks(folder: Path) -> tuple[Path, ...]:
     if not (folder / "masks").is_dir():
         raise DatasetError(f"{folder} holds no folder 'masks'; add one (empty if the image shows no object)")
-    files = (path for path in (folder / "masks").iterdir() if path.suffix.lower() in _MASK_SUFFIXES)
-    return tuple(sorted((path for path in files if not is_hidden(path) and path.is_file()), key=lambda path: path.name))
+    return tuple(list_images(folder / "masks", _MASK_SUFFIXES))
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
@@ -127,10 +127,9 @@ def _check_one_object(grey: Shaped[np.ndarray, "height width"], path: Path) -> N
     """
     islands, _ = find_pieces(encode_layers(torch.from_numpy((grey != 0).astype(np.int32)[None]), 1), 0)
     large = islands.select(np.flatnonzero(islands.areas * _MIN_SHARE >= islands.areas.max()))
-    columns = grey.T.ravel()  # runs are in column order
-    place = np.repeat(large.start - np.cumsum(large.length) + large.length, large.length)
+    run, position = expand_ranges(large.start, large.length)
+    owner, values = large.owner[run], grey.T.ravel()[position]  # runs are in column order
     highest = np.zeros(len(large), dtype=grey.dtype)
-    owner, values = np.repeat(large.owner, large.length), columns[place + np.arange(len(place))]
     np.maximum.at(highest, owner, values)
     is_flat = 2 * np.bincount(owner, values == highest[owner], len(large)) > large.areas
     if len(found := np.unique(highest[is_flat])) > 1:

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,9 @@ def open_image(path: str | Path) -> FileSource:
     return FileSource(Path(path), header, header.orientation if is_obeyed() else 1)
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The image files directly in a folder, by name; hidden files are ignored."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     return sorted((path for path in files if not is_hidden(path) and path.is_file()), key=lambda path: path.name)
 
 

@@ -58,21 +58,12 @@ class Raster:
         if self.palette is not None:
             return self.palette[self.values[..., 0]]
         values = self.values
-        if self.is_inverted:
-            values = _invert(values, self.white)
+        if self.is_inverted and self.white is None:  # floats are mirrored within their own range
+            values = np.nanmin(values) + np.nanmax(values) - values
+        elif self.is_inverted:
+            values = ~values if values.dtype.kind == "i" else values.dtype.type(self.white) - values
         # Grey of 1, 2 and 4 bits fills its byte, so that white is 255 whatever the file's type.
         return values * np.uint8(255 // self.white) if self.white in (1, 3, 15) else values
-
-
-def _invert(
-    values: Shaped[np.ndarray, "height width channels"], white: int | None
-) -> Shaped[np.ndarray, "height width channels"]:
-    """The negative; floats, which have no white, are mirrored within their own range."""
-    if white is None:
-        return np.nanmin(values) + np.nanmax(values) - values
-    if values.dtype.kind == "i":
-        return ~values
-    return values.dtype.type(white) - values
 
 
 def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shaped[np.ndarray, "_ _ *channels"]:

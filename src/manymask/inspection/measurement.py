@@ -14,6 +14,7 @@ from torchvision import ops
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
 from manymask.core.components import find_pieces, split_columns
+from manymask.core.runs import expand_ranges
 from manymask.imaging.intensities import keep_differences
 
 DUPLICATE_IOU = 0.9
@@ -298,8 +299,7 @@ def _join_nearest(runs: RunLengths, first: slice, second: slice) -> Int64[np.nda
 
 def _list_pixels(runs: RunLengths, part: slice) -> Int64[np.ndarray, "pixels 2"]:
     """Column and row of every pixel of a range of runs."""
-    start, length = runs.start[part], runs.length[part]
-    position = np.arange(int(length.sum())) + np.repeat(start - (np.cumsum(length) - length), length)
+    _, position = expand_ranges(runs.start[part], runs.length[part])
     return np.stack(np.divmod(position, runs.size[0]), axis=1)
 
 
