@@ -10,9 +10,9 @@ from jaxtyping import Int64
 from manymask.core.dataset import Category
 
 ONE_CLASS = (Category(1, "instance"),)
-"""The class where all are taken for one."""
+"""The classes where all are scored as one."""
 
-# Names that say no more than a number or that there is an object, as readers give them to classes without a name.
+# Names that say nothing but a number, or that there is an object; readers give them to classes without a name.
 _NUMBERED = re.compile(r"(class|category|label)?[ _-]?\d+", re.IGNORECASE)
 _NAMELESS = ("object", "instance")
 

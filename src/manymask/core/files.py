@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, places that can be written to, and locks that end with their process."""
+"""Files that are written whole or not at all, checks of places to write to, and locks that end with their process."""
 
 import errno
 import logging
@@ -37,7 +37,7 @@ _CAUSES = {
 
 @contextmanager
 def explain_writing(path: Path) -> Iterator[None]:
-    """Turn what a system says where nothing can be written into one sentence.
+    """Turn the system's error about a file that cannot be written into one sentence.
 
     Raises:
         ManymaskError: The disk is full or cannot be written to; names the file.
@@ -52,7 +52,7 @@ def explain_writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_reading() -> Iterator[None]:
-    """Turn a refused permission into one sentence; also a decorator.
+    """Turn the error about a refused permission into one sentence; also a decorator.
 
     Raises:
         DatasetError: A file or folder may not be read; names it.

@@ -1,4 +1,4 @@
-"""Label images: the ids that they hold, and signs that their values are none."""
+"""Label images: reading their ids, and checks that their values are ids."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,12 @@ from manymask.imaging.raster import Raster, turn
 MAX_ID = 2**53  # the largest range in which float64 holds every whole number
 # "White" of 8-bit, 16-bit and RGB-coded files.
 _WHITE = (255, 65535, 0xFFFFFF)
-# Label images with more values than a byte holds are not looked at for shared ones: what recycles colours has fewer.
+# Label images with more values than a byte holds are not checked for shared values: programs that reuse colours give
+# fewer.
 _MAX_SHARED_VALUES = 255
 # A label image counts as resampled above this share of pixels on rims. In those of dsb2018, emps and axons it is at
-# most 0.001; after bilinear or cubic resizing, smoothing or JPEG of quality 50 to 95 it is 0.2 to 0.6. Fewer values
-# than that many may be classes, such as border and inside; where nearly all are on rims they are objects of one pixel.
+# most 0.001; after bilinear or cubic resizing, smoothing or JPEG of quality 50 to 95 it is 0.2 to 0.6. A few values may
+# be classes, such as border and inside, and where nearly all pixels are on rims, objects may be one pixel wide.
 _MAX_RIM_SHARE = 0.1
 _MIN_RIM_VALUES = 10
 _MIN_ROD = 10  # pixels of a thin object; interpolation makes smaller pieces of a value that no other has
@@ -143,10 +144,10 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
 
 
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
-    """Refuse values that mostly lie between a smaller and a larger one.
+    """Refuse a label image of which many pixels lie between a smaller and a larger value.
 
-    Interpolation and lossy codecs make such rims around objects. A thin object between two others is rim as a whole and
-    does not count.
+    Interpolation and lossy codecs make such rims around objects. A thin object between two others consists of rim only
+    and does not count.
     """
     if num_ids <= _MIN_RIM_VALUES:
         return
@@ -202,7 +203,7 @@ def _encode(ids: Int32[np.ndarray, "height width"], num_ids: int) -> RunLengths:
 def _split(
     path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int
 ) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " pieces"]]:
-    """Every piece of a value as an instance, and the place of the value that it is of."""
+    """The ids where every piece of a value is an instance, and the index of each one's value."""
     if _touch(ids, num_ids):
         raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
     pieces, source = find_pieces(_encode(ids, num_ids), 0)

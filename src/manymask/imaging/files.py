@@ -1,4 +1,4 @@
-"""Image files: which there are, what they are called, and their pixels."""
+"""Image files: finding them, their names, and their pixels."""
 
 import os
 import re
@@ -73,12 +73,12 @@ def check_unique_names(images: Iterable[tuple[str, Path]]) -> None:
 
 
 def make_key(name: str) -> str:
-    """What names are compared by: those that look the same are, whether an accent is a character of its own or not."""
+    """A name in the form for comparisons: names that look alike are equal, however their accents are encoded."""
     return unicodedata.normalize("NFC", name)
 
 
 def name_folder(folder: Path) -> str:
-    """The name of a folder as the user sees it: that of ``.`` too, and of a link its own, not its target's."""
+    """The name of a folder as the user sees it: ``.`` has one too, and a link has its own, not that of its target."""
     return Path(os.path.abspath(folder)).name
 
 

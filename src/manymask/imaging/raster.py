@@ -79,7 +79,7 @@ def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shape
 
 
 def turn_back(window: Window, size: tuple[int, int], orientation: int) -> Window:
-    """The part of a stored image that turning makes a window of the turned one, which is of ``size``."""
+    """The window of the stored image that becomes ``window`` of the turned image, which is of ``size``."""
     top, left, height, width = window
     bottom, right = size[0] - top - height, size[1] - left - width
     corners = {2: (top, right), 3: (bottom, right), 4: (bottom, left)}
@@ -111,7 +111,7 @@ def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> N
 
 
 def check_length(path: Path, end: int) -> None:
-    """Refuse a file that is shorter than its data, which ``end`` there.
+    """Refuse a file that is shorter than ``end``, the position in bytes where its data end.
 
     Raises:
         FormatError: It is.

@@ -1,4 +1,4 @@
-"""One pass over a data set: every file is decoded once, checked, measured and examined."""
+"""One pass over a data set, in which every file is decoded once, checked, measured and examined."""
 
 import re
 from collections.abc import Iterable
@@ -158,7 +158,7 @@ def _report_doubts(record: Record, doubts: Iterable[Doubt]) -> list[Finding]:
 
 
 def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | None) -> _Look:
-    """The finding for an image that cannot be read, and where its labels can be salvaged, the look at what they are."""
+    """The finding for an image that cannot be read; where its labels can be salvaged, also the look at these."""
     if (salvage := dataset.format.salvage(record)) is not None:
         finding = make_finding(salvage.kind, salvage.detail, record.name, salvage.path)
         found, facts, check = _look(replace(dataset, records=(salvage.record,)), 0, False, cap)
@@ -173,7 +173,7 @@ def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | 
 
 
 def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Finding:
-    """The finding that a message tells of: what is wrong, and after the last semicolon the remedy."""
+    """The finding of a message, which says what is wrong and, after the last semicolon, the remedy."""
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
     return make_finding(kind, detail, image, path, remedy)

@@ -1,4 +1,4 @@
-"""A repaired copy of a data set: what rules can put right is put right, the rest is left as it is."""
+"""A repaired copy of a data set: what rules can put right is put right, everything else stays as it is."""
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -43,7 +43,7 @@ _DONE = {
     "hidden-instance": "removed {} hidden by others, as a label image holds one id a pixel",
 }
 
-# What comes of writing masks in place of polygons.
+# What the copy puts right because it holds masks in place of polygons.
 _CONVERTED = {
     "out-of-frame": "cut off what lay outside the image",
     "self-crossing": "wrote masks in place of outlines that cross themselves",
