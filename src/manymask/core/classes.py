@@ -51,6 +51,7 @@ def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) ->
     ids = {category.id: index for index, category in enumerate(data) if category.name not in model_names}
     labels = [0]
     for category in model:
+        # By name, else by id where the names allow it, else as a class that only the model has.
         index, same_id = names.get(category.name), ids.get(category.id)
         if index is None and same_id is not None:
             pair = (category.name, data[same_id].name)

@@ -109,7 +109,7 @@ class RunLengths:
 def expand_ranges(
     begin: Int64[np.ndarray, " ranges"], length: Int64[np.ndarray, " ranges"]
 ) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " numbers"]]:
-    """The whole numbers of ranges one after the other: the index of the range that each is in, and the number."""
+    """List ``length[i]`` whole numbers from ``begin[i]`` on for each i: the i of each number, and the number itself."""
     index = np.repeat(np.arange(len(length)), length)
     return index, np.arange(len(index)) + (begin - (np.cumsum(length) - length))[index]
 

@@ -157,6 +157,7 @@ def _index_images(reading: _Reading, entries: list[dict[str, Any]]) -> dict[int 
 
 def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) -> tuple[dict[int | str, Record], bool]:
     """The record of each image that is there by its id in the file, and whether these ids are numbers."""
+    # The file of each entry: one that is there, and of no other entry.
     finder, paths, owners = ImageFinder(reading.json_path), {}, {}
     for key, entry in images.items():
         try:
@@ -174,6 +175,7 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
     has_image_ids = all(is_integer(key) for key in images)
     if not has_image_ids:
         reading.note("gives images ids that are no numbers; images are numbered in their order")
+    # A record each, with the image's own size where the entry gives none.
     records: dict[int | str, Record] = {}
     for number, (key, name) in enumerate(zip(paths, names, strict=True), start=1):
         entry = images[key] | {"id": key if has_image_ids else number}

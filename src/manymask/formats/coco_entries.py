@@ -84,7 +84,7 @@ def read_categories(
     entries = list_entries(json_path, content, "categories") if content.get("categories") else []
     numbers = (to_integer(annotation.get("category_id")) for annotation in annotations)
     used = {number for number in numbers if number is not None}
-    if not entries:
+    if not entries:  # classes are made of the ids that annotations have
         if not used:
             raise FormatError(f"{json_path} lists no categories; expected at least one")
         made = tuple(Category(number, f"class{number}") for number in sorted(used))

@@ -240,6 +240,7 @@ def _match_image_ids(
     path: Path, image_ids: Collection[int | str], dataset: Dataset
 ) -> tuple[dict[int | str, int], tuple[str, ...]]:
     """The data set's image_id for each of the file, and the names of images that nothing was predicted for."""
+    # The image's name that each image_id stands for: by itself if it is a text, else by the list beside the file.
     known = {make_key(record.name): record.name for record in dataset.records}
     if image_ids and all(isinstance(image_id, str) for image_id in image_ids):
         own_ids = {make_key(record.source_id): record.name for record in dataset.records if record.source_id}

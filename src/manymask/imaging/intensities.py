@@ -12,8 +12,8 @@ def keep_differences(pixels: Shaped[np.ndarray, "*shape"], origin: int | None = 
 
     A plain cast to float32 loses differences: it knows no numbers between 100,000,000 and 100,000,008. Types of up to
     16 bits are exact in float32. Wider integers become their distance from ``origin`` (the smallest value of the whole
-    image, by default of ``pixels``) in float64. Wider floats become float64 and are divided by 64, so that no difference
-    of two of them is infinite.
+    image, by default of ``pixels``) in float64. Wider floats become float64 and are divided by 64, so that the
+    difference of no two of them is infinite.
     """
     if pixels.dtype.itemsize <= 2:
         return pixels.astype(np.float32)

@@ -200,9 +200,11 @@ def measure_instances(
     objects = runs.select(rows)
     is_touching[rows] = _find_touching(objects)
     box_iou[rows] = _find_neighbor_box_iou(boxes[rows], labels[rows])
+    # Each pair of instances comes twice, and each instance once with itself, which is left out.
     overlaps = intersect_runs(objects, objects)
     is_pair = overlaps.first != overlaps.second
     is_overlapping[rows[overlaps.first[is_pair]]] = True
+    # Mask IoU and duplicates are of instances of one class only.
     is_pair &= labels[rows[overlaps.first]] == labels[rows[overlaps.second]]
     pairs = Overlaps(overlaps.first[is_pair], overlaps.second[is_pair], overlaps.intersection[is_pair])
     iou = compute_iou(pairs, areas[rows], areas[rows])

@@ -97,6 +97,7 @@ def write_repaired(
     left_out = _choose_left_out(inspection)
     if len(left_out) == len(dataset):
         raise DatasetError(f"nothing of {dataset.root} can be kept; the first image {next(iter(left_out.values()))}")
+    # Findings and unusable entries by the image that they are of; those of images without a record come first.
     kinds: dict[str | None, set[str]] = defaultdict(set)
     for finding in inspection.findings:
         kinds[finding.image].add(finding.kind)
@@ -180,6 +181,7 @@ def _repair(table: _Table) -> _Table:
         rows_of = {kind: rows for kind, rows in found.items() if KINDS[kind].is_fixable and len(rows)}
         if not rows_of:
             return table
+        # Instances are cut into pieces last: what is removed before need not be cut.
         fragmented = rows_of.pop("fragmented-instance", None)
         if fragmented is not None and not rows_of:
             table = _split(table, fragmented)
