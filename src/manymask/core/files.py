@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, places that can be written to, and locks that end with their process."""
+"""Files that are written whole or not at all, checks of places to write to, and locks that end with their process."""
 
 import errno
 import logging
@@ -37,7 +37,7 @@ _CAUSES = {
 
 @contextmanager
 def explain_writing(path: Path) -> Generator[None]:
-    """Turn what a system says where nothing can be written into one sentence.
+    """Turn the system's error about a file that cannot be written into one sentence.
 
     Raises:
         ManymaskError: The disk is full or cannot be written to; names the file.
@@ -52,7 +52,7 @@ def explain_writing(path: Path) -> Generator[None]:
 
 @contextmanager
 def explain_reading() -> Generator[None]:
-    """Turn a refused permission into one sentence; also a decorator.
+    """Turn the error about a refused permission into one sentence; also a decorator.
 
     Raises:
         DatasetError: A file or folder may not be read; names it.
@@ -141,11 +141,15 @@ def hold_lock(path: Path, conflict: str) -> Generator[None]:
 
 
 def _open_locked(path: Path, conflict: str) -> int:
+    """Open a file and lock it, or fail at once."""
     while True:
         with explain_writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor)
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 os.close(descriptor)
@@ -156,11 +160,3 @@ def _open_locked(path: Path, conflict: str) -> int:
         if sys.platform == "win32" or os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock an open file or fail at once."""
-    if sys.platform == "win32":
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
