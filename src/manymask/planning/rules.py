@@ -2,7 +2,7 @@
 
 A rule sees the fingerprint, what was measured on the machine, and the settings that were decided before it, the user's
 own among them: whoever sets ``scale`` gets anchors that fit it. Sources named "measured" are rows of
-``benchmarks/RESULTS.md``, section "Rules".
+``benchmarks/RESULTS.md``, section "Rules". The file is long because it is one table of rules.
 """
 
 import math
