@@ -5,7 +5,6 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from manymask.core.files import explain_writing, hold_lock, replace_file
@@ -19,31 +18,21 @@ from manymask.plan import Plan
 MetricsRow = dict[str, int | float | None]
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths and files of one run; nothing is held in memory that the files do not say."""
+    """Paths and files of one run; nothing is held in memory that the files do not say.
 
-    path: Path
+    Attributes:
+        path: The folder.
+        plan_file: The settings and the record of the data.
+        explanation_file: Every setting with the reason for it, where rules decided them.
+        last: The checkpoint of the last epoch.
+        best: The checkpoint of the epoch with the highest validation mask AP.
+    """
 
-    @property
-    def plan_file(self) -> Path:
-        """The settings and the record of the data."""
-        return self.path / "plan.json"
-
-    @property
-    def explanation_file(self) -> Path:
-        """Every setting with the reason for it, where rules decided them."""
-        return self.path / "plan.md"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint of the last epoch."""
-        return self.path / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the epoch with the highest validation mask AP."""
-        return self.path / "best.ckpt"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan_file, self.explanation_file = path / "plan.json", path / "plan.md"
+        self.last, self.best = path / "last.ckpt", path / "best.ckpt"
 
     def epoch_file(self, epoch: int) -> Path:
         """The checkpoint of an epoch, counted from 1."""

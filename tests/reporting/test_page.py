@@ -188,7 +188,7 @@ def test_instances_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="labels of 0 categories"):
         encode_image(image, 0)
     with pytest.raises((ValueError, TypeCheckError)):
-        encode_image(replace(image, truth_kinds=[]), 3)
+        encode_image(replace(image, errors=replace(image.errors, instances=np.array([], dtype=str))), 3)
 
 
 def test_predictions_file_has_no_run(path, images):

@@ -1,6 +1,5 @@
 """Compare runs, or stored predictions, on the same images."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from manymask.evaluation import (
     view_images,
 )
 from manymask.inspection import group_images
-from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally
+from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally, none_if_nan
 from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath
 from manymask.plan import read_plan
 from manymask.run_folder import count_epochs, find_run, read_metrics
@@ -263,17 +262,13 @@ class ScoredVariant:
         for metric in COMPARED:
             own = self.estimates[metric.path]
             metrics[metric.label] = {
-                "mean": _to_json(own.mean),
-                "runs": [_to_json(value) for value in own.values.tolist()],
+                "mean": none_if_nan(own.mean),
+                "runs": [none_if_nan(value) for value in own.values.tolist()],
                 "seed_deviation": own.seed_deviation,
                 "interval": compute_interval(own.draws, num_units),
             }
         sources = [str(path) for path in self.variant.sources]
         return {"name": self.variant.name, "sources": sources, "metrics": metrics}
-
-
-def _to_json(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _compare_two(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import t
 
-from manymask.metrics import FEW_UNITS, compute_interval
+from manymask.metrics import FEW_UNITS, compute_interval, none_if_nan
 from manymask.metrics.catalogue import Metric
 
 MIN_UNITS = 8
@@ -82,7 +82,7 @@ def compute_difference(metric: Metric, first: Estimates, second: Estimates, num_
     """Subtract two variants, draw by draw, so that what makes images hard for both cancels out."""
     difference = second.mean - first.mean
     if math.isnan(difference):
-        known = (None if math.isnan(first.mean) else first.mean, None if math.isnan(second.mean) else second.mean)
+        known = (none_if_nan(first.mean), none_if_nan(second.mean))
         return Difference(metric, *known, None, num_units, None, None, None, None)
     images = compute_interval(second.draws - first.draws, num_units)
     interval = None if images is None else _widen(images, difference, [first, second])

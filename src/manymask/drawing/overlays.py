@@ -53,15 +53,24 @@ def draw_overlay(
         ValueError: The instances are of another size than the image, or have labels beyond the categories.
     """
     height, width = pixels.shape[:2]
-    if instances.size != (height, width):
-        raise ValueError(f"expected instances of the image's size {(height, width)}, got {instances.size}")
-    if instances.labels.max(initial=0) > len(categories):
-        raise ValueError(f"expected labels of {len(categories)} categories, got label {instances.labels.max()}")
+    check_instances(instances, (height, width), len(categories))
     shown = instances[instances.scores >= score_threshold]
     factor = min(-(-_SHORT_SIDE // min(height, width)), max(1, _LONG_SIDE // max(height, width)))
     canvas = to_8bit(pixels).repeat(factor, axis=0).repeat(factor, axis=1)
     _draw_outlines(canvas, shown, factor)
     return np.concatenate([canvas, _draw_legend(canvas.shape[1], shown, categories)])
+
+
+def check_instances(instances: Instances, size: tuple[int, int], num_classes: int) -> None:
+    """Refuse instances that are not of an image of (height, width).
+
+    Raises:
+        ValueError: They are of another size, or have labels beyond the classes.
+    """
+    if instances.size != size:
+        raise ValueError(f"expected instances of the image's size {size}, got {instances.size}")
+    if instances.labels.max(initial=0) > num_classes:
+        raise ValueError(f"expected labels of {num_classes} categories, got label {instances.labels.max()}")
 
 
 def write_overlay(

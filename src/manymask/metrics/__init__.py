@@ -23,3 +23,4 @@ from manymask.metrics.summary import summarize_headline as summarize_headline
 from manymask.metrics.summary import summarize_scores as summarize_scores
 from manymask.metrics.tally import Tally as Tally
 from manymask.metrics.tally import make_tally as make_tally
+from manymask.metrics.tally import none_if_nan as none_if_nan

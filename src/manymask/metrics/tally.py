@@ -17,7 +17,8 @@ AJI_KINDS = ("AJI", "AJI_plus", "AJI_foreground")
 Statistics = dict[MetricPath, Float64[np.ndarray, " draws"]]
 """A value of each draw by its path in ``evaluation.json``; NaN where undefined."""
 
-_AP_NAMES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+AP_THRESHOLDS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""Which of ``IOU_THRESHOLDS`` each average precision is of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Tally:
         result: Statistics = {}
         for kind in KINDS:
             ap = compute_average_precision(self.ranked[kind], weights)
-            by_class = {name: ap[:, thresholds].mean(axis=1) for name, thresholds in _AP_NAMES.items()}
+            by_class = {name: ap[:, thresholds].mean(axis=1) for name, thresholds in AP_THRESHOLDS.items()}
             result |= {(kind, name): _mean_defined(values) for name, values in by_class.items()}
             for i, c in enumerate(self.class_names):
                 result |= {(kind, "per_class", c, name): values[:, i] for name, values in by_class.items()}
@@ -171,6 +172,11 @@ def _compute_aji(image: ScoredImage, is_kept: Bool[np.ndarray, " shown"]) -> Flo
     good_first = pairs.select(assign_pairs(pairs, pairs.iou + 2.0 * len(areas) * (pairs.iou >= IOU_THRESHOLDS[0])))
     ratios.append((good_first.intersection.sum(), image.foreground))
     return np.array([shared / union if union > 0 else np.nan for shared, union in ratios])
+
+
+def none_if_nan(value: float | np.floating) -> float | None:
+    """A number as JSON has it."""
+    return None if np.isnan(value) else float(value)
 
 
 def _sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -19,9 +19,8 @@ from manymask.plan import Plan
 from manymask.reporting.error_kinds import ERRORS, KINDS
 from manymask.reporting.history import list_settings, make_curves
 from manymask.reporting.images import EncodedImage, ViewedImage, choose_images, encode_image, write_json
-from manymask.reporting.markup import TEMPLATES, format_plural
-from manymask.reporting.mistakes import choose_confused, make_charts
-from manymask.reporting.scores import SIZES, describe_intervals, draw_thresholds
+from manymask.reporting.markup import TEMPLATES
+from manymask.reporting.mistakes import choose_confused, draw_thresholds, make_charts
 
 _STATIC = files("manymask.reporting") / "static"
 
@@ -62,11 +61,11 @@ def write_report(
     encoded = [encode_image(image, len(categories)) for image in images if image.name in chosen]
     encoded.sort(key=lambda image: -image.loss)
     sections = [
-        ("scores", "Scores", describe_intervals(evaluation)),
-        ("errors", "Errors", _describe_errors(evaluation)),
-        *([("images", "Images", _describe_images(len(encoded), evaluation.num_images))] if encoded else []),
-        *([("training", "Training", "")] if rows else []),
-        ("origin", "Data and settings", ""),
+        ("scores", "Scores"),
+        ("errors", "Errors"),
+        *([("images", "Images")] if encoded else []),
+        *([("training", "Training")] if rows else []),
+        ("origin", "Data and settings"),
     ]
     confused = choose_confused(evaluation)
     changed, same = ([], []) if plan is None else list_settings(plan)
@@ -84,7 +83,6 @@ def write_report(
         changed=changed,
         same=same,
         curves=make_curves(rows) if rows else [],
-        sizes=SIZES,
         thresholds=draw_thresholds(evaluation),
         confused=confused,
         confused_heads=["true ↓ predicted →", *(f"#{name}" for name in confused.values()), Markup("#<em>missed</em>")],
@@ -127,18 +125,3 @@ def _list_images(encoded: Sequence[EncodedImage], evaluation: Evaluation, names:
         "places": {image.name: index for index, image in enumerate(encoded)},
         "page_data": write_json(data),
     }
-
-
-def _describe_errors(evaluation: Evaluation) -> str:
-    threshold = evaluation.score_threshold
-    start = "" if threshold is None else f"Numbers are of predictions with a score of {threshold:g} or more. "
-    return f"{start}A kind costs what mask AP50, which is of all scores, would gain if there were no such errors."
-
-
-def _describe_images(num_shown: int, num_images: int) -> str:
-    if num_shown < num_images:
-        return (
-            f"Worst F1 first: {num_shown} of {format_plural(num_images, 'image')}, the worst and then evenly through "
-            "the rest."
-        )
-    return f"{format_plural(num_shown, 'image')}, worst F1 first." if num_shown > 1 else ""

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
@@ -74,7 +72,9 @@ def report(
     def view_chosen() -> Iterator[ViewedImage]:
         for index, record in enumerate(dataset.records):
             if record.name in chosen:
-                yield _view(dataset[index].pixels, *seen[record.name], losses[record.name])
+                truth, predictions, scored = seen[record.name]
+                errors, loss = split_errors(scored), losses[record.name]
+                yield ViewedImage(record.name, dataset[index].pixels, truth, predictions, errors, loss)
 
     with record_outputs(target.parent, "report", [target.name], is_whole=False):
         return write_report(
@@ -87,20 +87,3 @@ def report(
             images=view_chosen(),
             max_images=max_images,
         )
-
-
-def _view(
-    pixels: np.ndarray, truth: Instances, predictions: Instances, scored: ScoredImage, loss: float
-) -> ViewedImage:
-    errors = split_errors(scored)
-    return ViewedImage(
-        name=scored.name,
-        pixels=pixels,
-        truth=truth,
-        predictions=predictions,
-        truth_kinds=errors.instances.tolist(),
-        truth_ious=errors.instance_ious,
-        prediction_kinds=errors.predictions.tolist(),
-        prediction_ious=errors.prediction_ious,
-        loss=loss,
-    )

@@ -3,7 +3,7 @@
 import itertools
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,22 +16,7 @@ from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
-
-
-@runtime_checkable
-class Pace(Protocol):
-    """What decides by the clock how many epochs there are, and how many steps an epoch has."""
-
-    num_epochs: int
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Start the clock of an epoch (0-based)."""
-        ...
-
-    def has_time(self) -> bool:
-        """Whether the epoch has time for another step."""
-        ...
-
+from manymask.training.time_budget import Pace
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
 ValidationItem = tuple[Tensor, Instances, int]

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from manymask.core import Category, Instances, match_categories
+from manymask.core import Category, Instances, Window, match_categories
 from manymask.errors import TrainingError
 from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
@@ -154,7 +154,7 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
-            view = View((0, 0, *truth.size), self.preprocessing)
+            view = View(Window(0, 0, *truth.size), self.preprocessing)
             instances = make_instances(view.map_back(self.network([image])[0]), truth.size, self.postprocessing)
             self._scored.append(
                 score_image(
