@@ -27,7 +27,7 @@ PALETTE = (
     (204, 121, 167),
 )
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
-_DPI = 100
+DPI = 100
 
 
 def draw_overlay(
@@ -139,12 +139,12 @@ def _draw_legend(
         *(f"{categories[i].name}  {counts[i]}" for i in present),
     ]
     font_size = float(np.clip(width / 45, 12, 32))
-    font = FontProperties(size=font_size * 72 / _DPI)
+    font = FontProperties(size=font_size * 72 / DPI)
     cell_width = _measure_texts(texts, font) + 2.5 * font_size
     columns = min(len(texts), max(1, int(width / cell_width)))
     line = 1.8 * font_size
     height = round(line * -(-len(texts) // columns))
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for place, text in enumerate(texts):
         x, y = place % columns * cell_width + font_size / 2, height - line * (place // columns + 0.5)
@@ -160,5 +160,5 @@ def _draw_legend(
 
 def _measure_texts(texts: Sequence[str], font: FontProperties) -> float:
     """Width of the longest in pixels."""
-    renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+    renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
     return max(renderer.get_text_width_height_descent(text, font, False)[0] for text in texts)

@@ -136,8 +136,6 @@ def evaluate(
         scores = summarize(opened, dataset, images, groups=groups, draws=draws)
         if output is not None:
             scores.write(Path(output) / "evaluation.json")
-    for note in scores.notes:
-        logger.warning(note)
     return scores
 
 
@@ -171,11 +169,14 @@ def summarize(
     groups: dict[str, str] | None = None,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """All scores of the images, with what they are of."""
+    """All scores of the images, with what they are of; warns of what the notes say."""
     scores = summarize_scores(images, source.categories, source.max_detections, draws=draws, groups=groups)
+    notes = source.notes + scores.notes
+    for note in notes:
+        logger.warning(note)
     return scores.model_copy(
         update={
-            "notes": source.notes + scores.notes,
+            "notes": notes,
             "model" if source.plan else "predictions": str(source.path),
             "data": str(dataset.root),
             "min_score": source.min_score,

@@ -155,6 +155,12 @@ def compute_average_precision(
     return result
 
 
+def mean_defined(values: np.ndarray) -> float | None:
+    """Mean of the values that are defined; None where none is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else None
+
+
 def choose_score_threshold(images: Sequence[ScoredImage]) -> float:
     """The score from which predictions give the highest F1 at mask IoU 0.5, all images and classes together.
 

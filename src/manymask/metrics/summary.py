@@ -13,7 +13,7 @@ from manymask.metrics.diagnosis import explain_scores
 from manymask.metrics.error_split import ImageErrors, split_errors, summarize_errors
 from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
 from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, match_optimally, match_shown
-from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, rank_images
+from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, mean_defined, rank_images
 from manymask.metrics.tally import AP_THRESHOLDS, Statistics, Tally, make_tally, none_if_nan
 from manymask.wording import count_of, format_score
 
@@ -108,7 +108,7 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
         ranked = rank_images(images, num_classes, kind, limits)
         precision = compute_precision(ranked)
         result[name] = record.SizePrecision(
-            **{score: _mean_defined(precision[place]) for score, place in AP_THRESHOLDS.items()},
+            **{score: mean_defined(precision[place]) for score, place in AP_THRESHOLDS.items()},
             num_instances=int(sum(own.num_positives.sum() for own in ranked)),
             min_area=limits[0],
             max_area=None if limits[1] == ALL_AREAS[1] else limits[1],
@@ -116,14 +116,10 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
     return result
 
 
-def _mean_defined(values: np.ndarray) -> float | None:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else None
-
-
 def _confuse(image: ScoredImage, num_classes: int) -> Int64[np.ndarray, "true predicted"]:
     """Count true and predicted classes: pairs of one class, then of those left over; the last of both is no one's."""
-    matched, is_spurious, is_positive = match_shown(image, IOU_THRESHOLDS[0])
+    matched, is_spurious = match_shown(image, IOU_THRESHOLDS[0])
+    is_positive = ~image.truth.iscrowd
     is_spurious[matched.prediction] = False
     is_lost = is_positive.copy()
     is_lost[matched.instance] = False
@@ -150,7 +146,7 @@ def _check_reliability(tally: Tally) -> record.Reliability:
     rows, error = [], 0.0
     for place in range(_NUM_BINS):
         chosen = bins == place
-        mean_score, precision = _mean_defined(scores[chosen]), _mean_defined(is_match[chosen].astype(np.float64))
+        mean_score, precision = mean_defined(scores[chosen]), mean_defined(is_match[chosen].astype(np.float64))
         if mean_score is not None and precision is not None:
             error += abs(mean_score - precision) * chosen.sum() / len(scores)
         rows.append(
@@ -169,7 +165,7 @@ def make_intervals(
     tally: Tally, images: Sequence[ScoredImage], draws: int, groups: Mapping[str, str] | None = None
 ) -> record.Intervals | None:
     """The interval of each headline number; None with fewer than two images or groups, or no draws."""
-    units = list_groups(images, groups)
+    units = None if groups is None else [groups[image.name] for image in images]
     num_units = len(set(units)) if units else len(images)
     if num_units < 2 or draws == 0:
         return None
@@ -181,11 +177,6 @@ def make_intervals(
         num_units=num_units,
         values={".".join(path): compute_interval(values, num_units) for path, values in drawn.items()},
     )
-
-
-def list_groups(images: Sequence[ScoredImage], groups: Mapping[str, str] | None) -> list[str] | None:
-    """The group of each image, where there are groups."""
-    return None if groups is None else [groups[image.name] for image in images]
 
 
 def _list_precision(tally: Tally) -> record.PrecisionCurves:

@@ -133,10 +133,10 @@ def _count_image(image: ScoredImage, num_classes: int) -> tuple[np.ndarray, np.n
     counts = np.zeros((num_classes + 1, len(IOU_THRESHOLDS), 3), dtype=np.int64)
     iou_sums, is_kept = np.zeros(num_classes + 1), np.ones(0, dtype=bool)
     for column, threshold in enumerate(IOU_THRESHOLDS):
-        matched, is_counted, is_positive = match_shown(image, threshold)
+        matched, is_counted = match_shown(image, threshold)
         found = np.bincount(truth_labels[matched.instance], minlength=num_classes + 1)
         num_counted = np.bincount(labels[is_counted], minlength=num_classes + 1)
-        num_positive = np.bincount(truth_labels[is_positive], minlength=num_classes + 1)
+        num_positive = np.bincount(truth_labels[~image.truth.iscrowd], minlength=num_classes + 1)
         counts[:, column] = np.stack([found, num_counted - found, num_positive - found], axis=1)
         if column == 0:
             np.add.at(iou_sums, truth_labels[matched.instance], matched.iou)

@@ -17,7 +17,7 @@ from manymask.imaging.normalization import Normalization, check_channels, normal
 from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
-from manymask.prediction.predicting import _get_model, read_ahead
+from manymask.prediction.predicting import get_model, read_ahead
 from manymask.prediction.views import predict_tensor, warn_of_cap
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def predict_files(
     """
     if unknown := set(formats) - set(OUTPUTS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
-    model, images, output = _get_model(model), Path(images), Path(output)
+    model, images, output = get_model(model), Path(images), Path(output)
     files = find_images(images)
     stems = [stem for stem, _ in files]
     kinds = [Submission if ids and name == "coco" else OUTPUTS[name] for name in dict.fromkeys(formats)]

@@ -40,7 +40,7 @@ def predict(
         DatasetError: An image cannot be read, or is not one.
         PlanError: ``min_score`` is not from 0 to 1.
     """
-    model = _get_model(model)
+    model = get_model(model)
     if min_score is not None and not 0 <= min_score <= 1:
         raise PlanError(f"min_score is {min_score}, expected a number from 0 to 1")
     if is_pixels(images):
@@ -62,7 +62,8 @@ def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iter
         yield instances[instances.scores >= min_score]
 
 
-def _get_model(model: Model | str | Path) -> Model:
+def get_model(model: Model | str | Path) -> Model:
+    """A model, loaded where a path or a name stands for it."""
     return model if isinstance(model, Model) else load_model(model)
 
 

@@ -1,6 +1,5 @@
 """Score a run, or predictions of any tool, and write its report."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.page import write_report
 from manymask.run_folder import find_run, read_metrics
-
-logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 60
 """Images that a report shows at most."""
@@ -64,8 +61,6 @@ def report(
         shown = view.predictions[: view.scored.num_shown]
         seen[view.scored.name] = (view.truth, shown, view.scored)
     evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
-    for note in evaluation.notes:
-        logger.warning(note)
     losses = {row.name: 0.0 if row.F1 is None else 1 - row.F1 for row in evaluation.per_image}
     chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
 

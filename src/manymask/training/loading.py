@@ -167,12 +167,11 @@ class InstanceDataModule(L.LightningDataModule):
         return self._make_loader(self.val_images, [[index] for index in range(len(self.val_images))])
 
     def _make_loader(self, images: Any, batches: Iterable[Sequence[Any]]) -> DataLoader[Any]:
+        num_workers = self.plan.num_workers
         return DataLoader(
             images,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-            num_workers=min(self.plan.num_workers, len(batches))
-            if isinstance(batches, list)
-            else self.plan.num_workers,
+            num_workers=min(num_workers, len(batches)) if isinstance(batches, list) else num_workers,
             collate_fn=collate,
             worker_init_fn=ignore_interrupt,
             pin_memory=self.pin_memory,
