@@ -1,9 +1,8 @@
 """What comes before the first step: every file read once, the settings decided, the images split."""
 
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,15 @@ def read_data(
 
 
 def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales: Scales) -> Dataset:
-    read = partial(_read_usable, dataset.read_record, Normalization.of(plan), doubts, scales)
+    """The data set, of whose images ``doubts`` and ``scales`` are told as they are read, by any thread."""
+    normalization = Normalization.of(plan)
+
+    def read(record: Record, categories: tuple[Category, ...]) -> Sample:
+        sample = dataset.read_record(record, categories)
+        scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
+        doubts.add(sample, sample.to_instances())
+        return sample
+
     return replace(dataset, read_record=read)
 
 
@@ -124,20 +131,6 @@ def _tell_findings(dataset: Dataset, inspection: Inspection) -> None:
     if any(counts.values()):
         found = " and ".join(count_of(count, kind) for kind, count in counts.items() if count)
         logger.info(f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
-
-
-def _read_usable(
-    read_record: Callable[[Record, tuple[Category, ...]], Sample],
-    normalization: Normalization,
-    doubts: LabelDoubts,
-    scales: Scales,
-    record: Record,
-    categories: tuple[Category, ...],
-) -> Sample:
-    sample = read_record(record, categories)
-    scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
-    doubts.add(sample, sample.to_instances())
-    return sample
 
 
 def decide_settings(
