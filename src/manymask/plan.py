@@ -291,7 +291,7 @@ SETTINGS: tuple[str, ...] = tuple(name for name in Plan.model_fields if name not
 _RETIRED = {
     "min_contrast": "the noise of each image now says how far it is stretched, whatever the type of its values",
 }
-"""Settings of earlier versions, and what does their work; plans that hold them are read without them."""
+"""Settings of earlier versions, each with what replaced it; they are left out when an old plan is read."""
 
 
 def list_marked(mark: Mark) -> tuple[str, ...]:
@@ -303,8 +303,8 @@ def make_plan(recipe: str = "baseline", settings: Mapping[str, Any] | None = Non
     """A recipe with some settings of one's own.
 
     Args:
-        recipe: One of ``RECIPES``; a ``plan.json``; or ``auto``, which gives a draft: what its rules decide, once they
-            see the data, is still as in ``baseline``.
+        recipe: One of ``RECIPES``; a ``plan.json``; or ``auto``, which gives a draft: settings that its rules
+            decide later, when they see the data, are still as in ``baseline``.
         settings: Values by name, which may be text.
 
     Raises:
@@ -342,7 +342,7 @@ def check_names(settings: Iterable[str]) -> None:
     """Refuse names of settings that do not exist.
 
     Raises:
-        PlanError: There is one; the message gives the nearest that does, or what does the work of one of old.
+        PlanError: A name does not exist; the message gives the nearest one that does, or what replaced an old one.
     """
     for name in settings:
         if name in _RETIRED:
@@ -354,7 +354,7 @@ def check_names(settings: Iterable[str]) -> None:
 
 
 def parse_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of settings, which may be text, each by itself: whether they fit each other is not looked at.
+    """Parse the values of settings, which may be text, each by itself; whether they fit each other is not checked.
 
     Raises:
         PlanError: A setting does not exist or is out of range.
@@ -421,7 +421,7 @@ def load_plan(values: Any, source: str) -> Plan:
         raise PlanError(f"expected settings by name in {source}, found {type(values).__name__}")
     settings = {name: value for name, value in cast(dict[str, Any], values).items() if name not in _RETIRED}
     plan = _validate(settings, source)
-    # Runs from when the split went by the seed know no other.
+    # Older runs have no ``split_seed``: they split the data by ``seed``.
     return plan if "split_seed" in settings else plan.model_copy(update={"split_seed": plan.seed})
 
 

@@ -134,12 +134,14 @@ def compare(
             dataset = _read_common_validation(paths, **crowds)
         else:
             dataset = read_data(paths[0], data, data_format, crowds)
+    # The same draws of images for all variants, so that what makes images hard for both cancels out.
     groups = group_images(dataset, group_by)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
     sources_by_path, notes = _score_sources(paths, dataset, device, settings, progress)
     scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
+    # Each variant is compared with the first.
     num_units = len(set(units or names))
     unit = count_of(num_units, "image" if groups is None else "group")
     told = TOLD if all(source.has_scores for source in sources_by_path.values()) else TOLD_UNRANKED
@@ -187,7 +189,7 @@ def _score_sources(
     def open_path(path: Path) -> Predictions:
         return open_predictions(path, dataset, device=device, settings=settings)
 
-    # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
+    # Opened here too, so that errors come before the first image; not kept, so that memory holds one model at a time.
     is_classless = ONE_CLASS in [open_path(path).categories for path in paths]
     scored: dict[Path, ScoredSource] = {}
     notes: list[str] = []
@@ -221,7 +223,7 @@ def _read_common_validation(paths: Sequence[Path], crowd_as_objects: bool) -> Da
 
 
 def _count_on(progress: Progress | None, num_before: int, total: int) -> Progress | None:
-    """Progress over all sources from that of one."""
+    """Turn the progress of one source into that over all sources."""
     return None if progress is None else lambda num_done, _, what: progress(num_before + num_done, total, what)
 
 
@@ -286,6 +288,7 @@ def _compare_two(
     names = (first.variant.name, second.variant.name)
     runs = (len(first.tallies), len(second.tallies))
     classes = [name for name in first.class_names if name in second.class_names]
+    # Which images the second variant gains or loses most on.
     gains = second.compute_f1() - first.compute_f1()
     lost, won = np.flatnonzero(gains < -_TIE), np.flatnonzero(gains > _TIE)
     worst, best = lost[np.argsort(gains[lost], kind="stable")], won[np.argsort(-gains[won], kind="stable")]

@@ -60,6 +60,7 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool) -> Dataset:
     if not path.exists():
         raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data")
     dataset = read_dataset(path, record.data_format, crowd_as_objects=crowd_as_objects)
+    # By keys, since one name may be written in several ways in Unicode.
     places = {make_key(r.name): index for index, r in enumerate(dataset.records)}
     if lost := [name for name in record.val_names if make_key(name) not in places]:
         raise DatasetError(
@@ -67,7 +68,7 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool) -> Dataset:
             "restore them, or give the data"
         )
     dataset = dataset.subset([places[make_key(name)] for name in record.val_names])
-    if not record.val_digests:
+    if not record.val_digests:  # an older run, which cannot tell whether pixels have changed
         return dataset
     digests = dict(zip(map(make_key, record.val_names), record.val_digests, strict=True))
 

@@ -45,7 +45,7 @@ class View:
 
 
 def view_images(source: Predictions, dataset: Dataset, progress: Progress | None = None) -> Iterator[View]:
-    """Predict and score one image after the other; after the last the source's notes say which training has seen.
+    """Predict and score one image after the other; after the last, ``source.notes`` name those that training has seen.
 
     Raises:
         DatasetError: There are no images, or one cannot be read.
@@ -74,7 +74,7 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
 
 
 def choose_folder(source: Path) -> Path:
-    """Where what is made of a source goes by default: the folder that it is, or that it lies in.
+    """The folder of a source, which is the default place for outputs: the source itself, or the folder that holds it.
 
     Raises:
         PlanError: The source is a shipped model, and the working folder is a run, whose own files would be replaced.
@@ -141,7 +141,7 @@ def evaluate(
 
 @contextmanager
 def _open_output(source: Predictions, dataset: Dataset, folder: Path) -> Iterator[Sequence[OutputWriter]]:
-    """Take the place of what an earlier call wrote to a folder; gives the writers of a model's predictions."""
+    """Replace what an earlier call wrote to a folder; yields the writers of a model's predictions."""
     # Predictions that were made elsewhere, and are scored here, may lie in the folder; they stay.
     is_model = source.plan is not None
     image_names = [record.name for record in dataset.records]

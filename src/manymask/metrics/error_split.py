@@ -14,7 +14,7 @@ from manymask.metrics.record import ErrorKind
 ERROR_KINDS = ("missed", "spurious", "duplicate", "merged", "split", "wrong_class", "loose_border")
 """The causes; which of them a prediction or an instance can have, ``split_errors`` says."""
 
-_LEFT, _RIGHT, _IGNORED = 0, 1, 2  # codes of predictions and instances, before those of the kinds that steps claim
+_LEFT, _RIGHT, _IGNORED = 0, 1, 2  # codes of predictions and instances; those of the kinds in _CLAIMED follow
 _CLAIMED = ("wrong_class", "duplicate", "merged", "split", "loose_border")
 _IOU = 0.5  # as of AP50
 _LOOSE_IOU = 0.1  # TIDE's lower limit for a localisation error (Bolya et al. 2020, section 2.2)

@@ -126,7 +126,7 @@ def _probe(body: Any) -> list[Tensor]:
 def create_timm_body(name: str, *, is_pretrained: bool = False) -> Any:
     """A timm model that gives feature maps."""
     try:
-        # What makes Swin take images of any size; other models do not know it.
+        # Swin takes images of any size only with this argument; other models do not know it.
         return timm.create_model(name, is_pretrained, features_only=True, strict_img_size=False)
     except TypeError:
         return timm.create_model(name, is_pretrained, features_only=True)

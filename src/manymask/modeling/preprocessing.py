@@ -160,5 +160,5 @@ class View:
 
     @property
     def _axes(self) -> list[int]:
-        """Of images and masks, that are turned round."""
+        """The axes of images and masks that are flipped."""
         return [axis for axis, is_flipped in zip((-1, -2), self.flips, strict=True) if is_flipped]

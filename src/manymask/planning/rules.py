@@ -15,7 +15,7 @@ from manymask.modeling.catalogue import Card
 from manymask.plan import Plan
 from manymask.planning.machine import Machine, StepCost
 
-# Pixels of the resized image that a training step sees of each image: the multiply-adds of a step hang on them.
+# Side of what a training step sees of each resized image, in pixels: a step's multiply-adds grow with its square.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}
 # Side of a box below which objects are enlarged, to twice this size.
 TINY_OBJECT = 12.0

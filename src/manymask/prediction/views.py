@@ -93,7 +93,7 @@ def _merge(views: list[Instances], postprocessing: Postprocessing) -> Instances:
         )
     merged = merge_views(views)
     merged = merged[merged.scores >= postprocessing.min_score]
-    # Each view has suppressed by itself; what one saw as one object and another as two is left to masks.
+    # Each view was suppressed by itself; where one saw one object and another saw two, the masks decide.
     kept = suppress_masks(merged.runs, merged.labels, postprocessing.nms)
     return merged[kept[: postprocessing.max_detections]]
 

@@ -88,6 +88,7 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
     truth_kinds, prediction_kinds = errors.instances.tolist(), errors.predictions.tolist()
     truth, predictions = trace_outlines(image.truth), trace_outlines(image.predictions)
     names = [kind.name for kind in KINDS]
+    # Short lists in place of names, since a page holds many thousands of instances; the script knows their order.
     content = {
         "name": image.name,
         "width": width,
@@ -122,7 +123,7 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
 
 
 def write_json(value: object) -> Markup:
-    """JSON that no text inside can break out of a ``<script>`` with."""
+    """JSON to stand in a ``<script>``, which no text inside can end."""
     return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c"))
 
 

@@ -56,6 +56,7 @@ def report(
     dataset = read_data(path, data, data_format, settings)
     opened = open_predictions(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
+    # The worst images are known only after the last is scored: masks are kept, the pixels of those chosen read again.
     seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}
     for view in view_images(opened, dataset, progress):
         shown = view.predictions[: view.scored.num_shown]

@@ -84,8 +84,8 @@ class EndOnSignal(L.Callback):
 class RunWriter(L.Callback):
     """After each epoch: ``metrics.csv``, curves and TensorBoard, then the checkpoints.
 
-    Each checkpoint holds the rows up to its epoch, from which a resume makes ``metrics.csv`` anew: a kill at any moment
-    leaves each epoch in it once.
+    Each checkpoint holds the rows up to its epoch, from which a resume writes ``metrics.csv`` anew: whenever the run
+    was killed, each epoch is in it once.
     """
 
     def __init__(self, folder: RunFolder, rows: list[MetricsRow]) -> None:

@@ -14,7 +14,7 @@ _CGROUPS = "sys/fs/cgroup"
 
 
 def count_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use, at least 1; of a part of a core, as containers may be given, no more than fits.
+    """Cores that this process may use, at least 1; containers may be given parts of cores, which are rounded down.
 
     Args:
         root: Where the system's files are.
@@ -55,7 +55,7 @@ def _list_groups(controller: str, root: Path) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         place = root / _CGROUPS / (controller if controllers else "")
-        # In a container the path may be that of the host, of which only the end of the way is there: the top.
+        # In a container the path may be the host's, of which only the last folders on the way up are there.
         inner = Path(group.lstrip("/"))
         yield from (place / part for part in (inner, *inner.parents))
 

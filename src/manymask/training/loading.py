@@ -23,7 +23,7 @@ ValidationItem = tuple[Tensor, Instances, int]
 
 
 class _Images:
-    """Labelled images whose values are brought to [0, 1]; each is measured, which takes the whole of it, only once.
+    """Labelled images with values in [0, 1]; each is measured only once, since that reads the whole image.
 
     Args:
         dataset: The images.

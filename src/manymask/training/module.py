@@ -121,7 +121,7 @@ class TrainingModule(L.LightningModule):
         # The sampling of anchors and proposals is a function of (seed, epoch, batch): a resume has no state to restore.
         torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
         if self.plan.min_size:
-            torch.rand(len(images))  # drawn by torchvision's resizing, and still, so that runs of before go on the same
+            torch.rand(len(images))  # as torchvision's resizing drew, so that older runs go on with the same numbers
         losses = self.network(images, targets)
         parts = torch.stack(list(losses.values()))
         loss = parts.sum()

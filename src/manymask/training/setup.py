@@ -190,10 +190,12 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         val_check, fingerprint = check, check.fingerprint
         if len(dataset) == 1:
             logger.warning("one image only: trained and validated on the same, so scores mean little")
+    # Classes that only one of both parts has.
     for note in match_categories(val_set.categories, dataset.categories).notes:
         logger.warning(note)
     counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
     digests, val_digests = ({image.name: image.digest for image in c.images} for c in (check, val_check))
+    # What a resume compares, and a model needs to know.
     record = DataRecord(
         path=str(dataset.root.resolve()),
         val_path=str(data.val.root.resolve()) if data.val else None,
@@ -211,6 +213,7 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
         f"at most {record.max_instances} instances an image"
     )
+    # What the plan cannot do for these images, said before the first step.
     cap = plan.resolve_detections(record.max_instances).max_detections
     _warn_of_cap(val_set.records, val_counts, cap)
     sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
