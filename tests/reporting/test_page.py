@@ -171,7 +171,8 @@ def test_empty_masks_have_no_outline():
 def test_images_beyond_the_number_are_chosen_evenly_and_the_page_says_so(path, images):
     chosen = choose_images([f"{i}" for i in range(100)], 10)
     assert chosen == ["0", "1", "2", "3", "4", "5", "28", "52", "76", "99"]
-    assert "2 of 3 images" in write_page(path, images, max_images=2)
+    evaluation = make_evaluation(images, ["class1", "class2", "class3"])
+    assert "2 of 3 images" in write_page(path, images[:2], evaluation=evaluation)
 
 
 def test_images_are_taken_one_at_a_time(path, images):

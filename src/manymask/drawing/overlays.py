@@ -134,10 +134,7 @@ def _draw_legend(
     """A white strip with the number of instances, then the colour, name and number of each class that occurs."""
     counts = np.bincount(instances.labels, minlength=len(categories) + 1)[1:]
     present = np.flatnonzero(counts).tolist()
-    texts = [
-        count_of(len(instances), "instance"),
-        *(f"{categories[i].name}  {counts[i]}" for i in present),
-    ]
+    texts = [count_of(len(instances), "instance"), *(f"{categories[i].name}  {counts[i]}" for i in present)]
     font_size = float(np.clip(width / 45, 12, 32))
     font = FontProperties(size=font_size * 72 / DPI)
     cell_width = _measure_texts(texts, font) + 2.5 * font_size

@@ -135,9 +135,7 @@ def match_image(image: ScoredImage, kind: str, areas: tuple[float, float] = ALL_
     return Outcome(predictions.labels, matches, is_match, is_ignored, truth.labels[is_positive])
 
 
-def compute_precision(
-    ranked: Sequence[RankedPredictions],
-) -> Float64[np.ndarray, "thresholds recalls classes"]:
+def compute_precision(ranked: Sequence[RankedPredictions]) -> Float64[np.ndarray, "thresholds recalls classes"]:
     """Precision at IoU 0.50 .. 0.95 and recall 0 .. 1; NaN where a class has no instances (COCO's -1)."""
     weights = np.ones(len(ranked[0].num_positives))
     return np.stack([own.compute_precision(weights) for own in ranked], axis=2)

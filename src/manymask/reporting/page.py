@@ -18,7 +18,7 @@ from manymask.metrics.catalogue import REPORTED
 from manymask.plan import Plan
 from manymask.reporting.error_kinds import ERRORS, KINDS
 from manymask.reporting.history import list_settings, make_curves
-from manymask.reporting.images import EncodedImage, ViewedImage, choose_images, encode_image, write_json
+from manymask.reporting.images import EncodedImage, ViewedImage, encode_image, write_json
 from manymask.reporting.markup import TEMPLATES
 from manymask.reporting.mistakes import choose_confused, draw_thresholds, make_charts
 
@@ -34,7 +34,6 @@ def write_report(
     evaluation: Evaluation,
     categories: Sequence[Category],
     images: Iterable[ViewedImage],
-    max_images: int = 60,
 ) -> Path:
     """Write one HTML file that needs no other and no network.
 
@@ -47,8 +46,7 @@ def write_report(
         rows: The run's ``metrics.csv``, one mapping an epoch with None for what is undefined; may be empty.
         evaluation: The scores.
         categories: The classes; label i + 1 is ``categories[i]``.
-        images: The images, in any order. Those that ``choose_images`` does not name are passed over.
-        max_images: Number of images to show at most.
+        images: The images to show, in any order.
 
     Returns:
         The file.
@@ -57,9 +55,7 @@ def write_report(
         ValueError: The instances of an image do not fit it or the classes.
         ManymaskError: The file cannot be written.
     """
-    chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
-    encoded = [encode_image(image, len(categories)) for image in images if image.name in chosen]
-    encoded.sort(key=lambda image: -image.loss)
+    encoded = sorted((encode_image(image, len(categories)) for image in images), key=lambda image: -image.loss)
     sections = [
         ("scores", "Scores"),
         ("errors", "Errors"),

@@ -81,5 +81,4 @@ def report(
             evaluation=evaluation,
             categories=opened.categories,
             images=view_chosen(),
-            max_images=max_images,
         )

@@ -40,10 +40,8 @@ def measure_memory(root: Path = Path("/")) -> int:
 def _list_quotas(root: Path) -> Iterator[float]:
     """Cores by the time that each group on the way up may use of a period."""
     for folder in _list_groups("cpu", root):
-        quota = _read(folder / "cpu.max").split() or [
-            _read(folder / "cpu.cfs_quota_us"),
-            _read(folder / "cpu.cfs_period_us"),
-        ]
+        older = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota = _read(folder / "cpu.max").split() or [_read(folder / name) for name in older]
         if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():  # "max" and -1 are no limit
             yield int(quota[0]) / max(int(quota[1]), 1)
 

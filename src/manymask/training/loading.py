@@ -130,16 +130,13 @@ class InstanceDataModule(L.LightningDataModule):
         return self._make_batches(first * draws_per_step, last * draws_per_step)
 
     def _make_batches(self, first: int, last: int) -> list[list[tuple[int, int]]]:
-        draws = self._list_draws(first, last)
-        return [draws[i : i + self.plan.batch_size] for i in range(0, len(draws), self.plan.batch_size)]
-
-    def _list_draws(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The draws from one place of the run to another: pass after pass over the images."""
-        num_images = len(self.train_images)
+        """The draws from one place of the run to another, in batches: pass after pass over the images."""
+        num_images, batch_size = len(self.train_images), self.plan.batch_size
         passes = range(first // num_images, -(-last // num_images))
         indices = [index for number in passes for index in self._shuffle(number)]
         offset = passes.start * num_images
-        return [(indices[place - offset], place) for place in range(first, last)]
+        draws = [(indices[place - offset], place) for place in range(first, last)]
+        return [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
 
     def _shuffle(self, pass_number: int) -> list[int]:
         """As many draws as there are images: each once, or as often as its weight says."""
