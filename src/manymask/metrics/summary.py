@@ -1,7 +1,7 @@
 """The scores of a data set, as ``evaluation.json`` holds them; ``docs/metrics.md`` defines each."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -218,15 +218,17 @@ def _list_worst(
     images: Sequence[ScoredImage], errors: Sequence[ImageErrors], categories: Sequence[Category]
 ) -> list[record.Mistake]:
     """The largest instances that were not found, and the wrong predictions of highest score."""
-    lost, wrong = [], []
+    found: dict[Literal["instance", "prediction"], list[Any]] = {"instance": [], "prediction": []}
     for image, error in zip(images, errors, strict=True):
         truth, predictions = image.truth, image.predictions
-        rows = np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))).tolist()
-        lost += [(truth.areas[row], image.name, truth, row, error.instances, error.instance_ious) for row in rows]
-        rows = np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))).tolist()
-        wrong += [
+        lost = np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))).tolist()
+        found["instance"] += [
+            (truth.areas[row], image.name, truth, row, error.instances, error.instance_ious) for row in lost
+        ]
+        wrong = np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))).tolist()
+        found["prediction"] += [
             (predictions.scores[row], image.name, predictions, row, error.predictions, error.prediction_ious)
-            for row in rows
+            for row in wrong
         ]
     return [
         record.Mistake(
@@ -238,7 +240,7 @@ def _list_worst(
             iou=float(ious[row]),
             box=table.boxes[row].tolist(),
         )
-        for what, places in (("instance", lost), ("prediction", wrong))
+        for what, places in found.items()
         for _, name, table, row, kinds, ious in sorted(places, key=lambda place: -place[0])[:_WORST]
     ]
 
