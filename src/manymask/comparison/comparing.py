@@ -34,20 +34,12 @@ from manymask.wording import count_of
 _TIE = 1e-9
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Runs that differ in nothing but their seed; or one run, or one set of stored predictions.
-
-    Attributes:
-        name: Its name in tables and figures.
-        sources: Run folders, checkpoints, or predictions.
-    """
-
-    name: str
-    sources: tuple[Path, ...]
+Variants = dict[str, tuple[Path, ...]]
+"""By its name in tables and figures, each variant's runs, which differ in nothing but their seed; or its one run, or
+its one set of stored predictions."""
 
 
-def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path]]) -> list[Variant]:
+def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path]]) -> Variants:
     """What each path stands for: a source; a folder of runs ``seed_*``; or a folder of several such folders.
 
     Without names of their own, variants are called after the ends of their paths, as short as tells them apart.
@@ -56,17 +48,17 @@ def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path
         PlanError: There are fewer than two, or one occurs twice.
     """
     if isinstance(paths, Mapping):
-        variants = [Variant(name, tuple(map(Path, sources))) for name, sources in paths.items()]
-        if not all(variant.sources for variant in variants):
+        variants = {name: tuple(map(Path, sources)) for name, sources in paths.items()}
+        if not all(variants.values()):
             raise PlanError("a variant has no runs; give at least one for each name")
-        _name_folders([path for variant in variants for path in variant.sources])  # refuses one that is given twice
+        _name_folders([path for sources in variants.values() for path in sources])  # refuses one that is given twice
     else:
         folders: list[Path] = []
         for path in map(Path, paths):
             inner = [folder for folder in sorted(path.glob("*/")) if _list_seeds(folder)] if path.is_dir() else []
             folders += inner or [path]
         names = _name_folders(folders)
-        variants = [Variant(n, tuple(_list_seeds(f)) or (f,)) for n, f in zip(names, folders, strict=True)]
+        variants = {n: tuple(_list_seeds(f)) or (f,) for n, f in zip(names, folders, strict=True)}
     if len(variants) < 2:
         raise PlanError("expected two or more runs or sets of predictions to compare; give at least two")
     return variants
@@ -125,7 +117,7 @@ def compare(
         raise PlanError(f"draws is {draws}, expected at least 1")
     if output is not None:
         check_outputs(Path(output), "compare", COMPARISON_NAMES)
-    paths = [path for variant in variants for path in variant.sources]
+    paths = [path for runs in variants.values() for path in runs]
     if isinstance(data, Dataset):
         dataset = read_data(paths[0], data, data_format, settings)
     else:
@@ -140,7 +132,10 @@ def compare(
     units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
     sources_by_path, notes = _score_sources(paths, dataset, device, settings, progress)
-    scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
+    scored = [
+        ScoredVariant(name, runs, [sources_by_path[path].tally for path in runs], weights)
+        for name, runs in variants.items()
+    ]
     # Each variant is compared with the first.
     num_units = len(set(units or names))
     unit = count_of(num_units, "image" if groups is None else "group")
@@ -156,7 +151,7 @@ def compare(
     }
     if output is not None:
         with record_outputs(Path(output), "compare", COMPARISON_NAMES):
-            write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
+            write_comparison(result, variants, Path(output))
     return result
 
 
@@ -231,13 +226,14 @@ class ScoredVariant:
     """A variant with the scores of its runs.
 
     Attributes:
-        variant: What it is.
+        name: Its name.
+        sources: Its runs, or its predictions.
         tallies: One a run.
         estimates: Each metric, in all runs and in all draws.
     """
 
-    def __init__(self, variant: Variant, tallies: list[Tally], weights: np.ndarray) -> None:
-        self.variant, self.tallies = variant, tallies
+    def __init__(self, name: str, sources: tuple[Path, ...], tallies: list[Tally], weights: np.ndarray) -> None:
+        self.name, self.sources, self.tallies = name, sources, tallies
         values = [tally.compute() for tally in tallies]
         draws = [tally.compute(weights) for tally in tallies]
         self.estimates = {
@@ -269,8 +265,7 @@ class ScoredVariant:
                 "seed_deviation": own.seed_deviation,
                 "interval": compute_interval(own.draws, num_units),
             }
-        sources = [str(path) for path in self.variant.sources]
-        return {"name": self.variant.name, "sources": sources, "metrics": metrics}
+        return {"name": self.name, "sources": [str(path) for path in self.sources], "metrics": metrics}
 
 
 def _compare_two(
@@ -285,7 +280,7 @@ def _compare_two(
         return compute_difference(metric, first.estimates[path], second.estimates[path], num_units)
 
     differences = [differ(metric, metric.path) for metric in COMPARED]
-    names = (first.variant.name, second.variant.name)
+    names = (first.name, second.name)
     runs = (len(first.tallies), len(second.tallies))
     classes = [name for name in first.class_names if name in second.class_names]
     # Which images the second variant gains or loses most on.
@@ -310,9 +305,7 @@ def _compare_two(
     }
 
 
-def _list_notes(
-    variants: Sequence[Variant], scored: Mapping[Path, ScoredSource], num_units: int, unit: str
-) -> list[str]:
+def _list_notes(variants: Variants, scored: Mapping[Path, ScoredSource], num_units: int, unit: str) -> list[str]:
     notes = []
     thresholds = sorted({source.score_threshold for source in scored.values()})
     if len(thresholds) > 1:
@@ -325,7 +318,7 @@ def _list_notes(
         notes.append(f"Only {unit}: no interval can be given, so no difference can be told.")
     elif num_units < 20:
         notes.append(f"Only {unit}: the intervals are rough, and often too short.")
-    if any(len(variant.sources) == 1 and scored[variant.sources[0]].is_model for variant in variants):
+    if any(len(runs) == 1 and scored[runs[0]].is_model for runs in variants.values()):
         notes.append(
             "A variant has one run only: the intervals say what other images would change, not what another seed "
             "would; train several seeds (manymask experiment) to know that."
