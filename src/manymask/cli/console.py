@@ -4,17 +4,14 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
-
-from manymask.core.progress import Progress
 
 console = Console(stderr=True)
 SECONDS_BETWEEN_LINES = 30
@@ -60,7 +57,7 @@ def print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 @contextmanager
-def show_progress() -> Iterator[Progress]:
+def show_progress() -> Iterator[Callable[[int, int, str], None]]:
     """A bar; where there is no terminal to draw it on, a line now and then."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     last_line = time.monotonic()
@@ -72,6 +69,6 @@ def show_progress() -> Iterator[Progress]:
             last_line = time.monotonic()
             print_line(f"{what}  {num_done}/{total}")
 
-    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield show
