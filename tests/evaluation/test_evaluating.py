@@ -454,7 +454,7 @@ class TestHeldOut:
         (root / old).rename(root / "zell-a\u0308")
         digest = read_class_folders(root)[len(cells) - 1].digest
         record = make_record(root).model_copy(update={"val_names": ("zell-\u00e4",), "val_digests": (digest,)})
-        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path)
+        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path, False)
         assert [sample.name for sample in found] == ["zell-a\u0308"]
 
     def test_moved_and_lost_images(self, cells, tmp_path):
@@ -465,7 +465,7 @@ class TestHeldOut:
         with pytest.raises(DatasetError, match=r"two no longer holds 1 of the images .*lost was .*\(0002\)"):
             score(tmp_path / "lost", None)
         with pytest.raises(DatasetError, match="does not say which images it was validated on"):
-            read_validation(make_tiny_plan().model_copy(update={"data": None}), tmp_path)
+            read_validation(make_tiny_plan().model_copy(update={"data": None}), tmp_path, False)
 
     def test_files_do_not_say(self, cells, tmp_path):
         with pytest.raises(ManymaskError, match=r"a\.json is no run folder, so it does not say .*; give the data"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from manymask.core import Window
 from manymask.evaluation import evaluate
 from manymask.formats import write_class_folder
 from manymask.modeling.detections import Detections
@@ -79,4 +80,4 @@ def test_views_of_one_size_go_in_batches(batch_size, expected):
     for view, detections in zip(views, found, strict=True):
         left = 30 if view.flips[0] else 0
         torch.testing.assert_close(detections.boxes, torch.tensor([[left, 0.0, left + 30, 40]]))
-    assert views[0] == View((0, 0, 40, 60), views[0].preprocessing)
+    assert views[0] == View(Window(0, 0, 40, 60), views[0].preprocessing)

@@ -90,7 +90,7 @@ def experiment(
     }
     device = str(settings.get("device", "auto"))
     _train_all(data, {"recipe": recipe, "val": val, "data_format": data_format, "progress": progress}, runs, device)
-    # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
+    # Not the best epoch: it is chosen on these very images, which favours runs whose scores vary more.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
     if val is None:  # a recipe's file may say how images are grouped, too
         group_by = read_plan(next(iter(runs)) / "plan.json").group_by
@@ -194,7 +194,7 @@ def _train_all(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dic
     shares: list[dict[Path, dict[str, Any]]] = [{} for _ in range(num_devices)]
     for number, (run, settings) in enumerate(runs.items()):
         shares[number % num_devices][run] = {**settings, "device": f"cuda:{number % num_devices}"}
-    # Progress of several runs at once would be told by turns, and a process of its own cannot tell it; notes it prints.
+    # Another process cannot call ``progress``, and several runs at once would mix theirs; notes are printed there.
     places = places | {"progress": None}
     context, is_told = get_context("spawn"), logger.isEnabledFor(logging.INFO)
     with ProcessPoolExecutor(num_devices, context, initializer=_print_notes if is_told else None) as executor:

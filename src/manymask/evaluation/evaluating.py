@@ -46,7 +46,7 @@ class View:
 
 
 def view_images(source: Predictions, dataset: Dataset, progress: Progress | None = None) -> Iterator[View]:
-    """Predict and score one image after the other; after the last the source's notes say which training has seen.
+    """Predict and score one image after the other; after the last, ``source.notes`` name those that training has seen.
 
     Raises:
         DatasetError: There are no images, or one cannot be read.
@@ -75,7 +75,7 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
 
 
 def choose_folder(source: Path) -> Path:
-    """Where what is made of a source goes by default: the folder that it is, or that it lies in.
+    """The folder of a source, which is the default place for outputs: the source itself, or the folder that holds it.
 
     Raises:
         PlanError: The source is a shipped model, and the working folder is a run, whose own files would be replaced.
@@ -143,8 +143,6 @@ def evaluate(
                 for writer in writers:
                     writer.write(entry, view.predictions)
         scores = summarize(opened, dataset, images, groups=groups, draws=draws)
-        for note in scores.notes:
-            logger.warning(note)
         if output is None:
             return scores
         if (replaced := _read_scored_data(Path(output) / "evaluation.json")) not in (None, str(dataset.root)):
@@ -171,11 +169,14 @@ def summarize(
     groups: dict[str, str] | None = None,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """All scores of the images, with what they are of."""
+    """All scores of the images, with what they are of; warns of what the notes say."""
     scores = summarize_scores(images, source.categories, source.max_detections, draws=draws, groups=groups)
+    notes = source.notes + scores.notes
+    for note in notes:
+        logger.warning(note)
     return scores.model_copy(
         update={
-            "notes": source.notes + scores.notes,
+            "notes": notes,
             "model" if source.plan else "predictions": str(source.path),
             "data": str(dataset.root),
             "min_score": source.min_score,

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float32
 from torch import Tensor
 
-from manymask.core import Instances, merge_views
+from manymask.core import Instances, Window, merge_views
 from manymask.core.memory import find_full_memory
 from manymask.errors import ManymaskError
 from manymask.modeling.detections import Detections, Postprocessing, make_instances, suppress_masks
@@ -58,7 +58,7 @@ def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False) -
 
     Views are really enlarged: not where ``min_size`` resizes, nor beyond ``max_size``.
     """
-    whole = View((0, 0, *size), preprocessing)
+    whole = View(Window(0, 0, *size), preprocessing)
     if not tta:
         return [whole]
     limit = 1.0 if preprocessing.min_size else preprocessing.max_size / (preprocessing.scale * max(size))
@@ -94,7 +94,7 @@ def _merge(views: list[Instances], postprocessing: Postprocessing, source: str) 
         )
     merged = merge_views(views)
     merged = merged[merged.scores >= postprocessing.min_score]
-    # Each view has suppressed by itself; what one saw as one object and another as two is left to masks.
+    # Each view was suppressed by itself; where one saw one object and another saw two, the masks decide.
     kept = suppress_masks(merged.runs, merged.labels, postprocessing.nms)
     return merged[kept[: postprocessing.max_detections]]
 
