@@ -66,17 +66,16 @@ def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixel
     names = [record.name for record in dataset.records]
     preprocessing = Preprocessing.of(plan)
     items = [TrainingImages(dataset, plan)[names.index(data.densest_image), place] for place in range(BATCH_SIZE)]
-    prepared = [
-        preprocessing.prepare(image.to(device), {name: value.to(device) for name, value in target.items()})
-        for image, target, _ in items
-    ]
-    images, targets = [image for image, _ in prepared], [target for _, target in prepared]
+    images = [image.to(device) for image, _, _ in items]
+    targets = [{name: value.to(device) for name, value in target.items()} for _, target, _ in items]
     seconds = []
     with _PeakMemory(device) as memory:
         for _ in range(NUM_STEPS):
             started = time.monotonic()
             with autocast(plan.precision, device):
-                loss = torch.stack(list(network(images, targets).values())).sum()
+                prepared = [preprocessing.prepare(*pair) for pair in zip(images, targets, strict=True)]
+                losses = network([image for image, _ in prepared], [target for _, target in prepared])
+                loss = torch.stack(list(losses.values())).sum()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
