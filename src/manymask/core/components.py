@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
+from scipy.sparse.csgraph import connected_components  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 from manymask.core.runs import RunLengths, expand_ranges
 
