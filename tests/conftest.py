@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported: threads that spin while they wait bring a busy machine to a stop (see manymask.cli).
@@ -17,13 +18,30 @@ settings.register_profile("manymask", deadline=None, derandomize=True, max_examp
 settings.load_profile("manymask")
 
 
+# What not every machine has, and so not every test run needs: a browser, the extra ``oracles``, real data, a GPU.
+OPTIONAL = {"chromium", "oracles", "data", "gpu"}
+
+
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real data for development, beside the project's root; tests that need it skip without it."""
+def require() -> Callable[[str, object], None]:
+    """Skips a test that needs what is not here, but fails it where ``MANYMASK_EXPECT`` (``chromium,data``) names it."""
+
+    def check(name: str, is_here: object) -> None:
+        expected = set(filter(None, os.environ.get("MANYMASK_EXPECT", "").split(",")))
+        if not expected <= OPTIONAL:
+            pytest.fail(f"MANYMASK_EXPECT names {', '.join(expected - OPTIONAL)}; known are {', '.join(OPTIONAL)}")
+        if not is_here:
+            (pytest.fail if name in expected else pytest.skip)(f"{name} is needed, and is not here")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def shared_data(require: Callable[[str, object], None]) -> Path:
+    """The folder of real data for development, beside the project's root."""
     default = Path(__file__).parents[1] / ".." / "shared" / "data"
     folder = Path(os.environ.get("MANYMASK_SHARED_DATA", default)).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"no data for development in {folder}")
+    require("data", folder.is_dir())
     return folder
 
 

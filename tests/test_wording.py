@@ -1,4 +1,4 @@
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of, format_interval, format_score, list_some
 
 
 def test_five_things_are_named():
@@ -10,3 +10,9 @@ def test_five_things_are_named():
 
 def test_plural():
     assert [count_of(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+
+
+def test_scores_and_intervals():
+    assert [format_score(None), format_score(None, (0.1, 0.2)), format_score(0.6126)] == ["-", "-", "0.613"]
+    assert format_score(0.6, (0.55, 0.65)) == "0.600 [0.550 to 0.650]"
+    assert [format_interval(None), format_interval([0, 1])] == ["-", "0.000 to 1.000"]

@@ -36,27 +36,21 @@ if TYPE_CHECKING:
     from manymask.training import train as train
 
 _MODULES = {
-    "Category": "manymask.core",
-    "Dataset": "manymask.core",
-    "InstanceLayers": "manymask.core",
-    "Instances": "manymask.core",
-    "ManymaskError": "manymask.errors",
-    "Model": "manymask.prediction",
-    "Plan": "manymask.plan",
-    "RunLengths": "manymask.core",
-    "Sample": "manymask.core",
-    "build_model": "manymask.modeling.build",
-    "compare": "manymask.comparison",
-    "evaluate": "manymask.evaluation",
-    "experiment": "manymask.comparison",
-    "inspect": "manymask.inspection",
-    "load_model": "manymask.prediction",
-    "plan_run": "manymask.training",
-    "predict": "manymask.prediction",
-    "predict_files": "manymask.prediction",
-    "read_dataset": "manymask.formats",
-    "report": "manymask.reporting",
-    "train": "manymask.training",
+    name: f"manymask.{module}"
+    for module, names in {
+        "comparison": "compare experiment",
+        "core": "Category Dataset InstanceLayers Instances RunLengths Sample",
+        "errors": "ManymaskError",
+        "evaluation": "evaluate",
+        "formats": "read_dataset",
+        "inspection": "inspect",
+        "modeling.build": "build_model",
+        "plan": "Plan",
+        "prediction": "Model load_model predict predict_files",
+        "reporting": "report",
+        "training": "plan_run train",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

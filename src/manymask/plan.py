@@ -1,7 +1,7 @@
 """The plan: every setting of a run, with its range and its meaning.
 
 ``plan.json`` is a plan as JSON. Settings can be set by name (``--set name=value``); a name that does not exist is
-refused with the nearest one that does.
+refused with the nearest one that does. The file is long because most of it is this one table of settings.
 """
 
 import difflib
@@ -217,45 +217,44 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _check_settings_fit(self) -> "Plan":
-        if self.architecture in ("maskrcnn_fpn", "maskrcnn_compact"):
-            if self.weights == "coco":
-                raise ValueError(
-                    f"there are no COCO weights of {self.architecture}; set weights to imagenet, none or a file"
-                )
-        elif self.backbone is not None:
-            raise ValueError(
-                f"backbone goes with architecture=maskrcnn_fpn or maskrcnn_compact only, not with {self.architecture}"
-            )
-        if self.architecture == "maskrcnn_fpn" and self.backbone is None:
-            raise ValueError("architecture=maskrcnn_fpn needs backbone=<timm name>, for example backbone=resnet18")
-        if self.architecture == "maskrcnn_compact" and self.backbone is None and self.weights == "imagenet":
-            raise ValueError("there are no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>")
-        if self.min_size and self.scale != 1:
-            raise ValueError(
-                f"min_size is {self.min_size} and scale {self.scale:g}; set min_size=0 to resize by a factor"
-            )
-        if self.min_size and self.crop_size:
-            raise ValueError(
-                f"min_size is {self.min_size} and crop_size {self.crop_size}: crops would be enlarged more than whole "
-                "images; set min_size=0"
-            )
-        if self.min_size and self.scale_jitter:
-            raise ValueError(f"min_size is {self.min_size}, which would undo scale_jitter; set min_size=0")
-        if self.min_size > self.max_size:
-            raise ValueError(f"min_size is {self.min_size}, but max_size only {self.max_size}")
-        if self.detections_per_image != "auto" and self.detections_per_image < 1:
-            raise ValueError(f"detections_per_image is {self.detections_per_image}, expected auto or at least 1")
-        if len(self.anchor_sizes) != 5 or min(self.anchor_sizes) < 2:
-            raise ValueError(f"anchor_sizes is {list(self.anchor_sizes)}, expected five sizes of at least 2 pixels")
-        if not self.aspect_ratios or not all(0.05 <= ratio <= 20 for ratio in self.aspect_ratios):
-            raise ValueError(f"aspect_ratios is {list(self.aspect_ratios)}, expected numbers from 0.05 to 20")
-        if self.minutes is not None and self.max_steps is not None:
-            raise ValueError("minutes and max_steps both end a run; set one of them to none")
+        for is_wrong, message in self._list_checks():
+            if is_wrong:
+                raise ValueError(message)
         if self.group_by is not None:
             check_pattern(self.group_by)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device is {self.device!r}, expected auto, cpu, cuda or cuda:N")
         return self
+
+    def _list_checks(self) -> list[tuple[bool, str]]:
+        """Whether settings do not fit each other, with what to say then."""
+        name, cap, has_backbone = self.architecture, self.detections_per_image, self.backbone is not None
+        takes_backbone = name in ("maskrcnn_fpn", "maskrcnn_compact")
+        return [
+            (takes_backbone and self.weights == "coco",
+             f"there are no COCO weights of {name}; set weights to imagenet, none or a file"),
+            (has_backbone and not takes_backbone,
+             f"backbone goes with architecture=maskrcnn_fpn or maskrcnn_compact only, not with {name}"),
+            (name == "maskrcnn_fpn" and not has_backbone,
+             "architecture=maskrcnn_fpn needs backbone=<timm name>, for example backbone=resnet18"),
+            (name == "maskrcnn_compact" and not has_backbone and self.weights == "imagenet",
+             "there are no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>"),
+            (self.min_size > 0 and self.scale != 1,
+             f"min_size is {self.min_size} and scale {self.scale:g}; set min_size=0 to resize by a factor"),
+            (self.min_size > 0 and self.crop_size > 0,
+             f"min_size is {self.min_size} and crop_size {self.crop_size}: crops would be enlarged more than whole "
+             "images; set min_size=0"),
+            (self.min_size > 0 and self.scale_jitter > 0,
+             f"min_size is {self.min_size}, which would undo scale_jitter; set min_size=0"),
+            (self.min_size > self.max_size, f"min_size is {self.min_size}, but max_size only {self.max_size}"),
+            (cap != "auto" and cap < 1, f"detections_per_image is {cap}, expected auto or at least 1"),
+            (len(self.anchor_sizes) != 5 or min(self.anchor_sizes) < 2,
+             f"anchor_sizes is {list(self.anchor_sizes)}, expected five sizes of at least 2 pixels"),
+            (not self.aspect_ratios or not all(0.05 <= ratio <= 20 for ratio in self.aspect_ratios),
+             f"aspect_ratios is {list(self.aspect_ratios)}, expected numbers from 0.05 to 20"),
+            (self.minutes is not None and self.max_steps is not None,
+             "minutes and max_steps both end a run; set one of them to none"),
+        ]  # fmt: skip
 
     @property
     def max_detections(self) -> int:
@@ -292,7 +291,7 @@ SETTINGS: tuple[str, ...] = tuple(name for name in Plan.model_fields if name not
 _RETIRED = {
     "min_contrast": "the noise of each image now says how far it is stretched, whatever the type of its values",
 }
-"""Settings of earlier versions, and what does their work; plans that hold them are read without them."""
+"""Settings of earlier versions, each with what replaced it; they are left out when an old plan is read."""
 
 
 def list_marked(mark: Mark) -> tuple[str, ...]:
@@ -304,8 +303,8 @@ def make_plan(recipe: str = "baseline", settings: Mapping[str, Any] | None = Non
     """A recipe with some settings of one's own.
 
     Args:
-        recipe: One of ``RECIPES``; a ``plan.json``; or ``auto``, which gives a draft: what its rules decide, once they
-            see the data, is still as in ``baseline``.
+        recipe: One of ``RECIPES``; a ``plan.json``; or ``auto``, which gives a draft: settings that its rules
+            decide later, when they see the data, are still as in ``baseline``.
         settings: Values by name, which may be text.
 
     Raises:
@@ -343,7 +342,7 @@ def check_names(settings: Iterable[str]) -> None:
     """Refuse names of settings that do not exist.
 
     Raises:
-        PlanError: There is one; the message gives the nearest that does, or what does the work of one of old.
+        PlanError: A name does not exist; the message gives the nearest one that does, or what replaced an old one.
     """
     for name in settings:
         if name in _RETIRED:
@@ -355,7 +354,7 @@ def check_names(settings: Iterable[str]) -> None:
 
 
 def parse_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of settings, which may be text, each by itself: whether they fit each other is not looked at.
+    """Parse the values of settings, which may be text, each by itself; whether they fit each other is not checked.
 
     Raises:
         PlanError: A setting does not exist or is out of range.
@@ -422,7 +421,7 @@ def load_plan(values: Any, source: str) -> Plan:
         raise PlanError(f"expected settings by name in {source}, found {type(values).__name__}")
     settings = {name: value for name, value in cast(dict[str, Any], values).items() if name not in _RETIRED}
     plan = _validate(settings, source)
-    # Runs from when the split went by the seed know no other.
+    # Older runs have no ``split_seed``: they split the data by ``seed``.
     return plan if "split_seed" in settings else plan.model_copy(update={"split_seed": plan.seed})
 
 

@@ -5,7 +5,6 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from manymask.core.files import explain_writing, hold_lock, replace_file
@@ -19,31 +18,21 @@ from manymask.plan import Plan
 MetricsRow = dict[str, int | float | None]
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths and files of one run; nothing is held in memory that the files do not say."""
+    """Paths and files of one run; nothing is held in memory that the files do not say.
 
-    path: Path
+    Attributes:
+        path: The folder.
+        plan_file: The settings and the record of the data.
+        explanation_file: Every setting with the reason for it, where rules decided them.
+        last: The checkpoint of the last epoch.
+        best: The checkpoint of the epoch with the highest validation mask AP.
+    """
 
-    @property
-    def plan_file(self) -> Path:
-        """The settings and the record of the data."""
-        return self.path / "plan.json"
-
-    @property
-    def explanation_file(self) -> Path:
-        """Every setting with the reason for it, where rules decided them."""
-        return self.path / "plan.md"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint of the last epoch."""
-        return self.path / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the epoch with the highest validation mask AP."""
-        return self.path / "best.ckpt"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan_file, self.explanation_file = path / "plan.json", path / "plan.md"
+        self.last, self.best = path / "last.ckpt", path / "best.ckpt"
 
     def epoch_file(self, epoch: int) -> Path:
         """The checkpoint of an epoch, counted from 1."""
@@ -69,7 +58,7 @@ class RunFolder:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep the folder, which is made where it is not there, to this process; it goes if nothing is written to it.
+        """Make the folder if it is not there, and lock it for this process; one that stays empty is removed.
 
         Raises:
             ManymaskError: Another process trains in the folder, or it cannot be written to.
@@ -87,7 +76,7 @@ class RunFolder:
                     path.rmdir()
 
     def remove_partial_files(self) -> None:
-        """Remove what a kill in the middle of writing has left; in other folders than training's, others may write."""
+        """Remove half-written files that a kill has left, in the folders that only training writes to."""
         for folder in (self.path, self.path / "checkpoints", self.path / "curves"):
             for file in folder.glob(".*.partial"):
                 file.unlink()
@@ -223,7 +212,7 @@ def count_epochs(checkpoint: Path, plan: Plan, rows: list[MetricsRow]) -> int:
     own = read_checkpoint(checkpoint)[CHECKPOINT_KEY] if checkpoint.is_file() else {}
     if "num_epochs" in own:
         return own["num_epochs"]
-    # Runs from before hold no number. The clock ended one whose time has no room for another of its epochs.
+    # Older checkpoints hold no number. A run with a time budget is over when none of its epochs fits in any more.
     seconds = sum(row.get("seconds") or 0 for row in rows)
     is_over = plan.minutes is not None and plan.minutes * 60 - seconds < seconds / len(rows)
     is_over |= plan.max_steps is not None and (rows[-1]["step"] or 0) >= plan.max_steps

@@ -185,12 +185,7 @@ def _draw_cell(
 
 
 def _shape_cell(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    centre: tuple[float, float],
-    radius: float,
-    label: int,
-    look: _Look,
+    rng: np.random.Generator, size: tuple[int, int], centre: tuple[float, float], radius: float, label: int, look: _Look
 ) -> _Cell:
     """Shape an ellipse with a wavy outline, inside its box, which ends at the image's border."""
     stretch = np.sqrt(max(1.0, look.elongation * np.exp(rng.normal(0, 0.12))))
@@ -234,9 +229,8 @@ def _stain_tissue(
 ) -> Float32[np.ndarray, "height width 3"]:
     """Amounts of the three stains in what lies around the cells: stroma with pale gaps, fibres and debris."""
     coarse, middle, fine = (_make_noise(rng, size, scale * diameter) for scale in (5, 1, 0.25))
-    ground = (
-        0.1 + 0.25 / (1 + np.exp(-3 * coarse)) + 0.04 * middle + 0.04 * fine
-    )  # the logistic curve makes gaps with soft edges
+    # The logistic curve makes gaps with soft edges.
+    ground = 0.1 + 0.25 / (1 + np.exp(-3 * coarse)) + 0.04 * middle + 0.04 * fine
     fibres, debris = _draw_fibres(rng, size, diameter), _draw_debris(rng, size, diameter)
     amounts = np.zeros((*size, 3), dtype=np.float32)
     amounts[..., 0] = 0.05 + 0.1 * ground + 0.12 * fibres + 1.2 * debris

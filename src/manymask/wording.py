@@ -1,6 +1,6 @@
 """Phrases that messages and tables share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 NUM_NAMED = 5
 """Things that a message names before it says how many more there are."""
@@ -16,3 +16,15 @@ def list_some(items: Iterable[object], total: int | None = None, separator: str 
 def count_of(number: int, what: str) -> str:
     """A number of things: ``1 image``, ``2 images``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def format_score(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """A score with three digits and its interval, as ``0.613 [0.570 to 0.655]``; a dash where it is undefined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + ("" if interval is None else f" [{format_interval(interval)}]")
+
+
+def format_interval(interval: Sequence[float] | None) -> str:
+    """``low to high``, or a dash."""
+    return "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

@@ -485,7 +485,7 @@ def test_plan_takes_over_what_a_shipped_model_was_made_for(run, tiny, data):
     )
 
 
-@pytest.mark.filterwarnings("ignore:a view of an image reached the cap")
+@pytest.mark.filterwarnings("ignore:.*a view of the image reached the cap")
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_tta(run, model, data, tmp_path, monkeypatch, command):
     """The flag and the setting are the same."""

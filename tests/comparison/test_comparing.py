@@ -286,19 +286,19 @@ class TestRuns:
 class TestVariants:
     def test_names_are_as_short_as_tells_them_apart(self, tmp_path):
         paths = [tmp_path / "x" / "a" / "predictions.json", tmp_path / "x" / "b" / "predictions.json"]
-        assert [v.name for v in find_variants(paths)] == ["a/predictions.json", "b/predictions.json"]
-        assert [v.name for v in find_variants([tmp_path / "a", tmp_path / "b"])] == ["a", "b"]
+        assert list(find_variants(paths)) == ["a/predictions.json", "b/predictions.json"]
+        assert list(find_variants([tmp_path / "a", tmp_path / "b"])) == ["a", "b"]
 
     def test_seeds_are_in_order(self, tmp_path):
         for seed in (10, 9, 0):
             write_plan(Plan(), tmp_path / "a" / f"seed_{seed}" / "plan.json")
         (tmp_path / "a" / "seed_7").mkdir()
         variants = find_variants([tmp_path / "a", tmp_path / "b"])
-        assert [source.name for source in variants[0].sources] == ["seed_0", "seed_9", "seed_10"]
+        assert [source.name for source in variants["a"]] == ["seed_0", "seed_9", "seed_10"]
 
     def test_here(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert [v.name for v in find_variants([".", "a"])] == [tmp_path.name, "a"]
+        assert list(find_variants([".", "a"])) == [tmp_path.name, "a"]
 
     @pytest.mark.parametrize(
         ("paths", "message"),

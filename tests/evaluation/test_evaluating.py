@@ -403,7 +403,7 @@ class TestHeldOut:
         assert find_training_images(plan, cells, {}) == ["0000", "0001", "0002"]
 
     def test_training_images_are_known_by_their_pixels(self, cells, tmp_path):
-        digests = [sample.digest_pixels() for sample in cells]
+        digests = [sample.digest for sample in cells]
         record = make_record(cells.root).model_copy(update={"train_digests": digests[:2], "val_digests": digests[2:]})
         write_tiny_model(tmp_path / "best.ckpt", record=record.model_copy(update={"path": "gone"}))
         for folder in ("images", "labels"):
@@ -419,7 +419,7 @@ class TestHeldOut:
 
     def test_changed_validation_images_are_refused(self, tmp_path):
         data = write_cells(tmp_path / "data")
-        digests = [sample.digest_pixels() for sample in data]
+        digests = [sample.digest for sample in data]
         record = make_record(data.root).model_copy(update={"train_digests": digests[:2], "val_digests": digests[2:]})
         run = tmp_path / "run"
         write_plan(make_tiny_plan().model_copy(update={"data": record}), run / "plan.json")
@@ -452,9 +452,9 @@ class TestHeldOut:
         root = Path(shutil.copytree(cells.root, tmp_path / "data"))
         old = cells.records[0].name
         (root / old).rename(root / "zell-a\u0308")
-        digest = read_class_folders(root)[len(cells) - 1].digest_pixels()
+        digest = read_class_folders(root)[len(cells) - 1].digest
         record = make_record(root).model_copy(update={"val_names": ("zell-\u00e4",), "val_digests": (digest,)})
-        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path)
+        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path, False)
         assert [sample.name for sample in found] == ["zell-a\u0308"]
 
     def test_moved_and_lost_images(self, cells, tmp_path):
@@ -465,7 +465,7 @@ class TestHeldOut:
         with pytest.raises(DatasetError, match=r"two no longer holds 1 of the images .*lost was .*\(0002\)"):
             score(tmp_path / "lost", None)
         with pytest.raises(DatasetError, match="does not say which images it was validated on"):
-            read_validation(make_tiny_plan().model_copy(update={"data": None}), tmp_path)
+            read_validation(make_tiny_plan().model_copy(update={"data": None}), tmp_path, False)
 
     def test_files_do_not_say(self, cells, tmp_path):
         with pytest.raises(ManymaskError, match=r"a\.json is no run folder, so it does not say .*; give the data"):

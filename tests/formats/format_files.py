@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from manymask.core import InstanceLayers, Instances
+from manymask.formats.ids import read_label_image
 
 
 def write_array(path: Path, array: np.ndarray, **options) -> Path:
@@ -24,6 +25,12 @@ def cut_short(path: Path, fraction: float) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
     return path
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """The ids of a label image as they are stored."""
+    label = read_label_image(path, is_checked=False)
+    return np.append(0, label.old_ids)[label.ids]
 
 
 def make_pixels(height: int = 6, width: int = 8, channels: int = 3, dtype: str = "uint8") -> np.ndarray:

@@ -112,16 +112,16 @@ def test_predictions_are_no_ground_truth_until_somebody_changes_them(tmp_path, f
     with pytest.raises(DatasetError, match="fits no layout"):
         read_dataset(tmp_path)
     if folder == "images":
-        assert check_dataset(read_dataset(tmp_path, "label_images")).max_instances == 1
+        assert [image.num_instances for image in check_dataset(read_dataset(tmp_path, "label_images")).images] == [1]
         write_array(tmp_path / "labels" / "a.tif", make_ids((1, 1, 5, 5), (5, 6, 6, 8)))
-        assert check_dataset(read_dataset(tmp_path)).max_instances == 2
+        assert [image.num_instances for image in check_dataset(read_dataset(tmp_path)).images] == [2]
 
 
 def test_masks_beside_predictions_are_the_labels(tmp_path):
     make_label_images(tmp_path)
     (tmp_path / "labels").rename(tmp_path / "masks")
     write_outputs(tmp_path)
-    assert check_dataset(read_dataset(tmp_path)).max_instances == 2
+    assert [image.num_instances for image in check_dataset(read_dataset(tmp_path)).images] == [2]
 
 
 def test_unknown_format_is_refused(tmp_path):
@@ -134,20 +134,21 @@ def test_check(tmp_path, num_workers):
     make_label_images(tmp_path, "abc")
     write_array(tmp_path / "labels" / "b.png", make_ids())
     done = []
-    check = check_dataset(read_dataset(tmp_path), done.append, num_workers)
+    check = check_dataset(read_dataset(tmp_path), lambda *step: done.append(step), num_workers)
     assert [(image.name, image.size, image.num_instances) for image in check.images] == [
         ("a", (6, 8), 2),
         ("b", (6, 8), 0),
         ("c", (6, 8), 2),
     ]
-    assert check.max_instances == 2
-    assert done == [1, 2, 3]
+    assert done == [(number, 3, f"looking at {tmp_path}") for number in (1, 2, 3)]
 
 
 def test_crowd_and_empty_rows_are_not_counted(tmp_path):
     outside = {"segmentation": [[-9, -9, -8, -9, -8, -8]]}
     path = make_coco(tmp_path, [TRIANGLE, TRIANGLE | {"iscrowd": 1}, outside])
-    assert check_dataset(read_dataset(path)).max_instances == 1
+    with pytest.warns(UserWarning, match="1 of 3 annotations are crowd regions"):
+        dataset = read_dataset(path)
+    assert [image.num_instances for image in check_dataset(dataset).images] == [1]
 
 
 def test_fingerprint_follows_content_only(tmp_path):
@@ -174,4 +175,4 @@ def test_check_raises_the_first_error_in_order(tmp_path):
 def test_real_data(shared_data, folder, data_format):
     dataset = read_dataset(shared_data / folder)
     assert dataset.format.name == data_format
-    assert check_dataset(dataset.subset([0, 1]), num_workers=2).max_instances > 0
+    assert all(image.num_instances for image in check_dataset(dataset.subset([0, 1]), num_workers=2).images)

@@ -12,7 +12,7 @@ from manymask.core.dataset import DatasetWriter, Doubt, Format
 from manymask.core.files import copy_file
 from manymask.formats import FORMATS, detect_format, read_dataset
 from manymask.formats.records import make_dataset, make_sample
-from manymask.imaging import read_pixels
+from manymask.imaging import open_image
 from manymask.inspection import inspect
 from manymask.inspection.tables import describe_copy
 from tests.formats.format_files import write_array
@@ -28,11 +28,11 @@ def load_boxes(record):
 
 
 def read_record(record, categories):
-    pixels = read_pixels(record.path)
-    ids = np.zeros(pixels.shape[:2], dtype=np.int32)
+    image = open_image(record.path)
+    ids = np.zeros(image.size, dtype=np.int32)
     for number, (top, left, bottom, right) in enumerate(load_boxes(record), start=1):
         ids[top:bottom, left:right] = number
-    return make_sample(record, pixels, ids, np.ones(len(load_boxes(record)), dtype=np.int64))
+    return make_sample(record, image, ids, np.ones(len(load_boxes(record)), dtype=np.int64))
 
 
 class Writer(DatasetWriter):

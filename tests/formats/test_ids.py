@@ -5,8 +5,8 @@ import tifffile
 from PIL import Image
 
 from manymask.errors import FormatError
-from manymask.formats.ids import read_ids, read_label_image
-from tests.formats.format_files import make_ids, write_array
+from manymask.formats.ids import read_label_image
+from tests.formats.format_files import make_ids, read_ids, write_array
 
 ROWS, COLUMNS = np.mgrid[:96, :96]
 

@@ -7,9 +7,9 @@ import tifffile
 from PIL import Image, ImageOps
 
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.ids import check_size, read_ids, renumber_ids
+from manymask.formats.ids import check_size, renumber_ids
 from manymask.imaging import find_images, open_image
-from tests.formats.format_files import cut_short, make_pixels, write_array
+from tests.formats.format_files import cut_short, make_pixels, read_ids, write_array
 from tests.imaging.reading import read_pixels
 
 
@@ -128,7 +128,7 @@ def test_image_above_the_limit_of_pillow(tmp_path):
 
 def test_path_as_text(tmp_path):
     path = write_array(tmp_path / "a.png", make_pixels()[..., 0])
-    np.testing.assert_array_equal(read_ids(str(path)), read_pixels(str(path))[..., 0])
+    np.testing.assert_array_equal(read_ids(path), read_pixels(str(path))[..., 0])
     assert find_images(str(tmp_path)) == [("a", path)]
 
 

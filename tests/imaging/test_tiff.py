@@ -6,8 +6,7 @@ import tifffile
 from PIL import Image
 
 from manymask.errors import FormatError
-from manymask.formats.ids import read_ids
-from tests.formats.format_files import make_pixels, write_array
+from tests.formats.format_files import make_pixels, read_ids, write_array
 from tests.imaging.reading import read_pixels
 
 

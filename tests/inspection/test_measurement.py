@@ -8,7 +8,6 @@ from hypothesis import given
 from scipy import ndimage
 
 from manymask.core import RunLengths
-from manymask.core.components import FAR_GAP, find_pieces, split_columns
 from manymask.inspection import measurement
 from manymask.inspection.measurement import group_several, hash_grey, measure_instances
 from tests import dense, strategies
@@ -22,57 +21,11 @@ def measure_masks(masks, labels=None, iscrowd=None):
     return measure_instances(dense.encode_runs(masks), labels, crowd)
 
 
-def find_pieces_slowly(mask):
-    """Areas of the pieces of a mask, largest first, gathered pixel by pixel."""
-    parts = [(y, x) for y, x in np.argwhere(mask)]
-    pieces = []
-    while parts:
-        piece, todo = [], [parts.pop()]
-        while todo:
-            y, x = todo.pop()
-            piece.append((y, x))
-            close = [p for p in parts if max(abs(p[0] - y), abs(p[1] - x)) <= FAR_GAP + 1]
-            parts = [p for p in parts if p not in close]
-            todo += close
-        pieces.append(len(piece))
-    return sorted(pieces, reverse=True)
-
-
 def find_touching_slowly(masks):
     cross = ndimage.generate_binary_structure(2, 1)
     grown = [ndimage.binary_dilation(mask, cross) if mask.any() else mask for mask in masks]
     others = [[row for row in range(len(masks)) if row != own] for own in range(len(masks))]
     return [any((grown[own] & masks[row]).any() for row in others[own]) for own in range(len(masks))]
-
-
-class TestPieces:
-    def test_none(self):
-        pieces, owner = find_pieces(RunLengths.empty((4, 5), 2))
-        assert (len(pieces), len(owner)) == (0, 0)
-
-    @pytest.mark.parametrize(("gap", "count"), [(FAR_GAP, 1), (FAR_GAP + 1, 2)])
-    @pytest.mark.parametrize("is_turned", [False, True])
-    def test_far_begins_beyond_the_gap(self, gap, count, is_turned):
-        masks = draw_masks((2, 2, 5, 5), (2, 5 + gap, 5, 9 + gap), size=(20, 20)).any(axis=0)[None]
-        pieces, owner = find_pieces(dense.encode_runs(masks.transpose(0, 2, 1) if is_turned else masks))
-        assert owner.tolist() == [0] * count
-        assert sorted(pieces.areas.tolist()) == ([9, 12] if count == 2 else [21])
-
-    @given(strategies.stacks())
-    def test_against_pixels(self, masks):
-        pieces, owner = find_pieces(dense.encode_runs(masks))
-        dense.assert_valid_runs(pieces)
-        for row, mask in enumerate(masks):
-            assert sorted(pieces.areas[owner == row].tolist(), reverse=True) == find_pieces_slowly(mask)
-            np.testing.assert_array_equal(dense.decode_runs(pieces)[owner == row].any(axis=0), mask)
-
-    @given(strategies.stacks())
-    def test_columns(self, masks):
-        owner, column, top, bottom = split_columns(dense.encode_runs(masks))
-        painted = np.zeros_like(masks)
-        for row, x, begin, end in zip(owner, column, top, bottom, strict=True):
-            painted[row, begin:end, x] = True
-        np.testing.assert_array_equal(painted, masks)
 
 
 class TestInstances:

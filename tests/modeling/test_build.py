@@ -292,8 +292,8 @@ class TestCompact:
         assert loss.isfinite()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         (found,) = model.eval()([torch.rand(3, 50, 70)])
-        assert found["mask_probabilities"].shape[1:] == (28, 28)
-        assert len(found["boxes"]) <= 20
+        assert found.mask_probabilities.shape[1:] == (28, 28)
+        assert len(found.boxes) <= 20
 
     @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
     def test_timm_backbone(self, name):

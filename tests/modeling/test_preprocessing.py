@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from manymask.core import Window
 from manymask.modeling.build import build_model
 from manymask.modeling.detections import Detections
 from manymask.modeling.preprocessing import Preprocessing, View
@@ -83,20 +84,22 @@ class TestView:
     def test_boxes_come_back(self, flips, expected):
         """A box of a 20 x 30 view that is enlarged 1.25 times, of a 16 x 24 image or of a window of one."""
         box = [5.0, 10.0, 15.0, 20.0]
-        assert self.map_back(View((0, 0, 16, 24), PLAIN, flips, 1.25), box) == [expected]
+        assert self.map_back(View(Window(0, 0, 16, 24), PLAIN, flips, 1.25), box) == [expected]
         moved = [expected[0] + 7, expected[1] + 3, expected[2] + 7, expected[3] + 3]
-        assert self.map_back(View((3, 7, 16, 24), PLAIN, flips, 1.25), box) == [moved]
-        assert self.map_back(View((3, 7, 16, 24), replace(PLAIN, scale=2.5), flips), [2 * x for x in box]) == [moved]
+        assert self.map_back(View(Window(3, 7, 16, 24), PLAIN, flips, 1.25), box) == [moved]
+        assert self.map_back(View(Window(3, 7, 16, 24), replace(PLAIN, scale=2.5), flips), [2 * x for x in box]) == [
+            moved
+        ]
 
     def test_takes_a_window(self):
         image = draw_image(20, 30)
-        assert torch.equal(View((0, 0, 20, 30), PLAIN).take(image), image)
-        assert torch.equal(View((2, 3, 10, 12), PLAIN, (True, False)).take(image), image[:, 2:12, 3:15].flip(2))
-        view = View((2, 3, 10, 12), replace(PLAIN, scale=2.0), (False, True), 1.5)
+        assert torch.equal(View(Window(0, 0, 20, 30), PLAIN).take(image), image)
+        assert torch.equal(View(Window(2, 3, 10, 12), PLAIN, (True, False)).take(image), image[:, 2:12, 3:15].flip(2))
+        view = View(Window(2, 3, 10, 12), replace(PLAIN, scale=2.0), (False, True), 1.5)
         assert (view.size, view.take(image).shape) == ((30, 36), (3, 30, 36))
 
     def test_masks_are_flipped_with_their_boxes(self):
         masks = torch.rand(2, 4, 4)
         detections = Detections(torch.ones(2, 4), torch.ones(2).long(), torch.ones(2), masks)
-        found = View((0, 0, 9, 9), PLAIN, (True, True)).map_back(detections)
+        found = View(Window(0, 0, 9, 9), PLAIN, (True, True)).map_back(detections)
         assert torch.equal(found.mask_probabilities, masks.flip(1, 2))

@@ -34,7 +34,7 @@ def test_every_plan_is_valid_and_keeps_what_the_user_set(data, machine, cost, na
     assert plan.recipe == "auto"
     assert {name: getattr(plan, name) for name in settings} == {name: getattr(draft, name) for name in settings}
     assert sorted(decision.setting for decision in decisions) == sorted(SETTINGS)
-    assert {decision.setting for decision in decisions if decision.is_yours} == set(settings)
+    assert {decision.setting for decision in decisions if decision.source == "--set"} == set(settings)
     assert all(decision.value == getattr(plan, decision.setting) for decision in decisions)
     assert change_plan(plan, {d.setting: format_value(d.value) for d in decisions})
 
@@ -45,7 +45,7 @@ class TestUsersOwn:
         (plain, _), (scaled, decisions) = decide({}, data), decide({"scale": "4"}, data)
         assert (plain.scale, plain.crop_size, plain.anchor_sizes[0]) == (1, 256, 20)
         assert (scaled.scale, scaled.crop_size, scaled.anchor_sizes[0]) == (4, 64, 80)
-        (own,) = [decision for decision in decisions if decision.is_yours]
+        (own,) = [decision for decision in decisions if decision.source == "--set"]
         assert (own.setting, own.value, own.because, own.source) == ("scale", 4.0, "set by you", "--set")
 
     @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ class TestStart:
         assert (plan.backbone, plan.mask_alignment, plan.aspect_ratios) == ("resnet34", "torchvision", (0.5, 1, 2))
         inherited = {decision.setting for decision in decisions if decision.source == "weights"}
         assert inherited == set(list_marked(INHERITED)) - {"normalization"}
-        assert {decision.setting for decision in decisions if decision.is_yours} == set(own)
+        assert {decision.setting for decision in decisions if decision.source == "--set"} == set(own)
         assert (plan.optimizer, plan.recipe) == ("sgd", "auto")  # as the weights were made
 
     def test_of_the_shipped_model_where_the_rule_takes_it(self):

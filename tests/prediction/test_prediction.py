@@ -395,7 +395,7 @@ def test_ids_that_do_not_meet_the_images_are_refused_before_anything_is_written(
 def test_a_broken_image_is_found_before_anything_is_written(model, tmp_path):
     folder = write_images(tmp_path / "in", "a.png", "b.png", "c.png")
     (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:200])
-    with pytest.raises(DatasetError, match=r"c\.png cannot be read"):
+    with pytest.raises(DatasetError, match=r"c\.png is cut short"):
         predict_files(model, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -664,7 +664,7 @@ def test_views_are_enlarged_as_far_as_images_are(run):
 
 
 def test_cap_in_a_view_is_told(run):
-    with pytest.warns(UserWarning, match=r"a view of an image reached the cap of 3 detections"):
+    with pytest.warns(UserWarning, match=r"a view of the image reached the cap of 3 detections"):
         list(
             predict(
                 load_model(run, settings={"tta": True, "detections_per_image": 3, "score_threshold": 0.05}),

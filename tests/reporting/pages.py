@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from manymask.core import Category, Instances, RunLengths, compute_iou, concatenate_instances, intersect_runs
-from manymask.metrics import Evaluation
+from manymask.metrics import Evaluation, ImageErrors
 from manymask.plan import DataRecord, Plan, make_plan
 from manymask.reporting import ViewedImage, write_report
 from manymask.synthetic import make_categories, make_sample
@@ -48,10 +48,7 @@ def make_viewed_image(
         pixels=pixels,
         truth=truth,
         predictions=predictions,
-        truth_kinds=[str(kind) for kind in kinds],
-        truth_ious=truth_ious,
-        prediction_kinds=names,
-        prediction_ious=prediction_ious,
+        errors=ImageErrors(np.array(names, dtype=str), kinds, prediction_ious, truth_ious),
         loss=float(np.mean(kinds != "found")) if len(truth) else 0.0,
     )
 
@@ -169,7 +166,7 @@ def make_evaluation(images: list[ViewedImage], names: list[str]) -> Evaluation:
             {
                 "image": image.name,
                 "what": "prediction",
-                "kind": image.prediction_kinds[0],
+                "kind": str(image.errors.predictions[0]),
                 "category": names[0],
                 "score": 0.91,
                 "iou": 0.2,

@@ -171,7 +171,8 @@ def test_empty_masks_have_no_outline():
 def test_images_beyond_the_number_are_chosen_evenly_and_the_page_says_so(path, images):
     chosen = choose_images([f"{i}" for i in range(100)], 10)
     assert chosen == ["0", "1", "2", "3", "4", "5", "28", "52", "76", "99"]
-    assert "2 of 3 images" in write_page(path, images, max_images=2)
+    evaluation = make_evaluation(images, ["class1", "class2", "class3"])
+    assert "2 of 3 images" in write_page(path, images[:2], evaluation=evaluation)
 
 
 def test_images_are_taken_one_at_a_time(path, images):
@@ -188,7 +189,7 @@ def test_instances_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="labels of 0 categories"):
         encode_image(image, 0)
     with pytest.raises((ValueError, TypeCheckError)):
-        encode_image(replace(image, truth_kinds=[]), 3)
+        encode_image(replace(image, errors=replace(image.errors, instances=np.array([], dtype=str))), 3)
 
 
 def test_predictions_file_has_no_run(path, images):

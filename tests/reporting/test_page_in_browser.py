@@ -1,14 +1,13 @@
-"""The page in a real browser; skipped where there is no Chromium or no playwright."""
+"""The page in a real browser."""
 
 import shutil
 
 import pytest
+from playwright import sync_api
 
 from tests.reporting.pages import make_viewed_image, write_page
 
-sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -28,7 +27,8 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(require):
+    require("chromium", CHROMIUM)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser

@@ -8,8 +8,13 @@ from manymask.prediction import load_model, predict
 from manymask.training import train
 from tests.training.runs import SETTINGS, find_differences, load_checkpoint, read_rows
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = pytest.mark.gpu
 CUDA = SETTINGS | {"device": "cuda", "precision": "fp16", "deterministic": True}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cuda(require):
+    require("gpu", torch.cuda.is_available())
 
 
 @pytest.fixture(autouse=True)

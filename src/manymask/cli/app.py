@@ -1,23 +1,15 @@
 """The command line: one command a step."""
 
-import logging
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column, Table
-from rich.text import Text
 
 from manymask import __version__
+from manymask.cli.console import print_line, print_marked, print_table, route_notes, show_progress
 from manymask.cli.options import (
     DeviceOption,
     FormatOption,
@@ -28,6 +20,7 @@ from manymask.cli.options import (
     SettingsCommand,
     SourceArgument,
     TtaOption,
+    parse_arguments,
     parse_options,
 )
 from manymask.errors import Interrupted, ManymaskError, PlanError
@@ -39,9 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(stderr=True)
 STARTED = time.monotonic()
-SECONDS_BETWEEN_LINES = 30
 
 
 def main() -> None:
@@ -49,43 +40,15 @@ def main() -> None:
     # torch's threads spin while they wait, which on a machine that does anything else made steps about ten times
     # slower; asleep they cost some ten percent on an idle one (benchmarks/RESULTS.md). Set it before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    warnings.showwarning = _show_warning
-    notes = logging.getLogger("manymask")
-    notes.handlers = [_Notes()]
-    notes.setLevel(logging.INFO)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
+    route_notes()
     try:
         app(prog_name="manymask")
     except ManymaskError as error:
-        message = " ".join(str(error).splitlines())
-        console.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
+        print_marked("error:", "bold red", " ".join(str(error).splitlines()))
         sys.exit(2)
     except Interrupted as error:
-        console.print(Text(str(error)), soft_wrap=True)
+        print_line(str(error))
         sys.exit(128 + error.signal_number)
-
-
-class _Notes(logging.Handler):
-    """Shows what the package tells of its work, and what it warns of."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a note."""
-        if record.levelno >= logging.WARNING:
-            _show_warning(record.getMessage(), UserWarning)
-        else:
-            _print_line(record.getMessage())
-
-
-def _print_line(text: str) -> None:
-    """A line as it is: not wrapped, and brackets in a path are not markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """A warning as one line, without the place in the code."""
-    console.print(Text.assemble(("warning:", "bold yellow"), f" {message}"), soft_wrap=True)
 
 
 def _show_version(is_asked: bool) -> bool:
@@ -121,7 +84,7 @@ def train(
     from manymask.training import train as run
 
     values = parse_options(settings, minutes=minutes)
-    with _show_progress() as progress:
+    with show_progress() as progress:
         folder = run(
             data,
             output=output,
@@ -157,13 +120,13 @@ def plan(
     if output is not None:
         check_outputs(output.parent, "plan", [output.name])
     values = parse_options(settings)
-    with _show_progress() as progress:
+    with show_progress() as progress:
         made, decisions = plan_run(
             data, recipe=recipe, val=val, data_format=data_format, settings=values, progress=progress
         )
     if decisions and explain:
         ruled = [decision for decision in decisions if decision.because != NO_RULE]
-        _print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
+        print_table(f"Recipe {made.recipe}", ("setting", "value", "because", "source"), list_decisions(ruled))
         typer.echo(f"No rule decides the other {len(decisions) - len(ruled)} settings: docs/settings.md lists them.")
     else:
         for name, value in made.model_dump(exclude={"version", "recipe", "data"}).items():
@@ -190,20 +153,11 @@ def evaluate(
     from manymask.metrics import format_scores
 
     folder = output or scoring.choose_folder(source) / "evaluation"
-    values = parse_options(settings, group_by=group_by, device=device, tta=tta or None)
-    with _show_progress() as progress:
-        scores = scoring.evaluate(
-            source,
-            data,
-            output=folder,
-            data_format=data_format,
-            group_by=values.pop("group_by", None),
-            device=values.pop("device", "auto"),
-            settings=values,
-            progress=progress,
-        )
+    arguments = parse_arguments(settings, group_by=group_by, device=device, tta=tta or None)
+    with show_progress() as progress:
+        scores = scoring.evaluate(source, data, output=folder, data_format=data_format, **arguments, progress=progress)
     title, names, rows = format_scores(scores)
-    _print_table(title, names, rows)
+    print_table(title, names, rows)
     typer.echo(f"written to {folder / 'evaluation.json'}")
 
 
@@ -220,17 +174,10 @@ def compare(
     """Compare runs, or predictions of any tool, on the same images, and say with an interval which is better."""
     from manymask import comparison
 
-    values = parse_options(settings, group_by=group_by, device=device)
-    with _show_progress() as progress:
+    arguments = parse_arguments(settings, group_by=group_by, device=device)
+    with show_progress() as progress:
         result = comparison.compare(
-            sources,
-            data,
-            output=output,
-            data_format=data_format,
-            group_by=values.pop("group_by", None),
-            device=values.pop("device", "auto"),
-            settings=values,
-            progress=progress,
+            sources, data, output=output, data_format=data_format, **arguments, progress=progress
         )
     _print_comparison(result, output)
 
@@ -253,8 +200,8 @@ def experiment(
     parts = [part.strip() for part in seeds.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise PlanError(f"--seeds is {seeds!r}, expected whole numbers with commas; for example --seeds 0,1,2")
-    values = parse_options(settings, group_by=group_by)
-    with _show_progress() as progress:
+    arguments = parse_arguments(settings, group_by=group_by)
+    with show_progress() as progress:
         result = comparison.experiment(
             data,
             vary=vary,
@@ -263,8 +210,7 @@ def experiment(
             recipe=recipe,
             val=val,
             data_format=data_format,
-            group_by=values.pop("group_by", None),
-            settings=values,
+            **arguments,
             progress=progress,
         )
     _print_comparison(result, output)
@@ -283,18 +229,9 @@ def report(
     """Write report.html: scores with intervals, errors, curves, settings, and the images to look through."""
     from manymask import reporting
 
-    values = parse_options(settings, group_by=group_by, device=device)
-    with _show_progress() as progress:
-        path = reporting.report(
-            source,
-            data,
-            output=output,
-            data_format=data_format,
-            group_by=values.pop("group_by", None),
-            device=values.pop("device", "auto"),
-            settings=values,
-            progress=progress,
-        )
+    arguments = parse_arguments(settings, group_by=group_by, device=device)
+    with show_progress() as progress:
+        path = reporting.report(source, data, output=output, data_format=data_format, **arguments, progress=progress)
     typer.echo(f"written to {path}")
 
 
@@ -302,7 +239,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
     from manymask.comparison.tables import list_scores
 
     names, rows = list_scores(result["variants"])
-    _print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
+    print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
     for pair in result["comparisons"]:
         for sentence in pair["sentences"]:
             typer.echo(sentence)
@@ -312,16 +249,8 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
             f"{images['tied']}."
         )
     for note in result["notes"]:
-        _show_warning(note, UserWarning)
+        print_marked("warning:", "bold yellow", note)
     typer.echo(f"written to {folder / 'comparison.md'}")
-
-
-def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*(Column(name, overflow="fold") for name in names), title=title)
-    for row in rows:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else 160  # a file has no width
-    Console(markup=False, emoji=False, highlight=False, width=width).print(table)  # classes may be named [like this]
 
 
 @app.command(cls=SettingsCommand)
@@ -345,7 +274,7 @@ def predict(
     from manymask.outputs import OUTPUTS
 
     loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
-    with _show_progress() as progress:
+    with show_progress() as progress:
         written = prediction.predict_files(
             loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, progress=progress
         )
@@ -362,7 +291,7 @@ def models() -> None:
     for name, card in read_cards().items():
         size = f"{list_shipped()[name].stat().st_size / 1e6:.0f} MB"
         rows.append((name, size, card.parameters, ", ".join(card.classes), card.data, card.licence, card.scores))
-    _print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
+    print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
     typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
 
 
@@ -389,7 +318,7 @@ def inspect(
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
 
-    with _show_progress() as progress:
+    with show_progress() as progress:
         found = inspection.inspect(
             data,
             val=val,
@@ -405,12 +334,12 @@ def inspect(
     if not rows:
         typer.echo("no findings: nothing is wrong or unusual")
     else:
-        _print_table(title, names, rows[:20])
+        print_table(title, names, rows[:20])
         if len(rows) > 20:
             where = f"in {output / 'findings.json'}" if output else "that --output FOLDER writes to findings.json"
             typer.echo(f"and {len(rows) - 20} more {where}")
-        _print_table(*inspection.format_treatments(found.findings))
-    _print_table(*inspection.format_fingerprint(found.fingerprint))
+        print_table(*inspection.format_treatments(found.findings))
+    print_table(*inspection.format_fingerprint(found.fingerprint))
     if output is not None:
         for name in ("findings.json", "fingerprint.json"):
             typer.echo(f"written to {output / name}")
@@ -440,7 +369,7 @@ def synthetic(
         raise PlanError(f"{output} is not an empty folder; choose another")
     check_writable(output / "0000")
     categories, total = make_categories(classes), 0
-    with _show_progress() as progress:
+    with show_progress() as progress:
         for index in range(images):
             pixels, cells = make_sample(
                 index, seed=seed, size=(size, size), num_instances=instances, num_classes=classes, diameter=diameter
@@ -449,21 +378,3 @@ def synthetic(
             total += len(cells)
             progress(index + 1, images, "drawing")
     typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
-
-
-@contextmanager
-def _show_progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar; where there is no terminal to draw it on, a line now and then."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    last_line = time.monotonic()
-
-    def show(num_done: int, total: int, what: str) -> None:
-        nonlocal last_line
-        bar.update(task, completed=num_done, total=total, description=what)
-        if not console.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
-            _print_line(f"{what}  {num_done}/{total}")
-
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield show

@@ -93,3 +93,10 @@ def parse_options(assignments: list[str] | None, **own: Any) -> dict[str, Any]:
     # Functions take settings that are parameters of theirs as they are: no plan makes "none" of their text None.
     parsed = parse_values({name: values[name] for name in own if name in values})
     return {**{name: value for name, value in own.items() if value is not None}, **values, **parsed}
+
+
+def parse_arguments(assignments: list[str] | None, **own: Any) -> dict[str, Any]:
+    """What ``parse_options`` gives, as arguments of a function that takes ``group_by`` and ``device`` by themselves."""
+    settings = parse_options(assignments, **own)
+    named = {name: settings.pop(name) for name in ("group_by", "device") if name in own and name in settings}
+    return {**named, "settings": settings}

@@ -1,6 +1,5 @@
 """Compare runs, or stored predictions, on the same images."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from manymask.evaluation import (
     view_images,
 )
 from manymask.inspection import group_images
-from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally
+from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally, none_if_nan
 from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath
 from manymask.plan import read_plan
 from manymask.run_folder import count_epochs, find_run, read_metrics
@@ -35,20 +34,12 @@ from manymask.wording import count_of
 _TIE = 1e-9
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Runs that differ in nothing but their seed; or one run, or one set of stored predictions.
-
-    Attributes:
-        name: Its name in tables and figures.
-        sources: Run folders, checkpoints, or predictions.
-    """
-
-    name: str
-    sources: tuple[Path, ...]
+Variants = dict[str, tuple[Path, ...]]
+"""By its name in tables and figures, each variant's runs, which differ in nothing but their seed; or its one run, or
+its one set of stored predictions."""
 
 
-def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path]]) -> list[Variant]:
+def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path]]) -> Variants:
     """What each path stands for: a source; a folder of runs ``seed_*``; or a folder of several such folders.
 
     Without names of their own, variants are called after the ends of their paths, as short as tells them apart.
@@ -57,17 +48,17 @@ def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path
         PlanError: There are fewer than two, or one occurs twice.
     """
     if isinstance(paths, Mapping):
-        variants = [Variant(name, tuple(map(Path, sources))) for name, sources in paths.items()]
-        if not all(variant.sources for variant in variants):
+        variants = {name: tuple(map(Path, sources)) for name, sources in paths.items()}
+        if not all(variants.values()):
             raise PlanError("a variant has no runs; give at least one for each name")
-        _name_folders([path for variant in variants for path in variant.sources])  # refuses one that is given twice
+        _name_folders([path for sources in variants.values() for path in sources])  # refuses one that is given twice
     else:
         folders: list[Path] = []
         for path in map(Path, paths):
             inner = [folder for folder in sorted(path.glob("*/")) if _list_seeds(folder)] if path.is_dir() else []
             folders += inner or [path]
         names = _name_folders(folders)
-        variants = [Variant(n, tuple(_list_seeds(f)) or (f,)) for n, f in zip(names, folders, strict=True)]
+        variants = {n: tuple(_list_seeds(f)) or (f,) for n, f in zip(names, folders, strict=True)}
     if len(variants) < 2:
         raise PlanError("expected two or more runs or sets of predictions to compare; give at least two")
     return variants
@@ -126,7 +117,7 @@ def compare(
         raise PlanError(f"draws is {draws}, expected at least 1")
     if output is not None:
         check_outputs(Path(output), "compare", COMPARISON_NAMES)
-    paths = [path for variant in variants for path in variant.sources]
+    paths = [path for runs in variants.values() for path in runs]
     if isinstance(data, Dataset):
         dataset = read_data(paths[0], data, data_format, settings)
     else:
@@ -135,12 +126,17 @@ def compare(
             dataset = _read_common_validation(paths, **crowds)
         else:
             dataset = read_data(paths[0], data, data_format, crowds)
+    # The same draws of images for all variants, so that what makes images hard for both cancels out.
     groups = group_images(dataset, group_by)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
     units = None if groups is None else [groups[name] for name in names]
     weights = draw_weights(len(names), units, draws)
     sources_by_path, notes = _score_sources(paths, dataset, device, settings, progress)
-    scored = [ScoredVariant(v, [sources_by_path[path].tally for path in v.sources], weights) for v in variants]
+    scored = [
+        ScoredVariant(name, runs, [sources_by_path[path].tally for path in runs], weights)
+        for name, runs in variants.items()
+    ]
+    # Each variant is compared with the first.
     num_units = len(set(units or names))
     unit = count_of(num_units, "image" if groups is None else "group")
     told = TOLD if all(source.has_scores for source in sources_by_path.values()) else TOLD_UNRANKED
@@ -155,7 +151,7 @@ def compare(
     }
     if output is not None:
         with record_outputs(Path(output), "compare", COMPARISON_NAMES):
-            write_comparison(result, {v.name: v.sources for v in variants}, Path(output))
+            write_comparison(result, variants, Path(output))
     return result
 
 
@@ -188,7 +184,7 @@ def _score_sources(
     def open_path(path: Path) -> Predictions:
         return open_predictions(path, dataset, device=device, settings=settings)
 
-    # Each is opened once to find what is wrong before the first image, and again so that one model is held at a time.
+    # Opened here too, so that errors come before the first image; not kept, so that memory holds one model at a time.
     is_classless = ONE_CLASS in [open_path(path).categories for path in paths]
     scored: dict[Path, ScoredSource] = {}
     notes: list[str] = []
@@ -222,7 +218,7 @@ def _read_common_validation(paths: Sequence[Path], crowd_as_objects: bool) -> Da
 
 
 def _count_on(progress: Progress | None, num_before: int, total: int) -> Progress | None:
-    """Progress over all sources from that of one."""
+    """Turn the progress of one source into that over all sources."""
     return None if progress is None else lambda num_done, _, what: progress(num_before + num_done, total, what)
 
 
@@ -230,13 +226,14 @@ class ScoredVariant:
     """A variant with the scores of its runs.
 
     Attributes:
-        variant: What it is.
+        name: Its name.
+        sources: Its runs, or its predictions.
         tallies: One a run.
         estimates: Each metric, in all runs and in all draws.
     """
 
-    def __init__(self, variant: Variant, tallies: list[Tally], weights: np.ndarray) -> None:
-        self.variant, self.tallies = variant, tallies
+    def __init__(self, name: str, sources: tuple[Path, ...], tallies: list[Tally], weights: np.ndarray) -> None:
+        self.name, self.sources, self.tallies = name, sources, tallies
         values = [tally.compute() for tally in tallies]
         draws = [tally.compute(weights) for tally in tallies]
         self.estimates = {
@@ -263,17 +260,12 @@ class ScoredVariant:
         for metric in COMPARED:
             own = self.estimates[metric.path]
             metrics[metric.label] = {
-                "mean": _to_json(own.mean),
-                "runs": [_to_json(value) for value in own.values.tolist()],
+                "mean": none_if_nan(own.mean),
+                "runs": [none_if_nan(value) for value in own.values.tolist()],
                 "seed_deviation": own.seed_deviation,
                 "interval": compute_interval(own.draws, num_units),
             }
-        sources = [str(path) for path in self.variant.sources]
-        return {"name": self.variant.name, "sources": sources, "metrics": metrics}
-
-
-def _to_json(value: float) -> float | None:
-    return None if math.isnan(value) else value
+        return {"name": self.name, "sources": [str(path) for path in self.sources], "metrics": metrics}
 
 
 def _compare_two(
@@ -288,9 +280,10 @@ def _compare_two(
         return compute_difference(metric, first.estimates[path], second.estimates[path], num_units)
 
     differences = [differ(metric, metric.path) for metric in COMPARED]
-    names = (first.variant.name, second.variant.name)
+    names = (first.name, second.name)
     runs = (len(first.tallies), len(second.tallies))
     classes = [name for name in first.class_names if name in second.class_names]
+    # Which images the second variant gains or loses most on.
     gains = second.compute_f1() - first.compute_f1()
     lost, won = np.flatnonzero(gains < -_TIE), np.flatnonzero(gains > _TIE)
     worst, best = lost[np.argsort(gains[lost], kind="stable")], won[np.argsort(-gains[won], kind="stable")]
@@ -312,9 +305,7 @@ def _compare_two(
     }
 
 
-def _list_notes(
-    variants: Sequence[Variant], scored: Mapping[Path, ScoredSource], num_units: int, unit: str
-) -> list[str]:
+def _list_notes(variants: Variants, scored: Mapping[Path, ScoredSource], num_units: int, unit: str) -> list[str]:
     notes = []
     thresholds = sorted({source.score_threshold for source in scored.values()})
     if len(thresholds) > 1:
@@ -327,7 +318,7 @@ def _list_notes(
         notes.append(f"Only {unit}: no interval can be given, so no difference can be told.")
     elif num_units < 20:
         notes.append(f"Only {unit}: the intervals are rough, and often too short.")
-    if any(len(variant.sources) == 1 and scored[variant.sources[0]].is_model for variant in variants):
+    if any(len(runs) == 1 and scored[runs[0]].is_model for runs in variants.values()):
         notes.append(
             "A variant has one run only: the intervals say what other images would change, not what another seed "
             "would; train several seeds (manymask experiment) to know that."

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import t
 
-from manymask.metrics import FEW_UNITS, compute_interval
+from manymask.metrics import FEW_UNITS, compute_interval, none_if_nan
 from manymask.metrics.catalogue import Metric
 
 MIN_UNITS = 8
-"""Images, or groups, below which no difference is called told: intervals of so few are too short (measured, see
+"""Images, or groups, that a difference is claimed from at the least: intervals of fewer are too short (measured, see
 ``benchmarks/RESULTS.md``)."""
 
 
@@ -51,7 +51,7 @@ class Difference:
         difference: Second minus first.
         num_units: Images, or groups, that were drawn from.
         image_interval: 95 % interval of the difference of these very runs, on other images of the same kind.
-        interval: The same, with runs of other seeds; equal to ``image_interval`` where each variant has one run.
+        interval: The same for runs with other seeds too; equal to ``image_interval`` where each variant has one run.
         first_deviation: Standard deviation over the seeds of the first; None with one.
         second_deviation: The same of the second.
     """
@@ -82,7 +82,7 @@ def compute_difference(metric: Metric, first: Estimates, second: Estimates, num_
     """Subtract two variants, draw by draw, so that what makes images hard for both cancels out."""
     difference = second.mean - first.mean
     if math.isnan(difference):
-        known = (None if math.isnan(first.mean) else first.mean, None if math.isnan(second.mean) else second.mean)
+        known = (none_if_nan(first.mean), none_if_nan(second.mean))
         return Difference(metric, *known, None, num_units, None, None, None, None)
     images = compute_interval(second.draws - first.draws, num_units)
     interval = None if images is None else _widen(images, difference, [first, second])
@@ -103,7 +103,7 @@ def _widen(interval: tuple[float, float], difference: float, variants: Sequence[
 
 
 def describe(difference: Difference, names: tuple[str, str], unit: str, runs: tuple[int, int]) -> str:
-    """A sentence that says what can be said of two variants.
+    """A sentence on which of two variants is better, as far as that can be told.
 
     Args:
         difference: The difference.

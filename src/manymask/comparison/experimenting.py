@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def experiment(
     }
     device = str(settings.get("device", "auto"))
     _train_all(data, {"recipe": recipe, "val": val, "data_format": data_format, "progress": progress}, runs, device)
-    # The last epoch, not the best: the best of a curve that varies more gains more from being chosen on these images.
+    # Not the best epoch: it is chosen on these very images, which favours runs whose scores vary more.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
     if val is None:  # a recipe's file may say how images are grouped, too
         group_by = read_plan(next(iter(runs)) / "plan.json").group_by
@@ -195,12 +194,20 @@ def _train_all(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dic
     shares: list[dict[Path, dict[str, Any]]] = [{} for _ in range(num_devices)]
     for number, (run, settings) in enumerate(runs.items()):
         shares[number % num_devices][run] = {**settings, "device": f"cuda:{number % num_devices}"}
-    # Progress of several runs at once would be told by turns, and a process of its own cannot tell it; notes it prints.
+    # Another process cannot call ``progress``, and several runs at once would mix theirs; notes are printed there.
     places = places | {"progress": None}
-    tell = partial(logging.basicConfig, level=logger.getEffectiveLevel(), format="%(message)s")
-    with ProcessPoolExecutor(num_devices, mp_context=get_context("spawn"), initializer=tell) as executor:
+    context, is_told = get_context("spawn"), logger.isEnabledFor(logging.INFO)
+    with ProcessPoolExecutor(num_devices, context, initializer=_print_notes if is_told else None) as executor:
         for result in [executor.submit(_train_runs, data, places, share) for share in shares]:
             result.result()
+
+
+def _print_notes() -> None:
+    """Let a process that trains some of the runs tell what this one would."""
+    log, handler = logging.getLogger("manymask"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def _train_runs(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]]) -> None:

@@ -9,25 +9,12 @@ from manymask.core import write_json
 from manymask.core.files import replace_file
 from manymask.drawing import draw_overlaid_curves
 from manymask.run_folder import read_metrics
+from manymask.wording import format_interval, format_score
 
 COMPARISON_NAMES = ("comparison.json", "comparison.csv", "comparison.md", "curves/loss.png", "curves/map.png")
 """The files of a comparison; curves only where there are runs."""
 
-_COLUMNS = (
-    "class",
-    "metric",
-    "first",
-    "second",
-    "first_value",
-    "second_value",
-    "difference",
-    "low",
-    "high",
-    "image_low",
-    "image_high",
-    "first_seed_deviation",
-    "second_seed_deviation",
-)
+_NONE = (None, None)  # the ends of an interval that is not there
 
 
 def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[Path]], folder: Path) -> None:
@@ -40,9 +27,10 @@ def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[P
     """
     write_json(folder / "comparison.json", result)
     with replace_file(folder / "comparison.csv", "w") as f:
-        writer = csv.writer(f)
-        writer.writerow(_COLUMNS)
-        writer.writerows(_list_rows(result))
+        rows = list(_list_rows(result))
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     curves = {name: [rows for path in paths if (rows := read_metrics(path))] for name, paths in sources.items()}
     curves = {name: runs for name, runs in curves.items() if runs}
     if curves:
@@ -51,23 +39,17 @@ def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[P
         f.write(format_markdown(result, has_curves=bool(curves)))
 
 
-def _list_rows(result: Mapping[str, Any]) -> Iterator[list[Any]]:
+def _list_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for pair in result["comparisons"]:
         for name, differences in _list_classes(pair):
             for row in differences:
-                yield [
-                    name,
-                    row["metric"],
-                    pair["first"],
-                    pair["second"],
-                    row["first"],
-                    row["second"],
-                    row["difference"],
-                    *(row["interval"] or (None, None)),
-                    *(row["image_interval"] or (None, None)),
-                    row["first_deviation"],
-                    row["second_deviation"],
-                ]
+                (low, high), (image_low, image_high) = row["interval"] or _NONE, row["image_interval"] or _NONE
+                yield {
+                    "class": name, "metric": row["metric"], "first": pair["first"], "second": pair["second"],
+                    "first_value": row["first"], "second_value": row["second"], "difference": row["difference"],
+                    "low": low, "high": high, "image_low": image_low, "image_high": image_high,
+                    "first_seed_deviation": row["first_deviation"], "second_seed_deviation": row["second_deviation"],
+                }  # fmt: skip
 
 
 def _list_classes(pair: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -103,7 +85,7 @@ def list_scores(variants: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[
         for variant in variants:
             entry = variant["metrics"][metric]
             spread = "" if entry["seed_deviation"] is None else f" ± {entry['seed_deviation']:.3f}"
-            cells.append(format_value(entry["mean"], entry["interval"]) + spread)
+            cells.append(format_score(entry["mean"], entry["interval"]) + spread)
         rows.append([metric, *cells])
     return ["", *(variant["name"] for variant in variants)], rows
 
@@ -125,22 +107,10 @@ def _format_differences(pair: Mapping[str, Any]) -> Iterator[str]:
     for name, differences in _list_classes(pair):
         for row in differences:
             intervals = [format_interval(row[key]) for key in ("interval", "image_interval")]
-            yield _format_row([name, row["metric"], format_value(row["difference"]), *intervals])
+            yield _format_row([name, row["metric"], format_score(row["difference"]), *intervals])
 
 
 def _format_row(cells: Sequence[str]) -> str:
     # Classes may be named so.
     escaped = (" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in cells)
     return f"| {' | '.join(escaped)} |"
-
-
-def format_value(value: float | None, interval: Sequence[float] | None = None) -> str:
-    """A score with three digits and its interval, or a dash."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + (f" [{format_interval(interval)}]" if interval is not None else "")
-
-
-def format_interval(interval: Sequence[float] | None) -> str:
-    """``low to high``, or a dash."""
-    return "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

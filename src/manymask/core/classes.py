@@ -10,9 +10,9 @@ from jaxtyping import Int64
 from manymask.core.dataset import Category
 
 ONE_CLASS = (Category(1, "instance"),)
-"""The class where all are taken for one."""
+"""The classes where all are scored as one."""
 
-# Names that say no more than a number or that there is an object, as readers give them to classes without a name.
+# Names that say nothing but a number, or that there is an object; readers give them to classes without a name.
 _NUMBERED = re.compile(r"(class|category|label)?[ _-]?\d+", re.IGNORECASE)
 _NAMELESS = ("object", "instance")
 
@@ -45,12 +45,14 @@ def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) ->
     is_apart = {category.name for category in data}.isdisjoint(category.name for category in model)
     if is_apart and 1 in (len(data), len(model)):
         return _take_for_one(data, model)
-    merged, renamed = list(data), []
+    merged = list(data)
+    renamed: list[str] = []
     model_names = {category.name for category in model}
     names = {category.name: index for index, category in enumerate(data)}
     ids = {category.id: index for index, category in enumerate(data) if category.name not in model_names}
     labels = [0]
     for category in model:
+        # By name, else by id where the names allow it, else as a class that only the model has.
         index, same_id = names.get(category.name), ids.get(category.id)
         if index is None and same_id is not None:
             pair = (category.name, data[same_id].name)
@@ -61,7 +63,7 @@ def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) ->
             index, taken = len(merged), {other.id for other in merged}
             merged.append(replace(category, id=max(taken) + 1) if category.id in taken else category)
         labels.append(index + 1)
-    notes = []
+    notes: list[str] = []
     if renamed:
         notes.append(
             f"Classes of the model and of the data were matched by their ids, since their names differ: "

@@ -5,17 +5,15 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
-from scipy.sparse.csgraph import (  # pyright: ignore[reportMissingTypeStubs]
-    connected_components,  # pyright: ignore[reportUnknownVariableType]
-)
+from scipy.sparse.csgraph import connected_components  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-from manymask.core.runs import RunLengths
+from manymask.core.runs import RunLengths, expand_ranges
 
 FAR_GAP = 2
 """Pieces with more background pixels than this between them, across and down, are far from each other."""
 
 MIN_SCATTERED = 10
-"""Fewer pieces than this in all may be one object behind others."""
+"""Fewer pieces than this in all may be those of one object behind others."""
 
 
 def split_columns(
@@ -24,23 +22,21 @@ def split_columns(
     """Runs cut where a column of the image ends.
 
     Returns:
-        Owner, column, first row and row after the last one of each; ascending by owner, column and row.
+        For each part its owner, column, first row and the row after its last; ascending by owner, column and row.
     """
     height = max(runs.size[0], 1)
     first, last = runs.start // height, (runs.start + runs.length - 1) // height
-    count = last - first + 1
-    source = np.repeat(np.arange(len(count)), count)
-    column = first[source] + np.arange(len(source)) - np.repeat(np.cumsum(count) - count, count)
+    source, column = expand_ranges(first, last - first + 1)
     top = np.maximum(runs.start[source] - column * height, 0)
     bottom = np.minimum((runs.start + runs.length)[source] - column * height, height)
     return runs.owner[source], column, top, bottom
 
 
 def find_pieces(runs: RunLengths, gap: int = FAR_GAP) -> tuple[RunLengths, Int64[np.ndarray, " pieces"]]:
-    """Cut every instance into pieces that are more than ``gap`` pixels apart; with 0 those that do not touch.
+    """Cut every instance into pieces that are more than ``gap`` pixels apart; with 0 into pieces that do not touch.
 
     Returns:
-        The pieces as runs, and the row of the instance that each is of, ascending. Empty masks have no piece.
+        The pieces as runs, and the row of each one's instance, ascending. Empty masks have no piece.
     """
     owner, column, top, bottom = split_columns(runs)
     first, second = _link(runs.size, owner, column, top, bottom, gap)
@@ -57,10 +53,10 @@ def find_pieces(runs: RunLengths, gap: int = FAR_GAP) -> tuple[RunLengths, Int64
 
 
 def count_pieces(runs: RunLengths, gap: int = FAR_GAP) -> Float64[np.ndarray, " instances"]:
-    """In how many pieces more than ``gap`` pixels apart each instance is, small ones counted less; 0 for empty masks.
+    """The number of pieces of each instance that are more than ``gap`` pixels apart, small ones counted less.
 
     The number of equal pieces that would give the same sum of squared areas (the inverse of Simpson's index), so that
-    crumbs beside one large piece leave it near 1.
+    crumbs beside one large piece leave it near 1. It is 0 for empty masks.
     """
     pieces, owner = find_pieces(runs, gap)
     areas = pieces.areas.astype(np.float64)
@@ -69,11 +65,11 @@ def count_pieces(runs: RunLengths, gap: int = FAR_GAP) -> Float64[np.ndarray, " 
 
 
 def are_scattered(counts: Float64[np.ndarray, " instances"], least: float) -> bool:
-    """Whether the values behind instances are shared by several objects each, by the pieces that they are in.
+    """Whether instances seem to be several objects each that share a value, judged by their numbers of pieces.
 
     Args:
         counts: What ``count_pieces`` gives.
-        least: Pieces of the median instance.
+        least: The number of pieces from which on the median instance is suspicious.
     """
     return bool(counts.sum() >= MIN_SCATTERED and np.median(counts) >= least)
 
@@ -81,7 +77,7 @@ def are_scattered(counts: Float64[np.ndarray, " instances"], least: float) -> bo
 def _link(
     size: tuple[int, int], owner: np.ndarray, column: np.ndarray, top: np.ndarray, bottom: np.ndarray, gap: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of runs within columns that are of one owner and near each other."""
+    """Pairs of parts of columns (``split_columns``) that have one owner and are at most ``gap`` pixels apart."""
     stride = size[0] + 2 * gap + 1  # so that rows of two columns never meet
     column_key = (owner * (size[1] + gap + 1) + column) * stride
     tops, bottoms = column_key + top + gap, column_key + bottom + gap
@@ -90,7 +86,5 @@ def _link(
         shift = distance * stride
         begin = np.searchsorted(bottoms, column_key + shift + top, "left")
         end = np.searchsorted(tops, column_key + shift + bottom + 2 * gap, "right")
-        count = np.maximum(end - begin, 0)
-        first = np.repeat(np.arange(len(count)), count)
-        pairs.append((first, begin[first] + np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)))
+        pairs.append(expand_ranges(begin, np.maximum(end - begin, 0)))
     return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])

@@ -30,10 +30,10 @@ class Category:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something about a labelled image that its reader had to guess, or that nobody sees once it is read.
+    """What a reader had to guess about a labelled image, or a fault in its file that the read labels do not show.
 
     Attributes:
-        kind: The kind of finding that it is for the doctor.
+        kind: The kind of finding that the doctor makes of it.
         detail: What was found, as the rest of a sentence that begins with the file.
     """
 
@@ -72,7 +72,7 @@ class Sample:
 
     @cached_property
     def digest(self) -> str:
-        """What tells the image from others wherever its file lies, whatever its name and kind of file.
+        """Identifies the content of the image, wherever its file lies and whatever its name and kind of file are.
 
         SHA-256 of the decoded values, of which 64 bits are kept: that two of a million images share them by chance is
         less likely than 1 in 10 million. Three equal channels are the one channel that they were made of.
@@ -101,7 +101,7 @@ class Record:
         image_id: Number of the image, unique in its data set.
         name: Stem of the image, unique in its data set.
         path: The image file.
-        annotation: What the data set's ``read_record`` needs to find the labels.
+        annotation: What else the data set's ``read_record`` needs to find the labels.
         label_files: The files of the labels.
         is_split: Take every piece of a value of its label images for an instance of its own.
         source_id: The id that the data's files give the image, where their ids are texts such as UUIDs.
@@ -118,7 +118,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong or unusual that a reader found in the files of a data set; what is wrong is not in its records.
+    """Something wrong or unusual that a reader found in the files of a data set; wrong entries are left out of it.
 
     Attributes:
         kind: The kind of finding that the doctor makes of it.
@@ -140,8 +140,8 @@ class Salvage:
     """How the labels of an image can be read although something in them is wrong.
 
     Attributes:
-        record: The image's record, changed so that what is good is read.
-        kind: The kind of finding that it is for the doctor.
+        record: The image's record, changed so that the good labels are read.
+        kind: The kind of finding that the doctor makes of it.
         path: The file that is wrong.
         detail: What is wrong, as a sentence that may begin with the file.
         action: What reading the changed record does about it.
@@ -165,11 +165,11 @@ class DatasetWriter:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write what is of all images; called after the last one."""
+        """Write the files that are shared by all images; called after the last one."""
 
 
 def _find_nothing(_: object) -> None:
-    """What most formats have: no second look, no faults of their own, nothing to salvage."""
+    """For formats without detection by content, without faults of their own, or without anything to salvage."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +179,18 @@ class Format:
     Attributes:
         name: What users call it.
         layout: Its files in a few words, for messages.
-        detect: Gives something true where the names of the files in a folder are those of this format.
+        detect: True (or a list that is not empty) where the names of the files in a folder are those of this format.
         read: Lists the images of a data set, given its path and, by keyword, those of ``options`` that are set. What is
             wrong with some of them goes into ``Dataset.problems``; ``DatasetError`` where nothing can be read.
         name_instances: What the files call each instance of a record, in the order of its ids: ``id 7``,
             ``annotation 12``. ``FormatError`` where a label image cannot be read.
         open_writer: Opens a writer of a copy of a data set.
         changes: What such a copy changes in every image, as words to print.
-        is_flat: Whether each pixel of such a copy is of one instance only, so that an overlap goes to the first.
-        options: The options of reading that ``read`` knows; others say nothing about this format.
-        suffixes: Endings of the files that are a data set in themselves; none where it must be a folder.
-        detect_by_content: Like ``detect`` by what is in the files, which is slower; asked where no names tell.
-        find_faults: Faults that the instances of a readable record do not show any more.
+        is_flat: Whether each pixel of such a copy belongs to one instance only, so that an overlap goes to the first.
+        options: The options of reading that ``read`` takes; others have no meaning for this format.
+        suffixes: Endings of files that are a data set by themselves; none where a data set must be a folder.
+        detect_by_content: Like ``detect``, from the content of the files, which is slower; called where no names fit.
+        find_faults: Faults in the files of a readable record that its instances do not show.
         salvage: A way to read a record that cannot be read as it is; None where there is none.
     """
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, places that can be written to, and locks that end with their process."""
+"""Files that are written whole or not at all, checks of places to write to, and locks that end with their process."""
 
 import errno
 import logging
@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -36,8 +36,8 @@ _CAUSES = {
 
 
 @contextmanager
-def explain_writing(path: Path) -> Iterator[None]:
-    """Turn what a system says where nothing can be written into one sentence.
+def explain_writing(path: Path) -> Generator[None]:
+    """Turn the system's error about a file that cannot be written into one sentence.
 
     Raises:
         ManymaskError: The disk is full or cannot be written to; names the file.
@@ -51,8 +51,8 @@ def explain_writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explain_reading() -> Iterator[None]:
-    """Turn a refused permission into one sentence; also a decorator.
+def explain_reading() -> Generator[None]:
+    """Turn the error about a refused permission into one sentence; also a decorator.
 
     Raises:
         DatasetError: A file or folder may not be read; names it.
@@ -66,7 +66,7 @@ def explain_reading() -> Iterator[None]:
 
 
 @contextmanager
-def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def replace_file(path: Path, mode: str = "wb") -> Generator[IO[Any]]:
     """Open a file for writing that takes the place of ``path`` only when it is complete and on the disk.
 
     It is written beside ``path`` and renamed at the end, so that a crash at any moment leaves the old file or the new
@@ -114,7 +114,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def hold_lock(path: Path, conflict: str) -> Iterator[None]:
+def hold_lock(path: Path, conflict: str) -> Generator[None]:
     """Keep other processes from taking the same lock; it ends with its process, however that ends.
 
     The system drops the lock of a killed process, whose empty file stays and is not in the way. Loader processes that
@@ -141,11 +141,15 @@ def hold_lock(path: Path, conflict: str) -> Iterator[None]:
 
 
 def _open_locked(path: Path, conflict: str) -> int:
+    """Open a file and lock it, or fail at once."""
     while True:
         with explain_writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor)
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 os.close(descriptor)
@@ -156,11 +160,3 @@ def _open_locked(path: Path, conflict: str) -> int:
         if sys.platform == "win32" or os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock an open file or fail at once."""
-    if sys.platform == "win32":
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

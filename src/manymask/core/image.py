@@ -1,4 +1,4 @@
-"""Images of which parts are read: those in memory and those in files look the same."""
+"""Images that are read in parts, with one interface for those in memory and those in files."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -46,7 +46,7 @@ class ImageSource(Protocol):
         ...
 
     def _locate(self, window: Window | None, level: int) -> Window:
-        """The window that is asked for."""
+        """The window to read: the given one, which is checked, or that of the whole image."""
         top, left, height, width = window = Window(0, 0, *self.size) if window is None else window
         is_inside = top >= 0 <= left and top + height <= self.size[0] and left + width <= self.size[1]
         if not (is_inside and min(height, width) > 0 and 0 <= level < self.num_levels):

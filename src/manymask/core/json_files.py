@@ -1,4 +1,4 @@
-"""JSON files, and what is looked for in their values."""
+"""Reading and writing of JSON files."""
 
 import json
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Int32, Int64, Integer
 from torch import Tensor
-from torchvision import tv_tensors
+from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
 from manymask.core.overlap import intersect_runs
 from manymask.core.runs import RunLengths
@@ -46,7 +46,7 @@ def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances:
         ValueError: An id is above ``num_instances``.
     """
     height, width = int(layers.shape[-2]), int(layers.shape[-1])
-    owner, start, length = [], [], []
+    parts: list[list[np.ndarray]] = []
     for layer in layers.as_subclass(Tensor).cpu().numpy():
         flat = layer.T.ravel()
         if flat.size == 0:
@@ -55,12 +55,10 @@ def encode_layers(layers: Integer[Tensor, "layers height width"], num_instances:
         end = np.append(begin[1:], flat.size)
         ids = flat[begin]
         is_mask = ids > 0
-        owner.append(ids[is_mask].astype(np.int64) - 1)
-        start.append(begin[is_mask])
-        length.append((end - begin)[is_mask])
-    if not owner:
+        parts.append([ids[is_mask].astype(np.int64) - 1, begin[is_mask], (end - begin)[is_mask]])
+    if not parts:
         return RunLengths.empty((height, width), num_instances)
-    owner, start, length = np.concatenate(owner), np.concatenate(start), np.concatenate(length)
+    owner, start, length = map(np.concatenate, zip(*parts, strict=True))
     if owner.max(initial=-1) >= num_instances:
         raise ValueError(f"expected ids up to {num_instances}, got {owner.max() + 1}")
     order = np.argsort(owner, kind="stable")  # starts already ascend within each id, which lives in one layer
@@ -87,7 +85,7 @@ def paint_layers(runs: RunLengths) -> InstanceLayers:
         steps[runs.start[here]] += ids
         steps[runs.start[here] + runs.length[here]] -= ids
         layers[layer] = np.cumsum(steps[:-1], dtype=np.int32).reshape(width, height).T
-    return InstanceLayers(torch.from_numpy(layers))
+    return InstanceLayers(layers)
 
 
 def _assign_layers(runs: RunLengths) -> Int64[np.ndarray, " instances"]:

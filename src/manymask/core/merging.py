@@ -14,11 +14,11 @@ MATCH_IOU = 0.5
 
 
 def merge_views(views: Sequence[Instances]) -> Instances:
-    """One instance for each that some views agree on, by falling score.
+    """Merge the instances that views agree on into one each, by falling score.
 
-    The best instance that is left takes from each other view its best match of its class (mask IoU above 0.5). A
-    pixel belongs to the merged mask if those that have it hold more than half of the matched instances' scores; the
-    merged score is their sum over the number of views, so that what few views see counts little.
+    In turn the best instance that is left is matched with the best one of its class from each other view (mask IoU
+    above 0.5). A pixel belongs to the merged mask if the instances that hold it have more than half of the group's sum
+    of scores. The merged score is that sum over the number of views, so that what few views see counts little.
 
     Args:
         views: The instances that each view found, all in the image's own coordinates; at least one view.
@@ -70,7 +70,7 @@ def vote_runs(
     num_clusters: int,
     weights: Float64[np.ndarray, " instances"],
 ) -> RunLengths:
-    """For each cluster of masks the pixels whose masks hold more than half of the cluster's weight.
+    """For each cluster of masks the pixels on which the masks have more than half of the cluster's weight.
 
     Args:
         runs: The masks.

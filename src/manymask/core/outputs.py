@@ -1,4 +1,4 @@
-"""What manymask wrote where, so that no command writes over what is not its own, and readers pass over its outputs.
+"""Records of the files that manymask wrote: no command overwrites another's or a user's, and readers skip them all.
 
 Each folder that a command writes to holds ``.manymask.json``: for each command the files that it wrote, by their place
 in the folder, with a digest of their content. A file that is not in it, or that was changed since, is the user's. So
@@ -8,22 +8,23 @@ predictions that somebody has corrected to serve as labels are never lost, and a
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from manymask.core.files import check_writable, explain_writing, replace_file
+from manymask.core.files import check_writable, explain_writing
+from manymask.core.json_files import write_json
 from manymask.errors import PlanError
 
 RECORD_NAME = ".manymask.json"
 LOCK_NAME = ".lock"
 """What a run folder holds while its run trains."""
 
-# Digests of files by their place in a folder, parted with "/"; None while the file is being written.
+# Digests of files by their path in a folder, with "/" between its parts; None while the file is being written.
 _Digests = dict[str, str | None]
 
-# Versions before the record: a file of each command, and a word in it by which it is known.
+# Versions without a record wrote these files: for each command one of them, and a text by which it is recognised.
 _OLD_SIGNS = {
     "evaluate": ("evaluation.json", '"per_image"'),
     "compare": ("comparison.json", '"comparisons"'),
@@ -46,8 +47,8 @@ def check_outputs(folder: Path, command: str, names: Iterable[str]) -> None:
         names: All files that may be written, by their place in the folder.
 
     Raises:
-        PlanError: A file is there and is not as the command wrote it, or a folder that files are put into below
-            ``folder`` holds others, as one of labels does.
+        PlanError: A file is there and is not as the command wrote it, or a folder below ``folder`` that it writes to,
+            such as ``labels``, holds other files.
         ManymaskError: There is no permission, the disk is read-only, or a name is too long.
     """
     records, parts = _read_records(folder), _group_by_folder(names)
@@ -66,15 +67,15 @@ def check_outputs(folder: Path, command: str, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Iterator[None]:
+def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Generator[None]:
     """Keep the record of the files that are written inside the block, after ``check_outputs``.
 
     Args:
         folder: The folder of the outputs.
         command: Who writes.
         names: All files that may be written, by their place in the folder.
-        is_whole: Whether they take the place of all that the command wrote there before, which is then removed first:
-            what is left after a kill is of one call, not a mix of two.
+        is_whole: Whether they replace all that the command wrote there before. That is removed first, so that after a
+            kill all files that are left are from one call.
     """
     records, names = _read_records(folder), list(names)
     before = records.get(command, {})
@@ -83,18 +84,18 @@ def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole
             if _is_unchanged(folder / name, name, before):
                 _remove(folder, name)
         before = {}
-    _write_records(folder, records | {command: before | dict.fromkeys(names)})
+    write_json(folder / RECORD_NAME, records | {command: before | dict.fromkeys(names)})
     try:
         yield
     finally:
         written = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
         records = _read_records(folder)  # another command may have written its own meanwhile
         before = {} if is_whole else {name: d for name, d in records.get(command, {}).items() if name not in names}
-        _write_records(folder, records | {command: before | written})
+        write_json(folder / RECORD_NAME, records | {command: before | written})
 
 
 def drop_outputs(folders: Sequence[Path]) -> list[Path]:
-    """Those of the folders in a data set that are not, with all that is in them, outputs of manymask's."""
+    """The folders of a data set, without those in which everything is an output of manymask."""
     recorded = {parent: _merge(_read_records(parent)) for parent in {folder.parent for folder in folders}}
     return [folder for folder in folders if not _is_output(folder, _list_below(recorded[folder.parent], folder.name))]
 
@@ -107,12 +108,12 @@ def is_unused(folder: Path) -> bool:
 
 
 def list_writers(folder: Path) -> dict[str, str]:
-    """The command that wrote each file, by its place in a folder; of others it is not known."""
+    """The command that wrote each file, by its place in a folder; the others are not known."""
     return {name: command for command, digests in _read_records(folder).items() for name in digests}
 
 
 def _is_output(folder: Path, recorded: _Digests) -> bool:
-    """Whether nothing in a folder is the user's; ``recorded`` is what records above it say of its files."""
+    """Whether nothing in a folder is the user's; ``recorded`` are its files in the records of folders above it."""
     children = _list_visible(folder)  # first, so that a folder which may not be read is named itself
     if _is_run(folder) or (folder / "experiment.json").is_file():
         return True
@@ -121,16 +122,17 @@ def _is_output(folder: Path, recorded: _Digests) -> bool:
         if path.is_dir():
             if not _is_output(path, _list_below(recorded, path.name)):
                 return False
-        elif path.name not in _OLD_NAMES and not _is_recorded(path, recorded):
+        elif path.name in _OLD_NAMES or _is_unchanged(path, path.name, recorded):
+            continue
+        elif recorded.get(path.name, "") is not None:  # None: its command was killed before it wrote a digest
             return False
     return bool(children) or any((folder / name).exists() for name in (RECORD_NAME, LOCK_NAME))
 
 
 def _is_run(folder: Path) -> bool:
     """Whether training wrote a folder: its plan names the data, unlike one that ``manymask plan`` wrote."""
-    with suppress(OSError, ValueError):
-        plan = json.loads((folder / "plan.json").read_bytes())
-        return isinstance(plan, dict) and plan.get("data") is not None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return json.loads((folder / "plan.json").read_bytes())["data"] is not None
     return False
 
 
@@ -150,12 +152,6 @@ def _is_unchanged(path: Path, name: str, digests: _Digests) -> bool:
     return digests.get(name) is not None and path.is_file() and digests[name] == _digest(path)
 
 
-def _is_recorded(path: Path, digests: _Digests) -> bool:
-    """Whether a file is an output: as it was recorded, or of a command that was killed before it wrote a digest."""
-    name = path.name
-    return (name in digests and digests[name] is None) or _is_unchanged(path, name, digests)
-
-
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
@@ -173,7 +169,7 @@ def _group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _list_below(digests: _Digests, part: str) -> _Digests:
-    """The files of a folder in the recorded one, by their place in it."""
+    """The recorded files of one subfolder, by their place in it."""
     return {name.removeprefix(f"{part}/"): d for name, d in digests.items() if name.startswith(f"{part}/")}
 
 
@@ -182,7 +178,7 @@ def _merge(records: dict[str, _Digests]) -> _Digests:
 
 
 def _remove(folder: Path, name: str) -> None:
-    """Remove a file, and the folder in ``folder`` that it was the last in."""
+    """Remove a file, and its subfolder of ``folder`` if that is empty then."""
     (folder / name).unlink()
     if (parent := (folder / name).parent) != folder:
         with suppress(OSError):  # others are in it
@@ -210,8 +206,3 @@ def _read_records(folder: Path) -> dict[str, _Digests]:
     if not all(place.startswith(os.path.join(root, "")) for place in places):
         raise PlanError(f"{path} is not as manymask wrote it; remove it, and the files beside it are taken for yours")
     return records
-
-
-def _write_records(folder: Path, records: dict[str, _Digests]) -> None:
-    with replace_file(folder / RECORD_NAME, "w") as file:
-        json.dump(records, file)

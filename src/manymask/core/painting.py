@@ -6,9 +6,7 @@ from jaxtyping import Int32, Int64
 from manymask.core.instances import Instances
 
 
-def paint_ids(
-    instances: Instances,
-) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " kept"], int]:
+def paint_ids(instances: Instances) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " kept"], int]:
     """Paint all instances into one image; an overlap goes to the higher score, to the earlier row at equal scores.
 
     Crowd regions are left out.

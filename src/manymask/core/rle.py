@@ -1,6 +1,7 @@
 """COCO's run-length encoding as text."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int64
@@ -80,7 +81,7 @@ def decode_coco_rle(rles: Sequence[dict[str, object]], size: tuple[int, int]) ->
     counts: list[np.ndarray] = []
     for index, rle in enumerate(rles):
         found = rle.get("size")
-        if not isinstance(found, list | tuple) or list(found) != list(size):
+        if not isinstance(found, list | tuple) or list(cast(Sequence[object], found)) != list(size):
             raise FormatError(
                 f"RLE {index} is of size {found}, but the image is of size {list(size)} (height, width); "
                 "make the RLE from a mask of the image's own size"
@@ -106,7 +107,7 @@ def decode_coco_rle(rles: Sequence[dict[str, object]], size: tuple[int, int]) ->
 def _decode_counts(counts: object, index: int) -> Int64[np.ndarray, " counts"]:
     """The counts of one RLE, from COCO's text or from a list."""
     if isinstance(counts, list):
-        if not all(isinstance(count, int) and 0 <= count < 1 << 32 for count in counts):
+        if not all(isinstance(count, int) and 0 <= count < 1 << 32 for count in cast(list[object], counts)):
             raise FormatError(f"RLE {index} has counts that are not whole numbers of pixels; write the file again")
         return np.asarray(counts, dtype=np.int64)
     if not isinstance(counts, str | bytes):

@@ -102,10 +102,16 @@ class RunLengths:
         """Runs of the given rows (indices or a flag for each row), in that order."""
         rows = np.arange(self.num_instances)[rows]
         splits = self.row_splits
-        counts = np.diff(splits)[rows]
-        new_owner = np.repeat(np.arange(len(rows)), counts)
-        source = np.arange(counts.sum()) + np.repeat(splits[:-1][rows] - (np.cumsum(counts) - counts), counts)
+        new_owner, source = expand_ranges(splits[:-1][rows], np.diff(splits)[rows])
         return RunLengths(self.size, len(rows), new_owner, self.start[source], self.length[source])
+
+
+def expand_ranges(
+    begin: Int64[np.ndarray, " ranges"], length: Int64[np.ndarray, " ranges"]
+) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " numbers"]]:
+    """List ``length[i]`` whole numbers from ``begin[i]`` on for each i: the i of each number, and the number itself."""
+    index = np.repeat(np.arange(len(length)), length)
+    return index, np.arange(len(index)) + (begin - (np.cumsum(length) - length))[index]
 
 
 def concatenate_runs(parts: Sequence[RunLengths]) -> RunLengths:

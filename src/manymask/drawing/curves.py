@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from manymask.core.files import replace_file
-from manymask.drawing.overlays import _DPI, PALETTE
+from manymask.drawing.overlays import DPI, PALETTE
 
 _LOSSES = {
     "loss": "total",
@@ -83,7 +83,7 @@ def _plot_variants(
 
 
 def _make_axes(columns: int = 1) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9 if columns == 1 else 12, 5), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(9 if columns == 1 else 12, 5), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, _add_axes(figure, columns, 1)
 

@@ -27,7 +27,7 @@ PALETTE = (
     (204, 121, 167),
 )
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
-_DPI = 100
+DPI = 100
 
 
 def draw_overlay(
@@ -53,15 +53,24 @@ def draw_overlay(
         ValueError: The instances are of another size than the image, or have labels beyond the categories.
     """
     height, width = pixels.shape[:2]
-    if instances.size != (height, width):
-        raise ValueError(f"expected instances of the image's size {(height, width)}, got {instances.size}")
-    if instances.labels.max(initial=0) > len(categories):
-        raise ValueError(f"expected labels of {len(categories)} categories, got label {instances.labels.max()}")
+    check_instances(instances, (height, width), len(categories))
     shown = instances[instances.scores >= score_threshold]
     factor = min(-(-_SHORT_SIDE // min(height, width)), max(1, _LONG_SIDE // max(height, width)))
     canvas = to_8bit(pixels).repeat(factor, axis=0).repeat(factor, axis=1)
     _draw_outlines(canvas, shown, factor)
     return np.concatenate([canvas, _draw_legend(canvas.shape[1], shown, categories)])
+
+
+def check_instances(instances: Instances, size: tuple[int, int], num_classes: int) -> None:
+    """Refuse instances that are not of an image of (height, width).
+
+    Raises:
+        ValueError: They are of another size, or have labels beyond the classes.
+    """
+    if instances.size != size:
+        raise ValueError(f"expected instances of the image's size {size}, got {instances.size}")
+    if instances.labels.max(initial=0) > num_classes:
+        raise ValueError(f"expected labels of {num_classes} categories, got label {instances.labels.max()}")
 
 
 def write_overlay(
@@ -125,17 +134,14 @@ def _draw_legend(
     """A white strip with the number of instances, then the colour, name and number of each class that occurs."""
     counts = np.bincount(instances.labels, minlength=len(categories) + 1)[1:]
     present = np.flatnonzero(counts).tolist()
-    texts = [
-        count_of(len(instances), "instance"),
-        *(f"{categories[i].name}  {counts[i]}" for i in present),
-    ]
+    texts = [count_of(len(instances), "instance"), *(f"{categories[i].name}  {counts[i]}" for i in present)]
     font_size = float(np.clip(width / 45, 12, 32))
-    font = FontProperties(size=font_size * 72 / _DPI)
+    font = FontProperties(size=font_size * 72 / DPI)
     cell_width = _measure_texts(texts, font) + 2.5 * font_size
     columns = min(len(texts), max(1, int(width / cell_width)))
     line = 1.8 * font_size
     height = round(line * -(-len(texts) // columns))
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for place, text in enumerate(texts):
         x, y = place % columns * cell_width + font_size / 2, height - line * (place // columns + 0.5)
@@ -151,5 +157,5 @@ def _draw_legend(
 
 def _measure_texts(texts: Sequence[str], font: FontProperties) -> float:
     """Width of the longest in pixels."""
-    renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+    renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
     return max(renderer.get_text_width_height_descent(text, font, False)[0] for text in texts)

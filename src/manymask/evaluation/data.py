@@ -1,8 +1,7 @@
 """What to score on: given data, or the images that a run held out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,8 @@ def _find_plan(source: Model | str | Path) -> Plan | None:
     return None if values is None else load_plan(values, str(path))
 
 
-def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None) -> Dataset:
+def read_validation(plan: Plan, run: Path, crowd_as_objects: bool) -> Dataset:
     """The images that a run was validated on; reading one checks that its pixels are still the same.
-
-    COCO's crowd regions are taken as the run took them, unless ``crowd_as_objects`` says otherwise.
 
     Raises:
         DatasetError: They are not where they were, or, when one is read, are others.
@@ -62,9 +59,8 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None)
     path = Path(record.val_path or record.path)
     if not path.exists():
         raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data")
-    if crowd_as_objects is None:
-        crowd_as_objects = plan.crowd_as_objects
     dataset = read_dataset(path, record.data_format, crowd_as_objects=crowd_as_objects)
+    # By keys, since one name may be written in several ways in Unicode.
     places = {make_key(r.name): index for index, r in enumerate(dataset.records)}
     if lost := [name for name in record.val_names if make_key(name) not in places]:
         raise DatasetError(
@@ -72,31 +68,20 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool | None = None)
             "restore them, or give the data"
         )
     dataset = dataset.subset([places[make_key(name)] for name in record.val_names])
-    if not record.val_digests:
+    if not record.val_digests:  # an older run, which cannot tell whether pixels have changed
         return dataset
     digests = dict(zip(map(make_key, record.val_names), record.val_digests, strict=True))
-    return replace(dataset, read_record=partial(_read_unchanged, dataset.read_record, digests, run))
 
+    def read_unchanged(record: Record, categories: tuple[Category, ...]) -> Sample:
+        sample = dataset.read_record(record, categories)
+        if sample.digest != digests[make_key(record.name)]:
+            raise DatasetError(
+                f"{record.path} is no longer the image that {run} was validated on, its pixels have changed (or "
+                f"{CHOICE_NAME} was set otherwise then); restore it, or give the data"
+            )
+        return sample
 
-def _read_unchanged(
-    read_record: Callable[[Record, tuple[Category, ...]], Sample],
-    digests: Mapping[str, str],
-    run: Path,
-    record: Record,
-    categories: tuple[Category, ...],
-) -> Sample:
-    """An image that a run was validated on.
-
-    Raises:
-        DatasetError: Its pixels are others than then.
-    """
-    sample = read_record(record, categories)
-    if sample.digest != digests[make_key(record.name)]:
-        raise DatasetError(
-            f"{record.path} is no longer the image that {run} was validated on, its pixels have changed (or "
-            f"{CHOICE_NAME} was set otherwise then); restore it, or give the data"
-        )
-    return sample
+    return replace(dataset, read_record=read_unchanged)
 
 
 @explain_reading()

@@ -1,13 +1,14 @@
 """Score a model, or predictions that are stored in files, on labelled images."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from manymask.core import Dataset, Instances, Sample, read_json
+from manymask.core.files import copy_file
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
@@ -17,7 +18,7 @@ from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
 from manymask.metrics import Evaluation, ScoredImage, rank_predictions, score_image, summarize_scores
 from manymask.modeling.catalogue import find_model
-from manymask.outputs import CocoResults, ImageEntry, OutputWriter, close_writers
+from manymask.outputs import CocoResults, ImageEntry, close_writers
 from manymask.prediction import Model, read_ahead
 from manymask.run_folder import find_run
 
@@ -45,7 +46,7 @@ class View:
 
 
 def view_images(source: Predictions, dataset: Dataset, progress: Progress | None = None) -> Iterator[View]:
-    """Predict and score one image after the other; after the last the source's notes say which training has seen.
+    """Predict and score one image after the other; after the last, ``source.notes`` name those that training has seen.
 
     Raises:
         DatasetError: There are no images, or one cannot be read.
@@ -74,7 +75,7 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
 
 
 def choose_folder(source: Path) -> Path:
-    """Where what is made of a source goes by default: the folder that it is, or that it lies in.
+    """The folder of a source, which is the default place for outputs: the source itself, or the folder that holds it.
 
     Raises:
         PlanError: The source is a shipped model, and the working folder is a run, whose own files would be replaced.
@@ -125,36 +126,33 @@ def evaluate(
     dataset = read_data(source, data, data_format, settings)
     groups = group_images(dataset, group_by)
     opened = open_predictions(source, dataset, device=device, settings=settings)
-    images: list[ScoredImage] = []
-    with ExitStack() as stack:
-        writers = [] if output is None else stack.enter_context(_open_output(opened, dataset, Path(output)))
-        for view in view_images(opened, dataset, progress):
-            images.append(view.scored)
-            sample = view.sample
-            for writer in writers:
-                writer.write(ImageEntry(sample.image_id, sample.name, sample.path.name, sample.image), view.predictions)
-        scores = summarize(opened, dataset, images, groups=groups, draws=draws)
-        if output is not None:
-            scores.write(Path(output) / "evaluation.json")
-    for note in scores.notes:
-        logger.warning(note)
-    return scores
-
-
-@contextmanager
-def _open_output(source: Predictions, dataset: Dataset, folder: Path) -> Iterator[Sequence[OutputWriter]]:
-    """Take the place of what an earlier call wrote to a folder; gives the writers of a model's predictions."""
-    # Predictions that were made elsewhere, and are scored here, may lie in the folder; they stay.
-    is_model = source.plan is not None
     image_names = [record.name for record in dataset.records]
-    names = ["evaluation.json", *(CocoResults.list_files(image_names) if is_model else [])]
-    check_outputs(folder, "evaluate", names)
-    if (replaced := _read_scored_data(folder / "evaluation.json")) not in (None, str(dataset.root)):
-        logger.warning(f"{folder} held the scores on {replaced}, which are now replaced")
-    with record_outputs(folder, "evaluate", names, is_whole=is_model):
-        writers = [CocoResults(folder, image_names, source.categories, 0.0)] if is_model else []
+    kinds = [CocoResults] if opened.plan is not None else []  # predictions in files are there already
+    prediction_files = [name for kind in kinds for name in kind.list_files(image_names)]
+    names = ["evaluation.json", *prediction_files]
+    if output is not None:
+        check_outputs(Path(output), "evaluate", names)
+    images: list[ScoredImage] = []
+    # What an earlier call wrote stays until all is scored.
+    with TemporaryDirectory() as scratch:
+        writers = [kind(Path(scratch), image_names, opened.categories, 0.0) for kind in kinds if output is not None]
         with close_writers(writers):
-            yield writers
+            for view in view_images(opened, dataset, progress):
+                images.append(view.scored)
+                entry = ImageEntry(view.sample.image_id, view.sample.name, view.sample.path.name, view.sample.image)
+                for writer in writers:
+                    writer.write(entry, view.predictions)
+        scores = summarize(opened, dataset, images, groups=groups, draws=draws)
+        if output is None:
+            return scores
+        if (replaced := _read_scored_data(Path(output) / "evaluation.json")) not in (None, str(dataset.root)):
+            logger.warning(f"{output} held the scores on {replaced}, which are now replaced")
+        # Predictions that were scored may lie there too, from an earlier call; they stay.
+        with record_outputs(Path(output), "evaluate", names, is_whole=opened.plan is not None):
+            for name in prediction_files:
+                copy_file(Path(scratch) / name, Path(output) / name)
+            scores.write(Path(output) / "evaluation.json")
+    return scores
 
 
 def _read_scored_data(path: Path) -> str | None:
@@ -171,11 +169,14 @@ def summarize(
     groups: dict[str, str] | None = None,
     draws: int = DRAWS,
 ) -> Evaluation:
-    """All scores of the images, with what they are of."""
+    """All scores of the images, with what they are of; warns of what the notes say."""
     scores = summarize_scores(images, source.categories, source.max_detections, draws=draws, groups=groups)
+    notes = source.notes + scores.notes
+    for note in notes:
+        logger.warning(note)
     return scores.model_copy(
         update={
-            "notes": source.notes + scores.notes,
+            "notes": notes,
             "model" if source.plan else "predictions": str(source.path),
             "data": str(dataset.root),
             "min_score": source.min_score,

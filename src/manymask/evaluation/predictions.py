@@ -33,7 +33,7 @@ class Predictions(ABC):
         score_threshold: Score from which a prediction counts where there is no ranking.
         min_score: Scores below were cut off; None where that is not known.
         has_scores: Whether there are scores to rank by; without them AP means little.
-        notes: What must be said of these predictions, beside what their scores tell.
+        notes: What a reader must know of these predictions and cannot see in their scores.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Predictions(ABC):
         """The predictions of an image, with labels in ``categories``."""
 
     def describe_reuse(self) -> list[str]:
-        """What must be said where training has seen some of the images that were predicted."""
+        """Notes on those of the predicted images that training has seen."""
         return []
 
 
@@ -80,7 +80,7 @@ class ModelPredictions(Predictions):
         return predict_tensor(self.model, image, str(sample.path)).relabel(self._labels)
 
     def describe_reuse(self) -> list[str]:
-        """What must be said where the model was trained or validated on some of the images."""
+        """Notes on those of the images that the model was trained or validated on."""
         notes = []
         holds_validation = _holds_validation(self.model.plan, self.dataset, self._digests)
         if shared := find_training_images(self.model.plan, self.dataset, self._digests):
@@ -114,6 +114,7 @@ class FilePredictions(Predictions):
             raise PlanError(f"no validation chose a score threshold for the predictions in {path}; set a number")
         stored = self._stored = read_predictions(path, dataset)
         self._records = {record.name: record for record in dataset.records}
+        # What a reader of the scores must know of these files.
         notes = list(stored.notes)
         if stored.missing:
             notes.append(
@@ -142,7 +143,7 @@ class FilePredictions(Predictions):
 
 
 class OneClassPredictions(Predictions):
-    """Others with all classes taken for one, of instances and of predictions."""
+    """The predictions of another source, with all classes taken as one; so are those of the instances."""
 
     def __init__(self, source: Predictions) -> None:
         self._source = source
@@ -155,7 +156,7 @@ class OneClassPredictions(Predictions):
         return self._source.predict(sample).relabel(self._labels)
 
     def describe_reuse(self) -> list[str]:
-        """What must be said where training has seen some of the images."""
+        """Notes on those of the images that training has seen."""
         return self._source.describe_reuse()
 
 
@@ -206,8 +207,8 @@ def _holds_validation(plan: Plan, dataset: Dataset, digests: Mapping[str, str]) 
 def find_training_images(plan: Plan, dataset: Dataset, digests: Mapping[str, str]) -> list[str]:
     """Names of the images that a run was trained on; a single image that served as both is not counted.
 
-    Images are known by their pixels, wherever they lie and whatever they are called. Plans of before digests were kept
-    know names only, which mean something in the folder that the run was trained on.
+    Images are known by their pixels, wherever they lie and whatever they are called. Older plans hold names only, which
+    say something about the folder that the run was trained on and about no other.
 
     Args:
         plan: The run's settings, with the record of its data.

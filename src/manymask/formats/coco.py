@@ -134,11 +134,6 @@ class _Reading:
         return (*self.problems, *notes)
 
 
-def is_size(height: object, width: object) -> bool:
-    """Whether two values of a JSON file are the height and width of an image."""
-    return all(is_integer(length) and length > 0 for length in (height, width))
-
-
 def _index_images(reading: _Reading, entries: list[dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     """The entries of images by their ids."""
     if not entries:
@@ -162,6 +157,7 @@ def _index_images(reading: _Reading, entries: list[dict[str, Any]]) -> dict[int 
 
 def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) -> tuple[dict[int | str, Record], bool]:
     """The record of each image that is there by its id in the file, and whether these ids are numbers."""
+    # The file of each entry: one that is there, and of no other entry.
     finder, paths, owners = ImageFinder(reading.json_path), {}, {}
     for key, entry in images.items():
         try:
@@ -179,6 +175,7 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
     has_image_ids = all(is_integer(key) for key in images)
     if not has_image_ids:
         reading.note("gives images ids that are no numbers; images are numbered in their order")
+    # A record each, with the image's own size where the entry gives none.
     records: dict[int | str, Record] = {}
     for number, (key, name) in enumerate(zip(paths, names, strict=True), start=1):
         entry = images[key] | {"id": key if has_image_ids else number}
@@ -206,9 +203,7 @@ def _find_image(reading: _Reading, finder: ImageFinder, key: int | str, entry: d
 def _read_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) where the entry gives them."""
     height, width = (to_integer(entry.get(side)) for side in ("height", "width"))
-    if height is None or width is None or not is_size(height, width):
-        return None
-    return height, width
+    return (height, width) if height and width and min(height, width) > 0 else None
 
 
 def _number_annotations(reading: _Reading, annotations: list[dict[str, Any]]) -> list[int]:
@@ -300,11 +295,11 @@ def _find_polygon_faults(record: Record) -> list[Doubt]:
             outside.append(annotation_id)
         if any(crosses_itself(points.astype(np.float64)) for points in polygons):
             crossing.append(annotation_id)
-    found = {"out-of-frame": ("that reach out of the image", outside)}
-    found["self-crossing"] = ("whose outlines cross themselves", crossing)
+    found = [("out-of-frame", "that reach out of the image", outside)]
+    found.append(("self-crossing", "whose outlines cross themselves", crossing))
     return [
         Doubt(kind, f"has {count_of(len(ids), 'instance')} {what}: annotation {list_some(ids)}")
-        for kind, (what, ids) in found.items()
+        for kind, what, ids in found
         if ids
     ]
 

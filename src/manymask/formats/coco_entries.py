@@ -84,7 +84,7 @@ def read_categories(
     entries = list_entries(json_path, content, "categories") if content.get("categories") else []
     numbers = (to_integer(annotation.get("category_id")) for annotation in annotations)
     used = {number for number in numbers if number is not None}
-    if not entries:
+    if not entries:  # classes are made of the ids that annotations have
         if not used:
             raise FormatError(f"{json_path} lists no categories; expected at least one")
         made = tuple(Category(number, f"class{number}") for number in sorted(used))
@@ -98,7 +98,7 @@ def read_categories(
             raise FormatError(f"{json_path}: id {number} occurs twice in 'categories'; number the entries anew")
         indexed[number] = entry
     unusual = None
-    if used and _ROOT_ID not in used and _is_root(_ROOT_ID, indexed):
+    if used and _ROOT_ID not in used and _has_root(indexed):
         name = indexed.pop(_ROOT_ID)["name"]
         unusual = f"has a category {_ROOT_ID} ({name}), the root of the others, which is no class"
     names: dict[str, int] = {}
@@ -115,9 +115,9 @@ def read_categories(
     return tuple(Category(number, name) for name, number in names.items()), unusual
 
 
-def _is_root(number: int, entries: dict[int, dict[str, Any]]) -> bool:
-    """Whether there is a category that has no supercategory, and is that of all others."""
-    root, others = entries.get(number, {}), [entry for other, entry in entries.items() if other != number]
+def _has_root(entries: dict[int, dict[str, Any]]) -> bool:
+    """Whether category 0 has no supercategory, and is that of all others."""
+    root, others = entries.get(_ROOT_ID, {}), [entry for number, entry in entries.items() if number != _ROOT_ID]
     is_top = isinstance(root.get("name"), str) and root.get("supercategory") in _NO_PARENT
     return is_top and bool(others) and all(entry.get("supercategory") == root["name"] for entry in others)
 

@@ -13,7 +13,7 @@ from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, make_key
 
 # Names that COCO, Roboflow, CVAT and LabelMe's converters give to the file.
 _NAME_PATTERNS = ("*annotations*.json", "*.coco.json", "instances*.json")
-# What a file under another name, as Label Studio and FiftyOne give it, is known by.
+# The lists by which a file under another name, as Label Studio and FiftyOne give it, is recognised.
 _LISTS = {"images", "annotations", "categories"}
 
 
@@ -25,7 +25,7 @@ def find_coco_files(folder: Path) -> list[Path]:
 
 
 def find_other_coco_files(folder: Path) -> list[Path]:
-    """Files in a folder under names that are no sign of COCO, as Label Studio and FiftyOne give, but with its lists."""
+    """Files in a folder that have COCO's lists but none of its names, as those of Label Studio and FiftyOne."""
     files = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
     return [path for path in files if isinstance(content := read_json(path), dict) and content.keys() >= _LISTS]
 
@@ -135,7 +135,7 @@ class ImageFinder:
 
 
 def _fold(name: str) -> str:
-    """What names are compared by where upper case does not matter."""
+    """A name in the form for comparisons where upper case does not matter."""
     return make_key(name.casefold())
 
 

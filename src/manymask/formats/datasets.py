@@ -56,13 +56,18 @@ class DatasetCheck:
 
     Attributes:
         images: One for each record, in their order.
-        max_instances: The largest number of instances in an image.
         fingerprint: SHA-256 of all names, pixels, labels and categories; neither the folder nor the order matters.
     """
 
     images: tuple[ImageCheck, ...]
-    max_instances: int
     fingerprint: str
+
+    @classmethod
+    def of(cls, images: Sequence[ImageCheck], categories: tuple[Category, ...]) -> "DatasetCheck":
+        """The check of a data set from those of its images, in their order."""
+        rows = sorted((image.name, image.pixels_crc, image.labels_crc) for image in images)
+        content = [rows, [(category.id, category.name) for category in categories]]
+        return cls(tuple(images), hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
 
 @explain_reading()
@@ -172,13 +177,7 @@ def check_dataset(dataset: Dataset, progress: Progress | None = None, num_worker
             images.append(image)
             if progress is not None:
                 progress(len(images), len(dataset), f"looking at {dataset.root}")
-    return sum_up_checks(images, dataset.categories)
-
-
-def sum_up_checks(images: Sequence[ImageCheck], categories: tuple[Category, ...]) -> DatasetCheck:
-    """The check of a data set from those of its images, in their order."""
-    max_instances = max((image.num_instances for image in images), default=0)
-    return DatasetCheck(tuple(images), max_instances, _compute_fingerprint(images, categories))
+    return DatasetCheck.of(images, dataset.categories)
 
 
 def check_sample(sample: Sample) -> ImageCheck:
@@ -202,9 +201,3 @@ def _compute_crc(*arrays: np.ndarray) -> int:
         crc = zlib.crc32(f"{array.dtype} {array.shape}".encode(), crc)
         crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
     return crc
-
-
-def _compute_fingerprint(images: Sequence[ImageCheck], categories: tuple[Category, ...]) -> str:
-    rows = sorted((image.name, image.pixels_crc, image.labels_crc) for image in images)
-    content = [rows, [(category.id, category.name) for category in categories]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

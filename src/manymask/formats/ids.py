@@ -1,4 +1,4 @@
-"""Label images: the ids that they hold, and signs that their values are none."""
+"""Label images: reading their ids, and checks that their values are ids."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Int32, Int64, Shaped
 
-from manymask.core import RunLengths, encode_layers
+from manymask.core import RunLengths, encode_layers, paint_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
 from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
@@ -15,14 +15,15 @@ from manymask.imaging.decoding import read_raster
 from manymask.imaging.orientation import is_obeyed
 from manymask.imaging.raster import Raster, turn
 
-_MAX_ID = 2**53  # the largest range in which float64 holds every whole number
+MAX_ID = 2**53  # the largest range in which float64 holds every whole number
 # "White" of 8-bit, 16-bit and RGB-coded files.
 _WHITE = (255, 65535, 0xFFFFFF)
-# Label images with more values than a byte holds are not looked at for shared ones: what recycles colours has fewer.
+# Label images with more values than a byte holds are not checked for shared values: programs that reuse colours give
+# fewer.
 _MAX_SHARED_VALUES = 255
 # A label image counts as resampled above this share of pixels on rims. In those of dsb2018, emps and axons it is at
-# most 0.001; after bilinear or cubic resizing, smoothing or JPEG of quality 50 to 95 it is 0.2 to 0.6. Fewer values
-# than that many may be classes, such as border and inside; where nearly all are on rims they are objects of one pixel.
+# most 0.001; after bilinear or cubic resizing, smoothing or JPEG of quality 50 to 95 it is 0.2 to 0.6. A few values may
+# be classes, such as border and inside, and where nearly all pixels are on rims, objects may be one pixel wide.
 _MAX_RIM_SHARE = 0.1
 _MIN_RIM_VALUES = 10
 _MIN_ROD = 10  # pixels of a thin object; interpolation makes smaller pieces of a value that no other has
@@ -47,22 +48,12 @@ class LabelImage:
     orientation: int = 1
 
 
-def read_ids(path: str | Path) -> Int64[np.ndarray, "height width"]:
-    """Read the ids of a label image, as stored: 0 for background, gaps and large ids kept.
+def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
+    """The ids of a label image as they are stored: 0 for background, gaps and large ids kept, not turned.
 
     Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B. What is transparent
     where other pixels are not is background. Ids stay as they are stored where the smallest value means white.
-
-    Raises:
-        FormatError: The file cannot be read, was saved by a lossy codec, or holds something else than whole numbers
-            from 0 to 2^53 (to the last that its type of float holds with all before it).
     """
-    path = Path(path)
-    raster = read_raster(path)
-    return turn(_to_ids(raster, path), raster.orientation if is_obeyed() else 1)
-
-
-def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
     if raster.lossy:
         kind = "is a JPEG" if raster.lossy == "JPEG" else f"was saved as {raster.lossy}"
         raise FormatError(f"{path} {kind}, which changes ids when it is saved; save labels as PNG or lossless TIFF")
@@ -87,7 +78,7 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
     """The same values as int64."""
     with np.errstate(invalid="ignore"):
         ids = values.astype(np.int64)
-    is_bad = (ids != values) | (ids < 0) | (ids > _MAX_ID)
+    is_bad = (ids != values) | (ids < 0) | (ids > MAX_ID)
     if is_bad.any():
         row, column = np.argwhere(is_bad)[0]
         raise FormatError(
@@ -95,7 +86,7 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
             "(background) to 2^53; save ids, not probabilities or a signed code"
         )
     # Above this a float cannot hold every whole number, so that neighbouring ids become one.
-    largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else _MAX_ID
+    largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else MAX_ID
     if ids.max(initial=0) > largest:
         raise FormatError(
             f"{path} holds the id {ids.max()} as {values.dtype}, which cannot tell ids above {largest} from each "
@@ -131,8 +122,9 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
             that mostly lie between others.
 
     Raises:
-        FormatError: The file cannot be read, or does not hold ids; with ``is_split`` also where two values touch, since
-            their pieces then need not be objects.
+        FormatError: The file cannot be read, was saved by a lossy codec, or does not hold ids: whole numbers from 0 to
+            2^53 (to the last that its type of float holds with all before it). With ``is_split`` also where two values
+            touch, since their pieces then need not be objects.
     """
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
@@ -143,24 +135,19 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
         ids, source = _split(path, ids, len(old_ids))
         return LabelImage(ids, old_ids[source], orientation)
     if is_checked:
-        _check_not_binary(path, old_ids)
+        if len(old_ids) == 1 and old_ids[0] in _WHITE:
+            raise FormatError(
+                f"{path} holds only 0 and {old_ids[0]}: a binary mask, not instances, and {_OWN_NUMBER}; {_SPLIT}"
+            )
         _check_not_shared(path, ids, old_ids)
     return LabelImage(ids, old_ids, orientation)
 
 
-def _check_not_binary(path: Path, ids: Int64[np.ndarray, " instances"]) -> None:
-    """Refuse a label image whose only id is white."""
-    if len(ids) == 1 and ids[0] in _WHITE:
-        raise FormatError(
-            f"{path} holds only 0 and {ids[0]}: a binary mask, not instances, and {_OWN_NUMBER}; {_SPLIT}"
-        )
-
-
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
-    """Refuse values that mostly lie between a smaller and a larger one.
+    """Refuse a label image of which many pixels lie between a smaller and a larger value.
 
-    Interpolation and lossy codecs make such rims around objects. A thin object between two others is rim as a whole and
-    does not count.
+    Interpolation and lossy codecs make such rims around objects. A thin object between two others consists of rim only
+    and does not count.
     """
     if num_ids <= _MIN_RIM_VALUES:
         return
@@ -216,15 +203,11 @@ def _encode(ids: Int32[np.ndarray, "height width"], num_ids: int) -> RunLengths:
 def _split(
     path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int
 ) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " pieces"]]:
-    """Every piece of a value as an instance, and the place of the value that it is of."""
+    """The ids where every piece of a value is an instance, and the index of each one's value."""
     if _touch(ids, num_ids):
         raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
     pieces, source = find_pieces(_encode(ids, num_ids), 0)
-    height, width = ids.shape
-    flat = np.zeros(height * width, dtype=np.int32)
-    place = np.repeat(pieces.start - np.cumsum(pieces.length) + pieces.length, pieces.length)
-    flat[place + np.arange(len(place))] = np.repeat(pieces.owner + 1, pieces.length)
-    return flat.reshape(width, height).T.copy(), source
+    return paint_layers(pieces)[0].numpy(), source
 
 
 def check_size(path: Path, size: tuple[int, int], image_path: Path, image_size: tuple[int, int]) -> None:

@@ -27,7 +27,7 @@ def is_label_images(root: Path) -> bool:
     What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
     """
     has_folders = (root / "images").is_dir() and drop_outputs(_find_label_folders(root))
-    return bool(has_folders) or any(_label_kind(path) == "masks" for path in list_images(root))
+    return bool(has_folders or _find_side_by_side(root)[1])
 
 
 def read_label_images(root: str | Path) -> Dataset:
@@ -54,7 +54,7 @@ def read_label_images(root: str | Path) -> Dataset:
     problems: list[Problem] = []
     for name, path in images:
         if label := labels.get(make_key(name)):
-            entries.append((name, path, label, (label,)))
+            entries.append((name, path, None, (label,)))
             continue
         message = f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)"
         problems.append(report_incomplete(message, path, name))
@@ -81,24 +81,19 @@ def _find_label_folders(root: Path) -> list[Path]:
 
 
 def _find_side_by_side(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    """Name and file of the images and of Cellpose's masks in one folder; its flows are passed over."""
     images, label_images = [], []
     for path in list_images(root):
         match = LABEL_STEM.fullmatch(path.stem)
         if match is None:
             images.append((path.stem, path))
-        elif _label_kind(path) == "masks":
+        elif match["kind"].lower() == "masks":
             label_images.append((match["stem"], path))
     return images, label_images
 
 
-def _label_kind(path: Path) -> str | None:
-    """``masks`` or ``flows`` for what Cellpose writes, None for an image."""
-    match = LABEL_STEM.fullmatch(path.stem)
-    return match and match["kind"].lower()
-
-
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
-    path: Path = record.annotation
+    (path,) = record.label_files
     label = read_label_image(path, is_split=record.is_split)
     image, doubts = open_labelled_image(record.path, label.ids.shape, label.orientation)
     check_size(path, label.ids.shape, record.path, image.size)
@@ -106,7 +101,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
 
 
 def _name_instances(record: Record) -> list[str]:
-    return [f"id {i}" for i in read_label_image(record.annotation, is_split=record.is_split).old_ids]
+    return [f"id {i}" for i in read_label_image(record.label_files[0], is_split=record.is_split).old_ids]
 
 
 def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:
@@ -136,7 +131,7 @@ def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
 
 
 class LabelImageWriter(DatasetWriter):
-    """Writes ``images`` and ``labels``; an overlap goes to the first instance."""
+    """Writes ``images`` and ``labels``; pixels of several instances go to the first."""
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Shaped
 from manymask.core import encode_crops, encode_layers, paint_layers
 from manymask.core.components import find_pieces
 from manymask.core.dataset import Category, Dataset, Format, Record, Salvage, Sample
+from manymask.core.runs import expand_ranges
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import check_size
 from manymask.formats.label_images import LabelImageWriter
 from manymask.formats.records import Entry, find_entries, make_dataset, make_sample
 from manymask.imaging.decoding import read_raster
-from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders, list_images
+from manymask.imaging.files import IMAGE_SUFFIXES, list_folders, list_images
 from manymask.imaging.orientation import is_obeyed, open_labelled_image
 from manymask.imaging.raster import Raster, turn
 from manymask.wording import list_some
@@ -48,28 +49,28 @@ def read_mask_files(root: str | Path) -> Dataset:
 
 
 def _find_entry(folder: Path) -> Entry:
-    image, masks = _find_image(folder), _find_masks(folder)
-    return folder.name, image, masks, masks
+    return folder.name, _find_image(folder), None, _find_masks(folder)
 
 
 def _find_image(folder: Path) -> Path:
     images = list_images(folder / "images") if (folder / "images").is_dir() else []
     if len(images) != 1:
-        raise DatasetError(f"{folder / 'images'} holds {len(images)} images, expected one for each folder of masks")
+        raise DatasetError(
+            f"{folder / 'images'} holds {len(images)} images, expected one for each folder of masks; keep one"
+        )
     return images[0]
 
 
 def _find_masks(folder: Path) -> tuple[Path, ...]:
     if not (folder / "masks").is_dir():
         raise DatasetError(f"{folder} holds no folder 'masks'; add one (empty if the image shows no object)")
-    files = (path for path in (folder / "masks").iterdir() if path.suffix.lower() in _MASK_SUFFIXES)
-    return tuple(sorted((path for path in files if not is_hidden(path) and path.is_file()), key=lambda path: path.name))
+    return tuple(list_images(folder / "masks", _MASK_SUFFIXES))
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     size, orientation = None, 1
-    if record.annotation:
-        mask, orientation = _read_mask(record.annotation[0])
+    if record.label_files:
+        mask, orientation = _read_mask(record.label_files[0])
         size = mask.shape
     image, doubts = open_labelled_image(record.path, size, orientation)
     runs = encode_crops(_read_crops(record, image.size), image.size)
@@ -80,7 +81,7 @@ def _read_crops(
     record: Record, size: tuple[int, int]
 ) -> Iterator[tuple[int, int, Bool[np.ndarray, "crop_height crop_width"]]]:
     """Each mask inside its own box; only the box stays in memory."""
-    for path in record.annotation:
+    for path in record.label_files:
         mask, _ = _read_mask(path)
         check_size(path, mask.shape, record.path, size)
         rows, columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
@@ -128,10 +129,9 @@ def _check_one_object(grey: Shaped[np.ndarray, "height width"], path: Path) -> N
     """
     islands, _ = find_pieces(encode_layers(torch.from_numpy((grey != 0).astype(np.int32)[None]), 1), 0)
     large = islands.select(np.flatnonzero(islands.areas * _MIN_SHARE >= islands.areas.max()))
-    columns = grey.T.ravel()  # runs are in column order
-    place = np.repeat(large.start - np.cumsum(large.length) + large.length, large.length)
+    run, position = expand_ranges(large.start, large.length)
+    owner, values = large.owner[run], grey.T.ravel()[position]  # runs are in column order
     highest = np.zeros(len(large), dtype=grey.dtype)
-    owner, values = np.repeat(large.owner, large.length), columns[place + np.arange(len(place))]
     np.maximum.at(highest, owner, values)
     is_flat = 2 * np.bincount(owner, values == highest[owner], len(large)) > large.areas
     if len(found := np.unique(highest[is_flat])) > 1:
@@ -147,25 +147,19 @@ def _is_background(mask: Bool[np.ndarray, "height width"]) -> bool:
 
 
 def _name_instances(record: Record) -> list[str]:
-    return [path.name for path in record.annotation]
+    return [path.name for path in record.label_files]
 
 
 def _drop_empty_masks(record: Record) -> Salvage | None:
     try:
-        empty = [path for path in record.annotation if not _read_mask(path)[0].any()]
+        empty = [path for path in record.label_files if not _read_mask(path)[0].any()]
     except FormatError:  # one cannot be read at all, which then is the finding
         return None
     if not empty:
         return None
-    kept = tuple(path for path in record.annotation if path not in empty)
+    kept = tuple(path for path in record.label_files if path not in empty)
     what = f"masks without any pixel: {list_some(path.name for path in empty)}"
-    return Salvage(
-        replace(record, annotation=kept, label_files=kept),
-        "empty-mask-file",
-        empty[0],
-        f"has {what}",
-        f"removed {what}",
-    )
+    return Salvage(replace(record, label_files=kept), "empty-mask-file", empty[0], f"has {what}", f"removed {what}")
 
 
 FORMAT = Format(

@@ -1,4 +1,4 @@
-"""What readers share: data sets from lists of files, and samples."""
+"""What readers share: making data sets of lists of files, and samples."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def make_dataset(
 ) -> Dataset:
     """Put a data set together: images are numbered from 1 in the order of their names.
 
-    What lies in their folders, or in ``folders``, and is no file of theirs, of a layout or with a problem is reported.
+    Files in their folders, or in ``folders``, that belong to no image, layout or problem are reported.
 
     Raises:
         DatasetError: There are no images, or two of them have the same name.

@@ -1,25 +1,22 @@
 """Predictions that were made earlier, by manymask or any other tool: COCO results, or label images."""
 
-import csv
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from statistics import mode
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import DTypeLike
 
-from manymask.core import Category, Dataset, Instances, Record, RunLengths, encode_layers, match_categories, read_json
+from manymask.core import Category, Dataset, Instances, Record, RunLengths, read_json
 from manymask.core.files import explain_reading
 from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import check_polygons, is_integer
 from manymask.formats.coco_masks import decode_segmentations
-from manymask.formats.ids import check_size, read_label_image
+from manymask.formats.stored_labels import find_label_images, name_categories, read_stored_labels, read_tables
 from manymask.formats.submission import RESULTS_NAME
 from manymask.imaging.files import list_images, make_key
 from manymask.wording import list_some
@@ -27,65 +24,7 @@ from manymask.wording import list_some
 PREDICTIONS_NAME = "predictions.json"
 IMAGES_NAME = "images.json"
 
-# What tools add to an image's name: Cellpose _cp_masks and _masks, others _label or _labels.
-_LABEL_STEM = re.compile(r"(?P<name>.+?)(_cp_masks|_masks|_labels?)", re.IGNORECASE)
-_MAX_ID = 2**53  # as in label images
 _MAX_COORDINATE = 2**31  # beyond any image
-
-
-@dataclass(frozen=True)
-class _Results:
-    """COCO results for one image, checked apart from what needs the image's size.
-
-    Attributes:
-        path: The file, for messages.
-        places: Where each entry stands in the file, for messages.
-        entries: The entries.
-        labels: Class index of each.
-    """
-
-    path: Path
-    places: list[int]
-    entries: list[dict[str, Any]]
-    labels: list[int]
-
-    def read(self, record: Record, size: tuple[int, int]) -> Instances:
-        segmentations = [entry["segmentation"] for entry in self.entries]
-        runs = decode_segmentations(segmentations, size, f"{self.path}: entry", self.places)
-        boxes = runs.boxes
-        for row, entry in enumerate(self.entries):
-            if entry.get("bbox") is not None:
-                x, y, width, height = entry["bbox"]
-                boxes[row] = x, y, x + width, y + height
-        scores = np.array([entry.get("score", 1) for entry in self.entries], dtype=np.float32)
-        return Instances.from_runs(runs, np.array(self.labels, dtype=np.int64), scores=scores, boxes=boxes)
-
-
-@dataclass(frozen=True)
-class _LabelImage:
-    """A label image.
-
-    Attributes:
-        path: The file.
-        table: Those of ``id``, ``class`` (class index) and ``score`` that the CSV file beside it has, by ascending id.
-    """
-
-    path: Path
-    table: dict[str, np.ndarray]
-
-    def read(self, record: Record, size: tuple[int, int]) -> Instances:
-        # A table beside it says that the ids are ids, even those of a poor model in many pieces.
-        label = read_label_image(self.path, is_checked=not self.table)
-        ids, old_ids = label.ids, label.old_ids
-        check_size(self.path, ids.shape, record.path, size)
-        if self.table and not np.array_equal(self.table["id"], old_ids):
-            raise FormatError(
-                f"{self.path} holds {len(old_ids)} ids, but not just the {len(self.table['id'])} of the CSV file "
-                "beside it; the two are of different predictions: write both again"
-            )
-        runs = encode_layers(torch.from_numpy(ids[None]), len(old_ids))
-        labels = self.table.get("class", np.ones(len(old_ids), dtype=np.int64))
-        return Instances.from_runs(runs, labels, scores=self.table.get("score"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +37,7 @@ class StoredPredictions:
         has_scores: Whether the files give scores; otherwise every score is 1.
         missing: Names of the data set's images that nothing was predicted for: they have no file, or neither an entry
             nor a place in ``images.json``.
-        sources: Where the predictions for an image are, by its ``image_id``.
+        sources: Reads the predictions for an image of given size, by its ``image_id``.
         notes: What must be said of the classes, in sentences.
     """
 
@@ -106,7 +45,7 @@ class StoredPredictions:
     categories: tuple[Category, ...] | None
     has_scores: bool
     missing: tuple[str, ...]
-    sources: Mapping[int, _Results | _LabelImage]
+    sources: Mapping[int, Callable[[Record, tuple[int, int]], Instances]]
     notes: tuple[str, ...] = ()
 
     def read(self, record: Record, size: tuple[int, int]) -> Instances:
@@ -124,7 +63,7 @@ class StoredPredictions:
         source = self.sources.get(record.image_id)
         if source is None:
             return Instances.from_runs(RunLengths.empty(size), np.zeros(0, dtype=np.int64))
-        instances = source.read(record, size)
+        instances = source(record, size)
         return instances[np.argsort(-instances.scores, kind="stable")]
 
 
@@ -187,14 +126,33 @@ def _read_results(path: Path, dataset: Dataset) -> StoredPredictions:
     for place, entry in enumerate(entries):
         places.setdefault(entry["image_id"], []).append(place)
     record_ids, missing = _match_image_ids(path, places.keys(), dataset)
-    sources: dict[int, _Results | _LabelImage] = {}
+    sources = {}
     for image_id, own in places.items():
         group = [entries[place] for place in own]
         _check_repeats(path, own, group)
         labels = [class_index[entry["category_id"]] for entry in group]
-        sources[record_ids[image_id]] = _Results(path, own, group, labels)
+        sources[record_ids[image_id]] = partial(_decode_results, path, own, group, labels)
     notes = _describe_single_category(path, {entry["category_id"] for entry in entries}, dataset)
     return StoredPredictions(path, dataset.categories, has_scores, missing, sources, notes)
+
+
+def _decode_results(
+    path: Path,
+    places: list[int],
+    entries: list[dict[str, Any]],
+    labels: list[int],
+    record: Record,
+    size: tuple[int, int],
+) -> Instances:
+    """The results for one image: its entries, the place of each in the file, for messages, and their class indices."""
+    runs = decode_segmentations([entry["segmentation"] for entry in entries], size, f"{path}: entry", places)
+    boxes = runs.boxes
+    for row, entry in enumerate(entries):
+        if entry.get("bbox") is not None:
+            x, y, width, height = entry["bbox"]
+            boxes[row] = x, y, x + width, y + height
+    scores = np.array([entry.get("score", 1) for entry in entries], dtype=np.float32)
+    return Instances.from_runs(runs, np.array(labels, dtype=np.int64), scores=scores, boxes=boxes)
 
 
 def _describe_single_category(path: Path, category_ids: set[int], dataset: Dataset) -> tuple[str, ...]:
@@ -261,13 +219,9 @@ def _check_categories(path: Path, entries: list[dict[str, Any]], dataset: Datase
     known = {category.id for category in dataset.categories}
     if unknown := sorted({entry["category_id"] for entry in entries} - known):
         raise FormatError(
-            f"{path} holds category_id {list_some(unknown)}, but {dataset.root} has {_name_categories(dataset)}; give "
+            f"{path} holds category_id {list_some(unknown)}, but {dataset.root} has {name_categories(dataset)}; give "
             "the data that the predictions were made for, or correct the ids"
         )
-
-
-def _name_categories(dataset: Dataset) -> str:
-    return list_some([f"{category.id} ({category.name})" for category in dataset.categories])
 
 
 def _check_repeats(path: Path, places: list[int], entries: list[dict[str, Any]]) -> None:
@@ -286,6 +240,7 @@ def _match_image_ids(
     path: Path, image_ids: Collection[int | str], dataset: Dataset
 ) -> tuple[dict[int | str, int], tuple[str, ...]]:
     """The data set's image_id for each of the file, and the names of images that nothing was predicted for."""
+    # The image's name that each image_id stands for: by itself if it is a text, else by the list beside the file.
     known = {make_key(record.name): record.name for record in dataset.records}
     if image_ids and all(isinstance(image_id, str) for image_id in image_ids):
         own_ids = {make_key(record.source_id): record.name for record in dataset.records if record.source_id}
@@ -364,128 +319,22 @@ def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any
 
 
 def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
-    files = _find_label_images(folder, dataset)
-    record_ids = {record.name: record.image_id for record in dataset.records}
-    _check_known(folder, "by name", files, record_ids, dataset)
-    csv_files = {name: path.with_suffix(".csv") for name, path in files.items()}
-    texts = {name: _read_table(path) for name, path in csv_files.items()}
-    notes = _match_classes({text for table in texts.values() for text in table.get("class", [])}, dataset)
-    if notes is not None:
-        texts = {name: {key: v for key, v in table.items() if key != "class"} for name, table in texts.items()}
-    tables = {name: _parse_table(csv_files[name], table, dataset) for name, table in texts.items()}
-    columns = {tuple(table): files[name] for name, table in tables.items()}
-    if len(columns) > 1:
-        (one, first), (other, second) = [(" ".join(key) or "nothing", path) for key, path in columns.items()][:2]
-        raise FormatError(
-            f"the CSV file beside {first} gives {one}, that beside {second} {other}; give all label images the same"
-        )
-    (column_names,) = columns
-    has_classes = "class" in column_names or len(dataset.categories) == 1
-    return StoredPredictions(
-        folder,
-        dataset.categories if has_classes else None,
-        "score" in column_names,
-        tuple(name for name in record_ids if name not in files),
-        {record_ids[name]: _LabelImage(path, tables[name]) for name, path in files.items()},
-        notes or (),
-    )
-
-
-def _match_classes(found: set[str | None], dataset: Dataset) -> tuple[str, ...] | None:
-    """What must be said where the files' classes are none of the data's and one side has a single one.
-
-    The classes then say nothing that can be scored. None where their names are to be looked up.
-    """
-    names = sorted(name for name in found if name)
-    known = {text for category in dataset.categories for text in (category.name, str(category.id))}
-    if not names or not known.isdisjoint(names) or 1 not in (len(names), len(dataset.categories)):
-        return None
-    return match_categories(dataset.categories, tuple(Category(*row) for row in enumerate(names, start=1))).notes
-
-
-def _find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
-    """The label images in a folder by the names of their images."""
-    names = {make_key(record.name): record.name for record in dataset.records}
-    own_images = {record.path.resolve() for record in dataset.records}
-    paths = list_images(folder)
-    matches = [None if make_key(path.stem) in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
-    named = [(match["name"], path) for match, path in zip(matches, paths, strict=True) if match]
-    if not named and (arrays := sorted(folder.glob("*_seg.npy"))):
-        raise DatasetError(f"{arrays[0]} is a pickle, which may run code; save Cellpose's masks as TIFF or PNG")
-    files: dict[str, Path] = {}
-    for found, path in named or [(path.stem, path) for path in paths]:
-        name = names.get(make_key(found), found)
-        if path.resolve() in own_images:
-            raise DatasetError(f"{path} is an image of the data, expected label images; give the predictions' folder")
-        if name in files:
-            raise DatasetError(f"{files[name]} and {path} are both label images of '{name}'; keep one of them")
-        files[name] = path
+    files = find_label_images(folder, dataset)
     if not files:
         raise DatasetError(
             f"{folder} holds no predictions; expected {PREDICTIONS_NAME}, {RESULTS_NAME} or label images "
             "<name>.tif; give a JSON file of another name itself"
         )
-    return files
-
-
-def _read_table(path: Path) -> dict[str, list[str | None]]:
-    """The texts of those of the columns id, class and score that a CSV file has; none if there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows, columns = list(reader), list(reader.fieldnames or [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FormatError(f"{path} cannot be read as CSV ({error}); write it again") from error
-    if "id" not in columns:
-        found = ", ".join(columns) or "none"
-        raise FormatError(
-            f"{path} has the columns {found}, expected id, class, score; if it is not of the predictions, move it away"
-        )
-    return {name: [row[name] for row in rows] for name in ("id", "class", "score") if name in columns}
-
-
-def _parse_table(path: Path, texts: dict[str, list[str | None]], dataset: Dataset) -> dict[str, np.ndarray]:
-    """The values of a table's columns, classes as class indices, by ascending id."""
-    if not texts:
-        return {}
-    indexed = list(enumerate(dataset.categories, start=1))
-    class_index = {str(category.id): i for i, category in indexed} | {category.name: i for i, category in indexed}
-    classes = f"a class of {dataset.root}: {_name_categories(dataset)}; name them alike, or drop the column"
-    parsers: dict[str, tuple[Callable[[str], Any], DTypeLike, str]] = {
-        "id": (_parse_id, np.int64, "a whole number above 0, as in the label image"),
-        "class": (class_index.__getitem__, np.int64, classes),
-        "score": (_parse_score, np.float32, "a number from 0 to 1"),
-    }
-    table = {
-        name: np.array(_parse_column(path, texts[name], name, parse, expected), dtype)
-        for name, (parse, dtype, expected) in parsers.items()
-        if name in texts
-    }
-    order = np.argsort(table["id"])
-    return {name: column[order] for name, column in table.items()}
-
-
-def _parse_column(
-    path: Path, texts: list[str | None], name: str, parse: Callable[[str], Any], expected: str
-) -> list[Any]:
-    values = []
-    for line, text in enumerate(texts, start=2):
-        try:
-            values.append(parse(text or ""))
-        except (KeyError, ValueError) as error:
-            raise FormatError(f"{path}: line {line} has {name} {text!r}, expected {expected}") from error
-    return values
-
-
-def _parse_id(text: str) -> int:
-    if not 0 < (number := int(text)) <= _MAX_ID:
-        raise ValueError
-    return number
-
-
-def _parse_score(text: str) -> float:
-    if not 0 <= (score := float(text)) <= 1:
-        raise ValueError
-    return score
+    record_ids = {record.name: record.image_id for record in dataset.records}
+    _check_known(folder, "by name", files, record_ids, dataset)
+    tables, notes = read_tables(files, dataset)
+    columns = next(iter(tables.values()))  # those of all files are the same
+    has_classes = "class" in columns or len(dataset.categories) == 1
+    return StoredPredictions(
+        folder,
+        dataset.categories if has_classes else None,
+        "score" in columns,
+        tuple(name for name in record_ids if name not in files),
+        {record_ids[name]: partial(read_stored_labels, path, tables[name]) for name, path in files.items()},
+        notes,
+    )

@@ -8,7 +8,6 @@ from typing import Any
 
 from manymask.core import read_json
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.coco import is_size
 from manymask.formats.coco_entries import is_integer
 from manymask.wording import count_of, list_some
 
@@ -52,10 +51,10 @@ def read_image_ids(path: str | Path) -> list[ImageId]:
 def _read_entry(path: Path, place: int, entry: Any) -> ImageId:
     entry = entry if isinstance(entry, dict) else {}
     name = entry.get("file_name")
-    image_id, height, width = (entry.get(key) for key in ("id", "height", "width"))
-    if not (isinstance(name, str) and is_integer(image_id) and is_size(height, width)):
+    image_id, height, width = numbers = [entry.get(key) for key in ("id", "height", "width")]
+    if not isinstance(name, str) or not all(map(is_integer, numbers)) or min(height, width) < 1:
         raise FormatError(f"{path}: entry {place} needs file_name, and whole numbers id, height and width; correct it")
-    return ImageId(name, image_id, height, width)  # pyright: ignore[reportArgumentType]
+    return ImageId(name, image_id, height, width)
 
 
 def _check_unique(path: Path, what: str, values: Sequence[object]) -> None:

@@ -80,11 +80,12 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
         check_declared_size(path, shape, np.uint16 if num_bits == 16 else np.uint8)
         if isinstance(image, GifImageFile) and image.n_frames > 1:
             raise FormatError(f"{path} holds {image.n_frames} images, expected one; save each in a file of its own")
+        # The orientation, from EXIF, which may lie behind the pixels.
         if is_decoded or not isinstance(image, PngImageFile) or _has_late_texts(path):
             exif = image.getexif()
         else:
             exif = Image.Image.getexif(image)  # that of PngImageFile decodes the pixels, to find what is behind them
-        if not is_decoded:
+        if not is_decoded:  # one pixel of the same mode stands for the image
             for codec, _, offset, options in image.tile:
                 if codec == "raw":  # BMP: the format of a row, and the bytes of each but the last, which may lack some
                     check_length(path, offset + options[1] * (image.height - 1))  # pyright: ignore

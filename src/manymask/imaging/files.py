@@ -1,9 +1,9 @@
-"""Image files: which there are, what they are called, and their pixels."""
+"""Image files: finding them, their names, and their pixels."""
 
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,9 @@ def open_image(path: str | Path) -> FileSource:
     return FileSource(Path(path), header, header.orientation if is_obeyed() else 1)
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The image files directly in a folder, by name; hidden files are ignored."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     return sorted((path for path in files if not is_hidden(path) and path.is_file()), key=lambda path: path.name)
 
 
@@ -73,12 +73,12 @@ def check_unique_names(images: Iterable[tuple[str, Path]]) -> None:
 
 
 def make_key(name: str) -> str:
-    """What names are compared by: those that look the same are, whether an accent is a character of its own or not."""
+    """A name in the form for comparisons: names that look alike are equal, however their accents are encoded."""
     return unicodedata.normalize("NFC", name)
 
 
 def name_folder(folder: Path) -> str:
-    """The name of a folder as the user sees it: that of ``.`` too, and of a link its own, not its target's."""
+    """The name of a folder as the user sees it: ``.`` has one too, and a link has its own, not that of its target."""
     return Path(os.path.abspath(folder)).name
 
 

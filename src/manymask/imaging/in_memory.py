@@ -26,8 +26,8 @@ def is_pixels(value: object) -> TypeGuard[Pixels]:
 def get_pixels(image: Any) -> Shaped[np.ndarray, "height width channels"]:
     """The values of an image in memory, as reading it from a file would give them.
 
-    A grey image may lack the axis of channels. Channels may come first, as in torch, where the last axis cannot be one
-    of 1 or 3 channels. Of two values (bool) one is white; alpha is left out of Pillow's images.
+    A grey image may lack the axis of channels. Channels may come first, as in torch, if the last axis is not of length
+    1 or 3. True of bool becomes 255; alpha of Pillow's images is left out.
 
     Raises:
         DatasetError: It is no image in memory, or its shape or values are not those of one image.

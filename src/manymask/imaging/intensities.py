@@ -1,4 +1,4 @@
-"""Values of images as floats, whatever the files' type: counting begins where float32 can still follow."""
+"""Values of images as floats that keep their differences, whatever the type of the file."""
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -11,9 +11,9 @@ def keep_differences(pixels: Shaped[np.ndarray, "*shape"], origin: int | None = 
     """The values, shifted or scaled, as floats that keep the difference of any two.
 
     A plain cast to float32 loses differences: it knows no numbers between 100,000,000 and 100,000,008. Types of up to
-    16 bits are exact in float32. Wider integers are counted from ``origin``, which is to be their smallest value and is
-    by default, in float64. Wider floats become float64 and are divided by 64, so that the difference of no two of them
-    is infinite.
+    16 bits are exact in float32. Wider integers become their distance from ``origin`` (the smallest value of the whole
+    image, by default of ``pixels``) in float64. Wider floats become float64 and are divided by 64, so that the
+    difference of no two of them is infinite.
     """
     if pixels.dtype.itemsize <= 2:
         return pixels.astype(np.float32)

@@ -17,7 +17,7 @@ from manymask.plan import Plan
 # What becomes 0 and 1 with normalization=image, as in StarDist's and Cellpose's own scripts: a few hot pixels do not
 # set the scale.
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
-# Values that percentiles are taken of: those of a larger image hardly move them.
+# Percentiles are taken of about this many values of an image; more would hardly change them.
 NUM_SAMPLED_VALUES = 1 << 20
 # With normalization=image a difference below so many standard deviations of the image's noise is not stretched to the
 # whole of [0, 1]. The percentiles of noise alone lie 5.2 apart, so that an empty image fills half of it. Images with
@@ -44,7 +44,7 @@ class Normalization:
 
     @classmethod
     def of(cls, plan: Plan) -> "Normalization":
-        """That of a plan's setting ``normalization``."""
+        """The one that a plan's setting ``normalization`` asks for."""
         return cls(plan.normalization)
 
 
@@ -72,7 +72,7 @@ class Scale:
 
 
 Scales = dict[tuple[Path, Normalization], Scale]
-"""What is measured of images, by their files."""
+"""The scales of images, by file and normalization."""
 
 
 def normalize_pixels(
@@ -92,7 +92,7 @@ def normalize_pixels(
 
 
 def measure_scale(image: ImageSource, source: str, normalization: Normalization) -> Scale:
-    """What brings an image to [0, 1]; all of it is decoded, unless its type alone says so.
+    """Measure what brings an image to [0, 1]; the whole image is decoded, unless its type alone decides.
 
     Raises:
         DatasetError: A number of channels other than 1 or 3, values that are not finite, or by ``type`` values below 0
@@ -162,5 +162,5 @@ def estimate_noise(values: Float[np.ndarray, "height width channels"]) -> float:
 
 
 def _choose_step(values: np.ndarray) -> int:
-    """Every so-manieth row and column are ``NUM_SAMPLED_VALUES``, or nearly."""
+    """The step of rows and columns that leaves about ``NUM_SAMPLED_VALUES`` values."""
     return max(round((values.size / NUM_SAMPLED_VALUES) ** 0.5), 1)

@@ -40,7 +40,7 @@ def open_labelled_image(
         path: The image.
         label_size: (height, width) of its labels; None where there are none.
         label_orientation: Orientation tag of the file of labels, which ``label_size`` obeys already.
-        is_size_given: Whether the labels give their size; else it is that of the image, and says nothing.
+        is_size_given: Whether ``label_size`` is from the labels; else it is the image's own size and decides nothing.
 
     Returns:
         The image, and a doubt where the tag leaves one.

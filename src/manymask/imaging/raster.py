@@ -58,21 +58,12 @@ class Raster:
         if self.palette is not None:
             return self.palette[self.values[..., 0]]
         values = self.values
-        if self.is_inverted:
-            values = _invert(values, self.white)
+        if self.is_inverted and self.white is None:  # floats are mirrored within their own range
+            values = np.nanmin(values) + np.nanmax(values) - values
+        elif self.is_inverted:
+            values = ~values if values.dtype.kind == "i" else values.dtype.type(self.white) - values
         # Grey of 1, 2 and 4 bits fills its byte, so that white is 255 whatever the file's type.
         return values * np.uint8(255 // self.white) if self.white in (1, 3, 15) else values
-
-
-def _invert(
-    values: Shaped[np.ndarray, "height width channels"], white: int | None
-) -> Shaped[np.ndarray, "height width channels"]:
-    """The negative; floats, which have no white, are mirrored within their own range."""
-    if white is None:
-        return np.nanmin(values) + np.nanmax(values) - values
-    if values.dtype.kind == "i":
-        return ~values
-    return values.dtype.type(white) - values
 
 
 def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shaped[np.ndarray, "_ _ *channels"]:
@@ -88,7 +79,7 @@ def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shape
 
 
 def turn_back(window: Window, size: tuple[int, int], orientation: int) -> Window:
-    """The part of a stored image that turning makes a window of the turned one, which is of ``size``."""
+    """The window of the stored image that becomes ``window`` of the turned image, which is of ``size``."""
     top, left, height, width = window
     bottom, right = size[0] - top - height, size[1] - left - width
     corners = {2: (top, right), 3: (bottom, right), 4: (bottom, left)}
@@ -120,7 +111,7 @@ def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> N
 
 
 def check_length(path: Path, end: int) -> None:
-    """Refuse a file that is shorter than its data, which ``end`` there.
+    """Refuse a file that is shorter than ``end``, the position in bytes where its data end.
 
     Raises:
         FormatError: It is.

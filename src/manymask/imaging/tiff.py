@@ -197,7 +197,7 @@ def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
 def _split_alpha(
     values: Shaped[np.ndarray, "height width channels"], page: tifffile.TiffPage
 ) -> tuple[Shaped[np.ndarray, "height width colors"], Shaped[np.ndarray, "height width"] | None]:
-    """Colours, and the first channel that is declared as alpha; the fourth one of RGB is alpha even if it is not."""
+    """Colours, and the first channel that is declared as alpha; the fourth one of RGB is alpha even without that."""
     num_channels = values.shape[2]
     if page.photometric == tifffile.PHOTOMETRIC.RGB and num_channels == 4:
         return values[..., :3], values[..., 3]

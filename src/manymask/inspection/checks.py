@@ -1,7 +1,8 @@
 """The doctor: what is wrong or unusual in a data set, from the facts of its images."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import starmap
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -14,18 +15,18 @@ from manymask.inspection.measurement import ImageFacts, InstanceFacts, find_back
 from manymask.wording import NUM_NAMED, count_of, list_some
 
 MAX_TINY_AREA = 3
-"""Instances of up to so many pixels are called one-pixel instances: slips of a pen, not objects."""
+"""Instances of up to this many pixels are called one-pixel instances: slips of a pen, not objects."""
 _MAX_SIZE_RATIO = 16
 _MAX_BRIGHTNESS_RATIO = 4
 _MIN_CLASS_INSTANCES = 10
 _MAX_BORDER_FRACTION = 0.25
-# Hashes that differ in so few of 64 bits are of images alike. Of the 591 images of the Data Science Bowl 2018 two
-# slices of one embryo differ in 4 and every other pair in 12 or more.
+# Images whose hashes differ in at most this many of 64 bits look alike. Of the 591 images of the Data Science Bowl 2018
+# two slices of one embryo differ in 4 bits, and every other pair in 12 or more.
 _MAX_HASH_DISTANCE = 6
 _HASH_BLOCK = 1024
 MIN_MEDIAN_PIECES = 1.5
-"""More than half of all instances in two pieces of like size is no matter of some objects behind others; of the images
-of emps, whose particles cover each other, none has a median above 1."""
+"""Where more than half of all instances are in two pieces of like size, objects in front of others are no explanation:
+none of the images of emps, whose particles cover each other, has a median above 1."""
 
 
 def examine_image(image: ImageFacts, name_rows: Callable[[], Sequence[str]], cap: int | None = None) -> list[Finding]:
@@ -34,7 +35,7 @@ def examine_image(image: ImageFacts, name_rows: Callable[[], Sequence[str]], cap
     Args:
         image: Its facts.
         name_rows: Gives the name of each instance in the files; called only where it is needed.
-        cap: Instances that are called many where an image has more.
+        cap: Number of instances above which an image is said to have many.
     """
     found = [*_examine_pixels(image), *_examine_count(image, cap)]
     rows_of = find_rows(image.instances, image.size)
@@ -44,29 +45,26 @@ def examine_image(image: ImageFacts, name_rows: Callable[[], Sequence[str]], cap
     return [make_finding(kind, detail, image.name, image.path) for kind, detail in found]
 
 
-def _examine_pixels(image: ImageFacts) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _examine_pixels(image: ImageFacts) -> Iterator[tuple[str, str]]:
     low, high = image.value_range
     if image.num_channels not in (1, 3):
-        found.append(("unsupported-channels", f"has {image.num_channels} channels, expected 1 (grey) or 3 (RGB)"))
+        yield "unsupported-channels", f"has {image.num_channels} channels, expected 1 (grey) or 3 (RGB)"
     if not image.is_finite:
-        found.append(("not-finite", "holds values that are NaN or infinite"))
+        yield "not-finite", "holds values that are NaN or infinite"
     elif image.is_constant:
-        found.append(("constant-image", f"has the value {low:g} everywhere"))
+        yield "constant-image", f"has the value {low:g} everywhere"
     elif low < 0 or high > 1:
-        found.append(("value-range", f"holds {image.dtype} values from {low:g} to {high:g}, outside [0, 1]"))
+        yield "value-range", f"holds {image.dtype} values from {low:g} to {high:g}, outside [0, 1]"
     if min(image.size) < MIN_SIDE:
-        found.append(("tiny-image", f"is {image.size[0]} x {image.size[1]} pixels (height x width)"))
-    return found
+        yield "tiny-image", f"is {image.size[0]} x {image.size[1]} pixels (height x width)"
 
 
-def _examine_count(image: ImageFacts, cap: int | None) -> list[tuple[str, str]]:
+def _examine_count(image: ImageFacts, cap: int | None) -> Iterator[tuple[str, str]]:
     count = int(image.instances.is_object.sum())
     if count == 0:
-        return [("empty-image", "has no labelled instance")]
-    if cap is not None and count > cap:
-        return [("many-instances", f"has {count} instances, more than the cap of {cap}")]
-    return []
+        yield "empty-image", "has no labelled instance"
+    elif cap is not None and count > cap:
+        yield "many-instances", f"has {count} instances, more than the cap of {cap}"
 
 
 def find_rows(instances: InstanceFacts, size: tuple[int, int]) -> dict[str, Int64[np.ndarray, " rows"]]:
@@ -123,24 +121,21 @@ def examine_dataset(facts: Sequence[ImageFacts], categories: Sequence[Category])
     """Examine the images of a data set against each other, and the data set as a whole."""
     return [
         *_find_copies(facts),
-        *(make_finding(kind, detail) for kind, detail in _examine_mixture(facts)),
-        *(make_finding("rare-class", detail) for detail in _find_rare_classes(facts, categories)),
-        *(make_finding(kind, detail) for kind, detail in _examine_instances(facts)),
+        *starmap(make_finding, _examine_mixture(facts)),
+        *starmap(make_finding, _find_rare_classes(facts, categories)),
+        *starmap(make_finding, _examine_instances(facts)),
     ]
 
 
-def _find_copies(facts: Sequence[ImageFacts]) -> list[Finding]:
+def _find_copies(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     """Images that are the same as, or like, an earlier one."""
-    found: list[Finding] = []
     first_of: dict[bytes, ImageFacts] = {}
-    alike = _find_alike(facts, facts, is_earlier=True)
-    for row, image in enumerate(facts):
+    for image, place in zip(facts, _find_alike(facts, facts, is_earlier=True), strict=True):
         first = first_of.setdefault(image.pixels_digest, image)
         if first is not image:
-            found.append(_describe_copy("same-image", image, first))
-        elif alike[row] >= 0:
-            found.append(_describe_copy("similar-image", image, facts[alike[row]]))
-    return found
+            yield _describe_copy("same-image", image, first)
+        elif place >= 0:
+            yield _describe_copy("similar-image", image, facts[place])
 
 
 def _describe_copy(kind: str, image: ImageFacts, other: ImageFacts) -> Finding:
@@ -151,7 +146,7 @@ def _describe_copy(kind: str, image: ImageFacts, other: ImageFacts) -> Finding:
 
 
 def compare_sets(facts: Sequence[ImageFacts], val_facts: Sequence[ImageFacts]) -> list[Finding]:
-    """Find the images for training that are in the validation set too; each finding is of an image for training."""
+    """Find the training images that are in the validation set too; each finding names a training image."""
     found: list[Finding] = []
     val_of = {image.pixels_digest: image for image in reversed(val_facts)}
     for image, place in zip(facts, _find_alike(facts, val_facts), strict=True):
@@ -163,7 +158,7 @@ def compare_sets(facts: Sequence[ImageFacts], val_facts: Sequence[ImageFacts]) -
 
 
 def _find_alike(facts: Sequence[ImageFacts], others: Sequence[ImageFacts], *, is_earlier: bool = False) -> list[int]:
-    """For each image the first of the others (those before it, if ``is_earlier``) that it is like, or -1."""
+    """For each image the place of the first other one (before it, if ``is_earlier``) that looks like it, or -1."""
     alike: list[int] = []
     if not facts or not others:
         return [-1] * len(facts)
@@ -178,73 +173,59 @@ def _find_alike(facts: Sequence[ImageFacts], others: Sequence[ImageFacts], *, is
 
 
 def _unpack_hashes(facts: Sequence[ImageFacts]) -> Float32[np.ndarray, "images 64"]:
-    """Bits as -1 and 1, so that a product counts those that agree less those that do not; zeros without a hash."""
+    """Bits as -1 and 1, so that a product counts equal bits minus unequal ones; zeros for an image without a hash."""
     packed = np.array([list((image.hash or 0).to_bytes(8, "big")) for image in facts], dtype=np.uint8)
     bits = 2 * np.unpackbits(packed, axis=1).astype(np.float32) - 1
     return bits * np.array([[image.hash is not None] for image in facts], dtype=np.float32)
 
 
-def _examine_mixture(facts: Sequence[ImageFacts]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _examine_mixture(facts: Sequence[ImageFacts]) -> Iterator[tuple[str, str]]:
     if not facts:
-        return found
+        return
     sizes = sorted((image.size for image in facts), key=lambda size: size[0] * size[1])
     small, large = sizes[0], sizes[-1]
     if large[0] * large[1] > _MAX_SIZE_RATIO * small[0] * small[1]:
-        found.append(("mixed-sizes", f"images from {small[0]} x {small[1]} to {large[0]} x {large[1]} pixels"))
+        yield "mixed-sizes", f"images from {small[0]} x {small[1]} to {large[0]} x {large[1]} pixels"
     types = Counter(image.dtype for image in facts)
     if len(types) > 1:
-        found.append(("mixed-types", _list_counts(types)))
+        yield "mixed-types", _list_counts(types)
     channels = Counter(f"{image.num_channels}-channel" for image in facts)
     if len(channels) > 1:
-        found.append(("mixed-channels", _list_counts(channels)))
+        yield "mixed-channels", _list_counts(channels)
     usable = [image for image in facts if 0 <= image.value_range[0] < image.value_range[1] <= 1]
     bright = [image.dark_and_bright[1] for image in usable] or [0.0]
     low, high = np.percentile(bright, [5, 95]).tolist()
     if high > _MAX_BRIGHTNESS_RATIO * low:
-        found.append(("mixed-brightness", f"the brightest pixels of most images lie between {low:.3g} and {high:.3g}"))
-    return found
+        yield "mixed-brightness", f"the brightest pixels of most images lie between {low:.3g} and {high:.3g}"
 
 
 def _list_counts(counts: Counter[str]) -> str:
     return ", ".join(count_of(number, f"{what} image") for what, number in counts.most_common())
 
 
-def _find_rare_classes(facts: Sequence[ImageFacts], categories: Sequence[Category]) -> list[str]:
+def _find_rare_classes(facts: Sequence[ImageFacts], categories: Sequence[Category]) -> Iterator[tuple[str, str]]:
     """Classes of few instances, or in a single one of several images."""
-    found: list[str] = []
     for index, category in enumerate(categories, start=1):
         counts = [int((image.instances.labels[image.instances.is_object] == index).sum()) for image in facts]
         num_images = sum(count > 0 for count in counts)
         if sum(counts) < _MIN_CLASS_INSTANCES or num_images == 1 < len(facts):
             amount = f"{count_of(sum(counts), 'instance')} in {count_of(num_images, 'image')}"
-            found.append(f"class {category.name!r} has {amount}")
-    return found
+            yield "rare-class", f"class {category.name!r} has {amount}"
 
 
-def _examine_instances(facts: Sequence[ImageFacts]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _examine_instances(facts: Sequence[ImageFacts]) -> Iterator[tuple[str, str]]:
     num_instances = sum(int(image.instances.is_object.sum()) for image in facts)
-    counts = np.concatenate(
-        [image.instances.piece_counts[image.instances.is_object] for image in facts] or [np.zeros(0)]
-    )
-    if are_scattered(counts, MIN_MEDIAN_PIECES):
-        found.append(
-            (
-                "scattered-instances",
-                f"most of the {num_instances} instances are in several pieces far from each other, about "
-                f"{counts.sum():.0f} in all: values seem to be shared by several objects",
-            )
+    counts = [image.instances.piece_counts[image.instances.is_object] for image in facts]
+    num_pieces = np.concatenate([*counts, np.zeros(0)])
+    if are_scattered(num_pieces, MIN_MEDIAN_PIECES):
+        yield (
+            "scattered-instances",
+            f"most of the {num_instances} instances are in several pieces far from each other, about "
+            f"{num_pieces.sum():.0f} in all: values seem to be shared by several objects",
         )
     num_cut = sum(int(find_cut(image).sum()) for image in facts)
-    num_overlapping = sum(int((image.instances.mask_iou > 0).sum()) for image in facts)
     if num_cut > _MAX_BORDER_FRACTION * num_instances:
-        found.append(("border-cut", f"{num_cut} of {num_instances} instances touch the border of their image"))
-    if num_overlapping:
-        found.append(
-            (
-                "overlapping-instances",
-                f"{num_overlapping} of {num_instances} instances share pixels with another one of their class",
-            )
-        )
-    return found
+        yield "border-cut", f"{num_cut} of {num_instances} instances touch the border of their image"
+    if num_overlapping := sum(int((image.instances.mask_iou > 0).sum()) for image in facts):
+        what = f"{num_overlapping} of {num_instances} instances"
+        yield "overlapping-instances", f"{what} share pixels with another one of their class"

@@ -48,6 +48,7 @@ class Kind:
 _STOPS = "training stops before its first step and names the file"
 _STOPS_AT_ONCE = "training and evaluation stop when they read the file"
 _TRAINS = "it is trained on and scored like the others"
+_IS_ONE = "all its pieces are one object, with one box around them"
 
 KINDS: dict[str, Kind] = {
     "unreadable-image": Kind("fault", _STOPS, "copy or export the file again", True),
@@ -119,15 +120,10 @@ KINDS: dict[str, Kind] = {
     "one-pixel-instance": Kind("warning", _TRAINS, "label it anew, or remove it", True),
     "duplicate-instance": Kind("fault", f"{_TRAINS}: one object counts twice", "keep one of them", True),
     "fragmented-instance": Kind(
-        "warning",
-        "all its pieces are one object, with one box around them",
-        "give each piece an id of its own, unless something lies in front of the object",
-        True,
+        "warning", _IS_ONE, "give each piece an id of its own, unless something lies in front of the object", True
     ),
     "occluded-instance": Kind(
-        "note",
-        "all its pieces are one object, with one box around them",
-        "nothing, if the others lie in front of the object; else give each piece an id of its own",
+        "note", _IS_ONE, "nothing, if the others lie in front of the object; else give each piece an id of its own"
     ),
     "background-instance": Kind("fault", _TRAINS, "write 0 for background", True),
     "likely-background": Kind("warning", _TRAINS, "write 0 for background, unless it is an object"),

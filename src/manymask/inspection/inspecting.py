@@ -55,6 +55,7 @@ def inspect(
     """
     dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
     val_set = None if val is None else open_dataset(val, dataset.format.name, crowd_as_objects=crowd_as_objects)
+    # What would stop the writing stops before the long look.
     if fix is not None:
         check_target(Path(fix), dataset.root)
     if output is not None:

@@ -1,4 +1,4 @@
-"""One pass over a data set: every file is decoded once, checked, measured and examined."""
+"""One pass over a data set, in which every file is decoded once, checked, measured and examined."""
 
 import re
 from collections.abc import Iterable
@@ -9,13 +9,16 @@ from pathlib import Path
 from manymask.core.dataset import Dataset, Doubt, Format, Record
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
-from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample, sum_up_checks
+from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample
 from manymask.inspection.checks import examine_dataset, examine_image
 from manymask.inspection.findings import Finding, make_finding
 from manymask.inspection.fingerprint import Fingerprint, make_fingerprint
 from manymask.inspection.measurement import ImageFacts, measure_sample
 
 _SEVERITIES = ("fault", "warning", "note")
+
+_Look = tuple[list[Finding], ImageFacts | None, ImageCheck | None]
+"""What the look at one image gave; None and None where it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,6 @@ class Inspection:
         return any(finding.severity == "fault" for finding in self.findings)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What the look at one record gave; check and facts are None where it cannot be read."""
-
-    findings: list[Finding]
-    check: ImageCheck | None = None
-    facts: ImageFacts | None = None
-
-
 def inspect_dataset(
     dataset: Dataset,
     *,
@@ -99,15 +93,15 @@ def inspect_dataset(
             looks.append(look)
             if progress is not None:
                 progress(len(looks), len(dataset), f"looking at {dataset.root}")
-    facts = tuple(look.facts for look in looks if look.facts is not None)
+    facts = tuple(facts for _, facts, _ in looks if facts is not None)
     findings = [_make_finding(one.kind, one.message, one.image, one.path) for one in dataset.problems]
-    findings += [finding for look in looks for finding in look.findings]
+    findings += [finding for found, _, _ in looks for finding in found]
     if not facts:
         raise DatasetError(
             f"no image of {dataset.root} can be read; the first: {findings[0].detail}; {findings[0].remedy}"
         )
     return Inspection(
-        sum_up_checks([look.check for look in looks if look.check is not None], dataset.categories),
+        DatasetCheck.of([check for _, _, check in looks if check is not None], dataset.categories),
         facts,
         sort_findings([*findings, *examine_dataset(facts, dataset.categories)]),
         make_fingerprint(facts, dataset.categories, group_by, groups, dataset.root),
@@ -156,7 +150,7 @@ def _look(dataset: Dataset, row: int, is_strict: bool, cap: int | None) -> _Look
     findings = _report_doubts(record, sample.doubts)
     findings += examine_image(facts, lambda: dataset.format.name_instances(record), cap)
     findings += _report_doubts(record, dataset.format.find_faults(record) or ())
-    return _Look(findings, check_sample(sample), facts)
+    return findings, facts, check_sample(sample)
 
 
 def _report_doubts(record: Record, doubts: Iterable[Doubt]) -> list[Finding]:
@@ -164,22 +158,22 @@ def _report_doubts(record: Record, doubts: Iterable[Doubt]) -> list[Finding]:
 
 
 def _explain(dataset: Dataset, record: Record, error: ManymaskError, cap: int | None) -> _Look:
-    """The finding for an image that cannot be read, and where its labels can be salvaged, the look at what they are."""
+    """The finding for an image that cannot be read; where its labels can be salvaged, also the look at these."""
     if (salvage := dataset.format.salvage(record)) is not None:
         finding = make_finding(salvage.kind, salvage.detail, record.name, salvage.path)
-        look = _look(replace(dataset, records=(salvage.record,)), 0, False, cap)
-        return replace(look, findings=[finding, *look.findings])
+        found, facts, check = _look(replace(dataset, records=(salvage.record,)), 0, False, cap)
+        return [finding, *found], facts, check
     message = str(error)
     path = next((file for file in record.label_files if message.startswith(f"{file} ")), record.path)
     if path == record.path:
         kind = "unreadable-image"
     else:
         kind = "unreadable-labels" if isinstance(error, FormatError) else "size-mismatch"
-    return _Look([_make_finding(kind, message, record.name, path)])
+    return [_make_finding(kind, message, record.name, path)], None, None
 
 
 def _make_finding(kind: str, message: str, image: str | None, path: Path) -> Finding:
-    """The finding that a message tells of: what is wrong, and after the last semicolon the remedy."""
+    """The finding of a message, which says what is wrong and, after the last semicolon, the remedy."""
     detail, has_remedy, remedy = message.rpartition("; ")
     detail, remedy = (detail, remedy) if has_remedy else (message, None)
     return make_finding(kind, detail, image, path, remedy)

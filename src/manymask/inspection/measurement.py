@@ -7,22 +7,23 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
-from scipy.spatial import (  # pyright: ignore[reportMissingTypeStubs]
-    KDTree,  # pyright: ignore[reportUnknownVariableType]
-)
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from scipy.spatial import KDTree
+from torchvision import ops
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
 from manymask.core.components import find_pieces, split_columns
+from manymask.core.runs import expand_ranges
 from manymask.imaging.intensities import keep_differences
 
 DUPLICATE_IOU = 0.9
-"""Masks of one class that share so much are one object labelled twice; AP's strictest threshold is 0.95."""
+"""Mask IoU from which two masks of one class are one object labelled twice; AP's strictest threshold is 0.95."""
 
-# Percentiles, trends and hashes see every so-manieth row and column of images with more pixels than this.
+# Of images with more pixels than this, percentiles, trends and hashes are taken of every n-th row and column.
 _MAX_LOOKED_AT = 1 << 20
-# A background without pixels of 0 is more than so many times the median area: the grains of a tessellation, which fill
-# their image as well, stay below that, apart from a rare one.
+# Where no pixel is 0, an instance this many times larger than the median one is taken for background. The grains of a
+# tessellation also fill their image, but only a rare one is that large.
 _MIN_BACKGROUND_RATIO = 10
 # Boxes are compared in blocks of this many, so that memory does not grow with instances x instances.
 _BOX_BLOCK = 256
@@ -44,8 +45,8 @@ class InstanceFacts:
         is_overlapping: Whether it shares pixels with another one.
         duplicate_of: First row before it of its class whose mask is the same or nearly so (``DUPLICATE_IOU``), or -1.
         pieces: Areas, largest first, of the pieces of each row that is in several pieces far from each other.
-        is_occluded: Whether it is in such pieces and lies behind others: of the pixels between the nearest points of
-            its two largest pieces, in a straight line, most are on other instances (their background aside).
+        is_occluded: Whether it is in such pieces and lies behind others: most pixels of the straight line between its
+            two largest pieces, where they are nearest, are on other instances (those that are background aside).
     """
 
     labels: Int64[np.ndarray, " instances"]
@@ -62,7 +63,7 @@ class InstanceFacts:
 
     @property
     def piece_counts(self) -> Float64[np.ndarray, " instances"]:
-        """In how many pieces each row is, as ``core.pieces.count_pieces`` counts; 1 where others lie in front of it."""
+        """The number of pieces of each row as ``core.components.count_pieces`` counts; 1 where others lie in front."""
         counts = np.ones(len(self.areas))
         for row, areas in self.pieces.items():
             if not self.is_occluded[row]:
@@ -128,6 +129,7 @@ def measure_sample(sample: Sample) -> ImageFacts:
     looked_at = (pixels if is_finite else np.zeros_like(pixels))[::step, ::step]
     grey = keep_differences(looked_at) @ np.full(pixels.shape[2], 1 / pixels.shape[2], dtype=np.float32)
     dark, bright = np.percentile(looked_at, [1, 99.8]) / scale
+    channels = np.percentile(looked_at, [0.1, 99.9], axis=(0, 1)) / scale
     return ImageFacts(
         name=sample.name,
         path=sample.path,
@@ -137,18 +139,13 @@ def measure_sample(sample: Sample) -> ImageFacts:
         value_range=(low / scale, high / scale),
         is_finite=is_finite,
         dark_and_bright=(float(dark), float(bright)),
-        channel_ranges=_measure_channels(looked_at, scale),
+        channel_ranges=tuple((low, high) for low, high in zip(*channels.tolist(), strict=True)),
         trends=(_measure_trend(grey), _measure_trend(grey.T)),
         hash=hash_grey(grey) if is_finite and low < high else None,
         pixels_digest=_digest(pixels),
         labels_digest=_digest_labels(runs, sample.labels, sample.iscrowd),
         instances=measure_instances(runs, sample.labels, sample.iscrowd),
     )
-
-
-def _measure_channels(pixels: Shaped[np.ndarray, "_ _ channels"], scale: float) -> tuple[tuple[float, float], ...]:
-    ranges = (np.percentile(pixels[..., channel], [0.1, 99.9]) / scale for channel in range(pixels.shape[2]))
-    return tuple((float(low), float(high)) for low, high in ranges)
 
 
 def _measure_trend(grey: Float[np.ndarray, "_ _"]) -> float:
@@ -193,7 +190,7 @@ def _digest_labels(
 def measure_instances(
     runs: RunLengths, labels: Int64[np.ndarray, " instances"], iscrowd: Bool[np.ndarray, " instances"]
 ) -> InstanceFacts:
-    """Measure every instance and its nearest neighbour; in no step instances x pixels or instances x instances."""
+    """Measure every instance and its nearest neighbour; no step needs instances x pixels or instances x instances."""
     num_instances = len(labels)
     box_iou, mask_iou = np.zeros(num_instances), np.zeros(num_instances)
     is_touching, is_overlapping = np.zeros(num_instances, dtype=bool), np.zeros(num_instances, dtype=bool)
@@ -203,9 +200,11 @@ def measure_instances(
     objects = runs.select(rows)
     is_touching[rows] = _find_touching(objects)
     box_iou[rows] = _find_neighbor_box_iou(boxes[rows], labels[rows])
+    # Each pair of instances comes twice, and each instance once with itself, which is left out.
     overlaps = intersect_runs(objects, objects)
     is_pair = overlaps.first != overlaps.second
     is_overlapping[rows[overlaps.first[is_pair]]] = True
+    # Mask IoU and duplicates are of instances of one class only.
     is_pair &= labels[rows[overlaps.first]] == labels[rows[overlaps.second]]
     pairs = Overlaps(overlaps.first[is_pair], overlaps.second[is_pair], overlaps.intersection[is_pair])
     iou = compute_iou(pairs, areas[rows], areas[rows])
@@ -240,7 +239,7 @@ def find_background(
 def find_likely_background(
     areas: Int64[np.ndarray, " instances"], boxes: Float32[np.ndarray, "instances 4"], size: tuple[int, int]
 ) -> Bool[np.ndarray, " instances"]:
-    """Instances over less of an image that are likely its background, since there is no other.
+    """Instances that cover at most half of an image and still are likely its background, since there is no other.
 
     All instances together leave no pixel without an id, and this one touches all four borders and is by far the largest
     (``_MIN_BACKGROUND_RATIO``), as the background of a crowded image is. Only for instances that share no pixels.
@@ -253,7 +252,7 @@ def find_likely_background(
 
 
 def _measure_pieces(runs: RunLengths) -> tuple[dict[int, tuple[int, ...]], Int64[np.ndarray, " occluded"]]:
-    """Areas of the pieces of rows that have several, largest first; and those of these rows that are occluded."""
+    """For each row in several pieces their areas, largest first; and which of these rows are occluded."""
     pieces, owner = find_pieces(runs)
     piece_areas = pieces.areas
     order = np.lexsort((-piece_areas, owner))
@@ -267,13 +266,13 @@ def _measure_pieces(runs: RunLengths) -> tuple[dict[int, tuple[int, ...]], Int64
 def group_several(
     owner: Int64[np.ndarray, " pieces"], order: Int64[np.ndarray, " pieces"]
 ) -> dict[int, Int64[np.ndarray, " several"]]:
-    """The pieces of each owner that has several, in a given order that ascends by owner; in one pass."""
+    """For each owner of several pieces their places, in the given order, which must ascend by owner; in one pass."""
     parts = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)
     return {int(owner[part[0]]): part for part in parts if len(part) > 1}
 
 
 def _find_occluded(runs: RunLengths, rows: Int64[np.ndarray, " rows"], pieces: RunLengths) -> Bool[np.ndarray, " rows"]:
-    """Whether most of what lies between two pieces of each row is on other rows; two pieces a row, in their order."""
+    """Whether most of what lies between the two given pieces of each row is on other rows."""
     place = (runs.areas, runs.boxes, runs.size)
     is_front = ~(find_background(*place) | find_likely_background(*place))[runs.owner]
     zeros = np.zeros(int(is_front.sum()), dtype=np.int64)
@@ -302,8 +301,7 @@ def _join_nearest(runs: RunLengths, first: slice, second: slice) -> Int64[np.nda
 
 def _list_pixels(runs: RunLengths, part: slice) -> Int64[np.ndarray, "pixels 2"]:
     """Column and row of every pixel of a range of runs."""
-    start, length = runs.start[part], runs.length[part]
-    position = np.arange(int(length.sum())) + np.repeat(start - (np.cumsum(length) - length), length)
+    _, position = expand_ranges(runs.start[part], runs.length[part])
     return np.stack(np.divmod(position, runs.size[0]), axis=1)
 
 
@@ -346,19 +344,9 @@ def _find_neighbor_box_iou(
         for begin in range(0, len(rows), _BOX_BLOCK):
             block = ordered[begin : begin + _BOX_BLOCK]
             end = int(np.searchsorted(ordered[:, 0], np.max(block[:, 2])))  # the others begin right of the block
-            iou = _compute_box_iou(block, ordered[begin:end])
+            iou = ops.box_iou(torch.from_numpy(block), torch.from_numpy(ordered[begin:end])).numpy()
             np.fill_diagonal(iou, 0)
             here, there = rows[begin : begin + len(block)], rows[begin:end]
             highest[here] = np.maximum(highest[here], iou.max(axis=1))
             highest[there] = np.maximum(highest[there], iou.max(axis=0))
     return highest
-
-
-def _compute_box_iou(
-    first: Float64[np.ndarray, "first 4"], second: Float64[np.ndarray, "second 4"]
-) -> Float64[np.ndarray, "first second"]:
-    width = np.minimum(first[:, None, 2], second[:, 2]) - np.maximum(first[:, None, 0], second[:, 0])
-    height = np.minimum(first[:, None, 3], second[:, 3]) - np.maximum(first[:, None, 1], second[:, 1])
-    shared = width.clip(0) * height.clip(0)
-    area, other_area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (first, second))
-    return shared / (area[:, None] + other_area - shared)

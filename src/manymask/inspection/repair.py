@@ -1,4 +1,4 @@
-"""A repaired copy of a data set: what rules can put right is put right, the rest is left as it is."""
+"""A repaired copy of a data set: what rules can put right is put right, everything else stays as it is."""
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ LEFT_OUT = (
     "constant-image",
     "same-image-in-val",
 )
-"""Findings that a copy without the image puts right."""
+"""Kinds of findings that are put right by leaving the image out of the copy."""
 
 _DONE = {
     "zero-area-instance": "removed {} without any pixel",
@@ -43,7 +43,7 @@ _DONE = {
     "hidden-instance": "removed {} hidden by others, as a label image holds one id a pixel",
 }
 
-# What comes of writing masks in place of polygons.
+# What the copy puts right because it holds masks in place of polygons.
 _CONVERTED = {
     "out-of-frame": "cut off what lay outside the image",
     "self-crossing": "wrote masks in place of outlines that cross themselves",
@@ -74,12 +74,9 @@ def check_target(output: Path, data: Path) -> None:
 
 
 def write_repaired(
-    dataset: Dataset,
-    inspection: Inspection,
-    output: Path,
-    progress: Progress | None = None,
+    dataset: Dataset, inspection: Inspection, output: Path, progress: Progress | None = None
 ) -> tuple[Repair, ...]:
-    """Write a copy of a data set in which all is put right that rules can put right; one image at a time.
+    """Write a copy of a data set, one image at a time, and put right what rules can put right.
 
     Images are copied byte for byte; the writer of the data set's format writes the labels.
 
@@ -100,6 +97,7 @@ def write_repaired(
     left_out = _choose_left_out(inspection)
     if len(left_out) == len(dataset):
         raise DatasetError(f"nothing of {dataset.root} can be kept; the first image {next(iter(left_out.values()))}")
+    # Findings and unusable entries by the image that they are of; those of images without a record come first.
     kinds: dict[str | None, set[str]] = defaultdict(set)
     for finding in inspection.findings:
         kinds[finding.image].add(finding.kind)
@@ -183,6 +181,7 @@ def _repair(table: _Table) -> _Table:
         rows_of = {kind: rows for kind, rows in found.items() if KINDS[kind].is_fixable and len(rows)}
         if not rows_of:
             return table
+        # Instances are cut into pieces last: what is removed before need not be cut.
         fragmented = rows_of.pop("fragmented-instance", None)
         if fragmented is not None and not rows_of:
             table = _split(table, fragmented)
@@ -197,7 +196,7 @@ def _select(table: _Table, rows: Int64[np.ndarray, " kept"]) -> _Table:
 
 
 def _split(table: _Table, rows: Int64[np.ndarray, " rows"]) -> _Table:
-    """Instances in place of the pieces of some; the largest first, crumbs are dropped."""
+    """Make an instance of each piece of the given rows, the largest first; crumbs are dropped."""
     pieces, owner = find_pieces(table.instances.runs.select(rows))
     areas = pieces.areas
     kept = np.flatnonzero(areas > MAX_TINY_AREA)

@@ -31,7 +31,7 @@ def format_findings(findings: Sequence[Finding], data: Path) -> tuple[str, tuple
 def _describe_fix(finding: Finding) -> str:
     if not finding.is_fixable:
         return ""
-    return " (--fix leaves the image out)" if finding.kind in LEFT_OUT else " (--fix does it)"
+    return " (--fix leaves the image out)" if finding.kind in (*LEFT_OUT, "incomplete-image") else " (--fix does it)"
 
 
 def format_treatments(findings: Sequence[Finding]) -> tuple[str, tuple[str, ...], Rows]:
@@ -48,9 +48,8 @@ def describe_copy(found: Inspection, folder: Path) -> str:
         if found.repairs
         else "nothing to repair; see"
     )
-    return f"copy written to {folder}: {what} {folder / 'repairs.json'}" + (
-        f"; {found.format.changes}" if found.format.changes else ""
-    )
+    changes = f"; {found.format.changes}" if found.format.changes else ""
+    return f"copy written to {folder}: {what} {folder / 'repairs.json'}{changes}"
 
 
 def _shorten(path: Path, data: Path) -> str:
@@ -60,15 +59,15 @@ def _shorten(path: Path, data: Path) -> str:
 
 def format_fingerprint(fingerprint: Fingerprint) -> tuple[str, tuple[str, ...], Rows]:
     """Title, column names and rows of a table of what the data is like."""
+    crowds = fingerprint.num_crowd_regions
+    instances = str(fingerprint.num_instances) + (f", and {count_of(crowds, 'crowd region')}" if crowds else "")
+    images = f"{fingerprint.num_images}, of which {fingerprint.num_empty_images} show no instance"
     rows: Rows = [
-        (
-            "images that can be read",
-            f"{fingerprint.num_images}, of which {fingerprint.num_empty_images} show no instance",
-        ),
+        ("images that can be read", images),
         ("height, width in pixels", f"{_span(fingerprint.heights)}; {_span(fingerprint.widths)}"),
         ("channels", _list_counts(fingerprint.channels)),
         ("type of values", _list_counts(fingerprint.pixel_types)),
-        ("instances", _count_instances(fingerprint)),
+        ("instances", instances),
         ("instances an image", _span(fingerprint.instances_per_image)),
         ("side of an instance's box in pixels", _span(fingerprint.box_size)),
         ("longer over shorter side", _span(fingerprint.elongation)),
@@ -83,11 +82,6 @@ def format_fingerprint(fingerprint: Fingerprint) -> tuple[str, tuple[str, ...], 
         amount = f"{count_of(one.num_instances, 'instance')} in {count_of(one.num_images, 'image')}"
         rows.append((f"class {one.name}", amount))
     return "fingerprint", ("", "of several values: smallest, median, 99 % and largest"), rows
-
-
-def _count_instances(fingerprint: Fingerprint) -> str:
-    crowds = fingerprint.num_crowd_regions
-    return str(fingerprint.num_instances) + (f", and {count_of(crowds, 'crowd region')}" if crowds else "")
 
 
 def _list_counts(counts: Mapping[Any, int]) -> str:

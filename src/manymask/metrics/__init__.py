@@ -18,8 +18,8 @@ from manymask.metrics.precision import rank_images as rank_images
 from manymask.metrics.record import Evaluation as Evaluation
 from manymask.metrics.record import read_evaluation as read_evaluation
 from manymask.metrics.summary import format_scores as format_scores
-from manymask.metrics.summary import list_groups as list_groups
 from manymask.metrics.summary import summarize_headline as summarize_headline
 from manymask.metrics.summary import summarize_scores as summarize_scores
 from manymask.metrics.tally import Tally as Tally
 from manymask.metrics.tally import make_tally as make_tally
+from manymask.metrics.tally import none_if_nan as none_if_nan

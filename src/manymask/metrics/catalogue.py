@@ -104,7 +104,7 @@ COMPARED_BY_CLASS = _choose("mask AP50, mask AP, F1")
 """In the tables of a comparison, of each class too."""
 
 TOLD, TOLD_UNRANKED = _choose("mask AP50, mask AP, F1"), _choose("F1, PQ, AP(0.5)")
-"""With a sentence on each pair of variants; and where there are no scores to rank by, so that AP means little."""
+"""In the sentences on a pair of variants; the second where no scores rank the predictions, so that AP says little."""
 
 LOGGED = _choose("mask AP, mask AP50, mask AP75, box AP, box AP50, box AP75")
 """In ``metrics.csv``, after each epoch of training."""

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from manymask.metrics.matching import Pairs, ScoredImage, assign_pairs, match_optimally, match_shown
-from manymask.metrics.precision import Outcome, match_image, rank_outcomes
+from manymask.metrics.precision import Outcome, match_image, mean_defined, rank_outcomes
 from manymask.metrics.record import ErrorKind
 
 ERROR_KINDS = ("missed", "spurious", "duplicate", "merged", "split", "wrong_class", "loose_border")
 """The causes; which of them a prediction or an instance can have, ``split_errors`` says."""
 
-_LEFT, _RIGHT, _IGNORED = 0, 1, 2  # codes of predictions and instances, before those of the kinds that steps claim
+_LEFT, _RIGHT, _IGNORED = 0, 1, 2  # codes of predictions and instances; those of the kinds in _CLAIMED follow
 _CLAIMED = ("wrong_class", "duplicate", "merged", "split", "loose_border")
 _IOU = 0.5  # as of AP50
 _LOOSE_IOU = 0.1  # TIDE's lower limit for a localisation error (Bolya et al. 2020, section 2.2)
@@ -51,7 +51,7 @@ def split_errors(image: ScoredImage) -> ImageErrors:
     ``loose_border``: a prediction and an instance of one class, both left over, with IoU from 0.1 to 0.5.
     ``spurious`` and ``missed``: what is left.
     """
-    matched, is_counted, _ = match_shown(image, _IOU)
+    matched, is_counted = match_shown(image, _IOU)
     pairs = image.mask_pairs.select(image.mask_pairs.prediction < image.num_shown)
     return _split_errors(image, pairs, matched, is_counted)
 
@@ -170,6 +170,4 @@ def _mend(image: ScoredImage, outcome: Outcome, causes: ImageErrors, kind: str) 
 def _compute_ap50(images: Sequence[ScoredImage], outcomes: Sequence[Outcome], num_classes: int) -> float | None:
     ranked = rank_outcomes(images, outcomes, num_classes)
     weights = np.ones(len(images))
-    values = np.array([own.compute_precision(weights).mean() for own in ranked])
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
+    return mean_defined(np.array([own.compute_precision(weights).mean() for own in ranked]))

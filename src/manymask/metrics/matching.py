@@ -248,14 +248,12 @@ def match_optimally(
     return allowed[assign_pairs(chosen, weights)]
 
 
-def match_shown(
-    image: ScoredImage, threshold: float
-) -> tuple[Pairs, Bool[np.ndarray, " shown"], Bool[np.ndarray, " instances"]]:
+def match_shown(image: ScoredImage, threshold: float) -> tuple[Pairs, Bool[np.ndarray, " shown"]]:
     """Match the shown predictions with the instances of their class, as many as can be.
 
     Returns:
-        The matched pairs; the shown predictions that count (matched ones, and others unless they lie in a crowd region
-        of their class by the share ``threshold``); and the instances that count, which crowd regions do not.
+        The matched pairs, and the shown predictions that count: matched ones, and others unless they lie in a crowd
+        region of their class by the share ``threshold``.
     """
     pairs = image.mask_pairs.select(image.mask_pairs.prediction < image.num_shown)
     pairs = keep_own_class(pairs, image.truth, image.predictions)
@@ -265,4 +263,4 @@ def match_shown(
     candidates = pairs.select(~is_crowd)
     matched = candidates.select(match_optimally(candidates, threshold, is_counted))
     is_counted[matched.prediction] = True
-    return matched, is_counted, ~image.truth.iscrowd
+    return matched, is_counted

@@ -135,12 +135,9 @@ def match_image(image: ScoredImage, kind: str, areas: tuple[float, float] = ALL_
     return Outcome(predictions.labels, matches, is_match, is_ignored, truth.labels[is_positive])
 
 
-def compute_precision(
-    ranked: Sequence[RankedPredictions], weights: Float64[np.ndarray, " images"] | None = None
-) -> Float64[np.ndarray, "thresholds recalls classes"]:
+def compute_precision(ranked: Sequence[RankedPredictions]) -> Float64[np.ndarray, "thresholds recalls classes"]:
     """Precision at IoU 0.50 .. 0.95 and recall 0 .. 1; NaN where a class has no instances (COCO's -1)."""
-    if weights is None:
-        weights = np.ones(len(ranked[0].num_positives))
+    weights = np.ones(len(ranked[0].num_positives))
     return np.stack([own.compute_precision(weights) for own in ranked], axis=2)
 
 
@@ -154,6 +151,12 @@ def compute_average_precision(
         for column, own in present:
             result[draw, :, column] = own.compute_precision(row).mean(axis=1)
     return result
+
+
+def mean_defined(values: np.ndarray) -> float | None:
+    """Mean of the values that are defined; None where none is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else None
 
 
 def choose_score_threshold(images: Sequence[ScoredImage]) -> float:

@@ -1,8 +1,6 @@
 """The scores of a data set, as ``evaluation.json`` holds them; ``docs/metrics.md`` defines each."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,15 +12,14 @@ from manymask.metrics.catalogue import EVALUATED, MetricPath
 from manymask.metrics.diagnosis import explain_scores
 from manymask.metrics.error_split import ImageErrors, split_errors, summarize_errors
 from manymask.metrics.intervals import LEVEL, compute_interval, draw_weights
-from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, Table, match_optimally, match_shown
-from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, rank_images
-from manymask.metrics.tally import Statistics, Tally, make_tally
-from manymask.wording import count_of
+from manymask.metrics.matching import IOU_THRESHOLDS, ScoredImage, match_optimally, match_shown
+from manymask.metrics.precision import ALL_AREAS, KINDS, compute_precision, mean_defined, rank_images
+from manymask.metrics.tally import AP_THRESHOLDS, Statistics, Tally, make_tally, none_if_nan
+from manymask.wording import count_of, format_score
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, ALL_AREAS[1])}
 """COCO's area ranges in square pixels."""
 
-_AP_AT = {"AP": slice(None), "AP50": IOU_THRESHOLDS.index(0.5), "AP75": IOU_THRESHOLDS.index(0.75)}
 _NUM_BINS = 10
 _WORST = 25  # instances, and as many predictions, that are listed
 
@@ -53,7 +50,7 @@ def summarize_scores(
         result[kind]["by_size"] = _score_sizes(images, len(categories), kind)
     result["confusion"] = {
         "names": [category.name for category in categories],
-        "matrix": _sum_confusion(images, len(categories)).tolist(),
+        "matrix": sum((_confuse(image, len(categories)) for image in images), np.zeros((), int)).tolist(),
     }
     result["reliability"] = _check_reliability(tally)
     result["errors"] = summarize_errors(images, errors, len(categories))
@@ -71,7 +68,7 @@ def summarize_scores(
 def summarize_headline(images: Sequence[ScoredImage], categories: Sequence[Category]) -> dict[MetricPath, float | None]:
     """The headline numbers alone, by their paths in ``evaluation.json``: what training looks at after each epoch."""
     statistics = make_tally(sorted(images, key=lambda image: image.image_id), categories).compute()
-    return {path: _to_json(values[0]) for path, values in statistics.items()}
+    return {path: none_if_nan(values[0]) for path, values in statistics.items()}
 
 
 def nest_statistics(statistics: Statistics) -> dict[str, Any]:
@@ -81,12 +78,8 @@ def nest_statistics(statistics: Statistics) -> dict[str, Any]:
         place = result
         for part in path[:-1]:
             place = place.setdefault(part, {})
-        place[path[-1]] = _to_json(values[0])
+        place[path[-1]] = none_if_nan(values[0])
     return result
-
-
-def _to_json(value: float | np.floating) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _add_numbers(result: dict[str, Any], tally: Tally) -> None:
@@ -115,7 +108,7 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
         ranked = rank_images(images, num_classes, kind, limits)
         precision = compute_precision(ranked)
         result[name] = record.SizePrecision(
-            **{score: _mean_defined(precision[place]) for score, place in _AP_AT.items()},
+            **{score: mean_defined(precision[place]) for score, place in AP_THRESHOLDS.items()},
             num_instances=int(sum(own.num_positives.sum() for own in ranked)),
             min_area=limits[0],
             max_area=None if limits[1] == ALL_AREAS[1] else limits[1],
@@ -123,21 +116,10 @@ def _score_sizes(images: Sequence[ScoredImage], num_classes: int, kind: str) -> 
     return result
 
 
-def _mean_defined(values: np.ndarray) -> float | None:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else None
-
-
-def _sum_confusion(images: Sequence[ScoredImage], num_classes: int) -> Int64[np.ndarray, "true predicted"]:
-    total = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    for image in images:
-        total += _confuse(image, num_classes)
-    return total
-
-
 def _confuse(image: ScoredImage, num_classes: int) -> Int64[np.ndarray, "true predicted"]:
     """Count true and predicted classes: pairs of one class, then of those left over; the last of both is no one's."""
-    matched, is_spurious, is_positive = match_shown(image, IOU_THRESHOLDS[0])
+    matched, is_spurious = match_shown(image, IOU_THRESHOLDS[0])
+    is_positive = ~image.truth.iscrowd
     is_spurious[matched.prediction] = False
     is_lost = is_positive.copy()
     is_lost[matched.instance] = False
@@ -164,7 +146,7 @@ def _check_reliability(tally: Tally) -> record.Reliability:
     rows, error = [], 0.0
     for place in range(_NUM_BINS):
         chosen = bins == place
-        mean_score, precision = _mean_defined(scores[chosen]), _mean_defined(is_match[chosen].astype(np.float64))
+        mean_score, precision = mean_defined(scores[chosen]), mean_defined(is_match[chosen].astype(np.float64))
         if mean_score is not None and precision is not None:
             error += abs(mean_score - precision) * chosen.sum() / len(scores)
         rows.append(
@@ -183,7 +165,7 @@ def make_intervals(
     tally: Tally, images: Sequence[ScoredImage], draws: int, groups: Mapping[str, str] | None = None
 ) -> record.Intervals | None:
     """The interval of each headline number; None with fewer than two images or groups, or no draws."""
-    units = list_groups(images, groups)
+    units = None if groups is None else [groups[image.name] for image in images]
     num_units = len(set(units)) if units else len(images)
     if num_units < 2 or draws == 0:
         return None
@@ -195,11 +177,6 @@ def make_intervals(
         num_units=num_units,
         values={".".join(path): compute_interval(values, num_units) for path, values in drawn.items()},
     )
-
-
-def list_groups(images: Sequence[ScoredImage], groups: Mapping[str, str] | None) -> list[str] | None:
-    """The group of each image, where there are groups."""
-    return None if groups is None else [groups[image.name] for image in images]
 
 
 def _list_precision(tally: Tally) -> record.PrecisionCurves:
@@ -237,45 +214,34 @@ def _list_images(images: Sequence[ScoredImage], tally: Tally) -> list[record.Ima
     return sorted(rows, key=lambda row: (2 if row.F1 is None else row.F1, -row.FN - row.FP))
 
 
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """A row of an image's instances or predictions, with what became of it."""
-
-    image: str
-    table: Table
-    row: int
-    kind: str
-    iou: float
-
-    def describe(self, what: Literal["instance", "prediction"], categories: Sequence[Category]) -> record.Mistake:
-        return record.Mistake(
-            image=self.image,
-            what=what,
-            kind=self.kind,
-            category=categories[self.table.labels[self.row] - 1].name,
-            score=float(self.table.scores[self.row]) if what == "prediction" else None,
-            iou=self.iou,
-            box=self.table.boxes[self.row].tolist(),
-        )
-
-
 def _list_worst(
     images: Sequence[ScoredImage], errors: Sequence[ImageErrors], categories: Sequence[Category]
 ) -> list[record.Mistake]:
     """The largest instances that were not found, and the wrong predictions of highest score."""
-    lost, wrong = [], []
+    found: dict[Literal["instance", "prediction"], list[Any]] = {"instance": [], "prediction": []}
     for image, error in zip(images, errors, strict=True):
-        for row in np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))).tolist():
-            kind, iou = str(error.instances[row]), float(error.instance_ious[row])
-            lost.append(_Place(image.name, image.truth, row, kind, iou))
-        for row in np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))).tolist():
-            kind, iou = str(error.predictions[row]), float(error.prediction_ious[row])
-            wrong.append(_Place(image.name, image.predictions, row, kind, iou))
-    lost.sort(key=lambda place: -place.table.areas[place.row])
-    wrong.sort(key=lambda place: -place.table.scores[place.row])
+        truth, predictions = image.truth, image.predictions
+        lost = np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))).tolist()
+        found["instance"] += [
+            (truth.areas[row], image.name, truth, row, error.instances, error.instance_ious) for row in lost
+        ]
+        wrong = np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))).tolist()
+        found["prediction"] += [
+            (predictions.scores[row], image.name, predictions, row, error.predictions, error.prediction_ious)
+            for row in wrong
+        ]
     return [
-        *(place.describe("instance", categories) for place in lost[:_WORST]),
-        *(place.describe("prediction", categories) for place in wrong[:_WORST]),
+        record.Mistake(
+            image=name,
+            what=what,
+            kind=str(kinds[row]),
+            category=categories[table.labels[row] - 1].name,
+            score=float(table.scores[row]) if what == "prediction" else None,
+            iou=float(ious[row]),
+            box=table.boxes[row].tolist(),
+        )
+        for what, places in found.items()
+        for _, name, table, row, kinds, ious in sorted(places, key=lambda place: -place[0])[:_WORST]
     ]
 
 
@@ -285,10 +251,7 @@ def format_scores(scores: record.Evaluation) -> tuple[str, list[str], list[list[
     shown = classes if len(classes) > 1 else []  # a single class would say the same twice
 
     def text(path: MetricPath) -> str:
-        value, interval = scores.get_value(path), scores.get_interval(path)
-        if value is None:
-            return "-"
-        return f"{value:.3f}" + (f" [{interval[0]:.3f} to {interval[1]:.3f}]" if interval else "")
+        return format_score(scores.get_value(path), scores.get_interval(path))
 
     rows = [
         [m.label + m.formula, text(m.path), *(text(m.of_class(name)) if m.is_per_class else "" for name in shown)]

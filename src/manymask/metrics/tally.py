@@ -17,7 +17,8 @@ AJI_KINDS = ("AJI", "AJI_plus", "AJI_foreground")
 Statistics = dict[MetricPath, Float64[np.ndarray, " draws"]]
 """A value of each draw by its path in ``evaluation.json``; NaN where undefined."""
 
-_AP_NAMES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+AP_THRESHOLDS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""Which of ``IOU_THRESHOLDS`` each average precision is of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Tally:
         result: Statistics = {}
         for kind in KINDS:
             ap = compute_average_precision(self.ranked[kind], weights)
-            by_class = {name: ap[:, thresholds].mean(axis=1) for name, thresholds in _AP_NAMES.items()}
+            by_class = {name: ap[:, thresholds].mean(axis=1) for name, thresholds in AP_THRESHOLDS.items()}
             result |= {(kind, name): _mean_defined(values) for name, values in by_class.items()}
             for i, c in enumerate(self.class_names):
                 result |= {(kind, "per_class", c, name): values[:, i] for name, values in by_class.items()}
@@ -132,10 +133,10 @@ def _count_image(image: ScoredImage, num_classes: int) -> tuple[np.ndarray, np.n
     counts = np.zeros((num_classes + 1, len(IOU_THRESHOLDS), 3), dtype=np.int64)
     iou_sums, is_kept = np.zeros(num_classes + 1), np.ones(0, dtype=bool)
     for column, threshold in enumerate(IOU_THRESHOLDS):
-        matched, is_counted, is_positive = match_shown(image, threshold)
+        matched, is_counted = match_shown(image, threshold)
         found = np.bincount(truth_labels[matched.instance], minlength=num_classes + 1)
         num_counted = np.bincount(labels[is_counted], minlength=num_classes + 1)
-        num_positive = np.bincount(truth_labels[is_positive], minlength=num_classes + 1)
+        num_positive = np.bincount(truth_labels[~image.truth.iscrowd], minlength=num_classes + 1)
         counts[:, column] = np.stack([found, num_counted - found, num_positive - found], axis=1)
         if column == 0:
             np.add.at(iou_sums, truth_labels[matched.instance], matched.iou)
@@ -171,6 +172,11 @@ def _compute_aji(image: ScoredImage, is_kept: Bool[np.ndarray, " shown"]) -> Flo
     good_first = pairs.select(assign_pairs(pairs, pairs.iou + 2.0 * len(areas) * (pairs.iou >= IOU_THRESHOLDS[0])))
     ratios.append((good_first.intersection.sum(), image.foreground))
     return np.array([shared / union if union > 0 else np.nan for shared, union in ratios])
+
+
+def none_if_nan(value: float | np.floating) -> float | None:
+    """A number as JSON has it."""
+    return None if np.isnan(value) else float(value)
 
 
 def _sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from torchvision.ops import box_area
 
 # Pairs looked at at once: about 100 MB of temporaries.
 PAIRS_AT_ONCE = 1 << 20
@@ -96,11 +97,7 @@ def _bound_best_iou(
         end = torch.minimum(boxes[:, axis + 2], shift + shape[axis + 2])
         overlap.append((end - torch.maximum(boxes[:, axis], shift + shape[axis])).clamp(min=0))
     intersection = overlap[0] * overlap[1]
-    return intersection / (_areas(boxes) + _areas(shape[None]) - intersection)
-
-
-def _areas(boxes: Float32[Tensor, "boxes 4"]) -> Float32[Tensor, " boxes"]:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return intersection / (box_area(boxes) + box_area(shape[None]) - intersection)
 
 
 def _iterate_pairs(
@@ -112,7 +109,7 @@ def _iterate_pairs(
     box_sizes = boxes[:, 2:] - boxes[:, :2]
     smaller = torch.minimum(box_sizes, shape_size)
     # IoU >= t needs an intersection of t / (1 + t) of the two areas, so at least that over the smaller height across.
-    min_intersection = min_iou / (1 + min_iou) * (_areas(boxes) + _areas(shape[None]))
+    min_intersection = min_iou / (1 + min_iou) * (box_area(boxes) + box_area(shape[None]))
     min_overlap = min_intersection[:, None] / smaller.flip(1)
     reach = (box_sizes + shape_size) / 2 * (1 + SLACK) - min_overlap
     centers = (boxes[:, :2] + boxes[:, 2:] - shape[:2] - shape[2:]) / 2
@@ -140,13 +137,13 @@ def _measure_pairs(
     width = extent[:, 0].repeat_interleave(num_pairs)
     column = begin[:, 0].repeat_interleave(num_pairs) + local % width
     row = begin[:, 1].repeat_interleave(num_pairs) + local // width
-    shape, area = grid.shapes[shape_index], _areas(grid.shapes[shape_index][None])
+    shape, area = grid.shapes[shape_index], box_area(grid.shapes[shape_index][None])
     overlap = []
     for axis, shift in ((0, column * grid.stride[1]), (1, row * grid.stride[0])):
         end = torch.minimum(boxes[rows, axis + 2].repeat_interleave(num_pairs), shift + shape[axis + 2])
         start = torch.maximum(boxes[rows, axis].repeat_interleave(num_pairs), shift + shape[axis])
         overlap.append((end - start).clamp_(min=0))
     intersection = overlap[0] * overlap[1]
-    iou = intersection / (_areas(boxes[rows]).repeat_interleave(num_pairs) + area - intersection)
+    iou = intersection / (box_area(boxes[rows]).repeat_interleave(num_pairs) + area - intersection)
     anchor = grid.first + (row * grid.columns + column) * len(grid.shapes) + shape_index
     return rows.repeat_interleave(num_pairs), anchor, iou

@@ -84,14 +84,14 @@ class TimmBackbone(PyramidBackbone):
     def __init__(self, name: str, channels: int = FPN_CHANNELS) -> None:
         check_backbone(name)
         try:
-            body = _create_timm_body(name)
+            body = create_timm_body(name)
             _probe(body)
             strides: list[int] = body.feature_info.reduction()
             places = [strides.index(stride) for stride in STRIDES]
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
             raise PlanError(
                 f"backbone {name!r} does not give feature maps of strides 4, 8, 16 and 32 for images of any size "
-                f"({_first_line(error)}); choose one that does, for example resnet18 or convnext_tiny"
+                f"({first_line(error)}); choose one that does, for example resnet18 or convnext_tiny"
             ) from error
         super().__init__(body, places, channels, STRIDES[0])
 
@@ -123,13 +123,15 @@ def _probe(body: Any) -> list[Tensor]:
     return maps
 
 
-def _create_timm_body(name: str, *, is_pretrained: bool = False) -> Any:
+def create_timm_body(name: str, *, is_pretrained: bool = False) -> Any:
+    """A timm model that gives feature maps."""
     try:
-        # What makes Swin take images of any size; other models do not know it.
+        # Swin takes images of any size only with this argument; other models do not know it.
         return timm.create_model(name, is_pretrained, features_only=True, strict_img_size=False)
     except TypeError:
         return timm.create_model(name, is_pretrained, features_only=True)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says in its first line; the name of its class where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

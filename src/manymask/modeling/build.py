@@ -34,8 +34,8 @@ from manymask.plan import Plan, make_plan
 COMPACT_CANONICAL_SCALE = 112
 # Boxes that are nearly equal are one object also where masks decide: what is left for the mask head is little.
 MASK_SUPPRESSION_BOX_IOU = 0.8
-# Proposals an image in training, torchvision's own number and that of maskrcnn_compact, and in use; a crowd's cap may
-# only raise them.
+# Proposals an image: in training, torchvision's number and that of maskrcnn_compact; at prediction. A higher cap on
+# detections raises them.
 PROPOSALS, COMPACT_PROPOSALS, PROPOSALS_IN_USE = 2000, 500, 1000
 # Feature levels that anchors lie on: the four of the pyramid and the one that is pooled from the last.
 LEVELS = 5

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from torchvision.models.detection.transform import resize_boxes
 
+from manymask.core import Window
 from manymask.modeling.backbones import check_backbone
 from manymask.modeling.detections import Detections
 from manymask.plan import Plan
@@ -116,13 +117,13 @@ class View:
     """One look of the network at an image: at a window of it, flipped, enlarged and preprocessed.
 
     Attributes:
-        window: top, left, height, width in pixels of the image.
+        window: The part of the image.
         preprocessing: What follows on the rest.
         flips: Whether left and right, and whether top and bottom are exchanged.
         factor: Enlargement of the window before preprocessing.
     """
 
-    window: tuple[int, int, int, int]
+    window: Window
     preprocessing: Preprocessing
     flips: tuple[bool, bool] = (False, False)
     factor: float = 1.0
@@ -130,7 +131,7 @@ class View:
     @property
     def enlarged_size(self) -> Size:
         """Of the window before preprocessing."""
-        return round(self.window[2] * self.factor), round(self.window[3] * self.factor)
+        return round(self.window.height * self.factor), round(self.window.width * self.factor)
 
     @property
     def size(self) -> Size:
@@ -139,8 +140,7 @@ class View:
 
     def take(self, image: Float32[Tensor, "3 height width"]) -> Float32[Tensor, "3 new_height new_width"]:
         """What the network works on, of an image in [0, 1]."""
-        top, left, height, width = self.window
-        view = image[:, top : top + height, left : left + width].flip(self._axes)
+        view = image[:, *self.window.slices].flip(self._axes)
         if self.factor != 1:
             view = F.interpolate(view[None], list(self.enlarged_size), mode="bilinear")[0]
         return self.preprocessing(view)
@@ -160,5 +160,5 @@ class View:
 
     @property
     def _axes(self) -> list[int]:
-        """Of images and masks, that are turned round."""
+        """The axes of images and masks that are flipped."""
         return [axis for axis, is_flipped in zip((-1, -2), self.flips, strict=True) if is_flipped]

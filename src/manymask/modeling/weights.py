@@ -9,7 +9,7 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from manymask.errors import CheckpointError
-from manymask.modeling.backbones import _create_timm_body, _first_line
+from manymask.modeling.backbones import create_timm_body, first_line
 from manymask.modeling.catalogue import resolve_weights
 from manymask.modeling.checkpoint import read_state_dict
 from manymask.modeling.network import MaskRCNN
@@ -43,7 +43,7 @@ def _load_imagenet_weights(model: MaskRCNN, plan: Plan) -> None:
     body: Any = model.backbone.body
     if plan.backbone is not None:
         try:
-            source = _create_timm_body(plan.backbone, is_pretrained=True)
+            source = create_timm_body(plan.backbone, is_pretrained=True)
         except (OSError, RuntimeError, ValueError) as error:  # no network, a broken cache, no such weights
             raise _explain_download(f"timm's weights of {plan.backbone}", error) from error
         body.load_state_dict(source.state_dict())
@@ -62,7 +62,7 @@ def _download(weights: Any) -> dict[str, Tensor]:
 
 def _explain_download(source: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"cannot download {source} ({_first_line(error)}); fetch it on a machine that can and set weights=FILE, or set "
+        f"cannot download {source} ({first_line(error)}); fetch it on a machine that can and set weights=FILE, or set "
         "weights=none to start from random weights"
     )
 

@@ -1,4 +1,4 @@
-"""What predictions are written as: one module a kind of file, each written image by image."""
+"""The kinds of files that predictions are written as, image by image; one module each."""
 
 from manymask.outputs.coco_results import CocoResults as CocoResults
 from manymask.outputs.label_tiffs import LabelTiffs as LabelTiffs

@@ -1,4 +1,4 @@
-"""What a writer of predictions does."""
+"""The interface of writers of predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class OutputWriter(ABC):
         folder: Where it writes; the folder is made where it is not there.
         names: The images that will be written.
         categories: The classes; label i + 1 is the i-th.
-        score_threshold: Score from which a prediction is shown, where a kind of file does not hold all of them.
+        score_threshold: Score from which on a prediction is shown, for kinds of files that do not hold all of them.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class OutputWriter(ABC):
             ManymaskError: The disk is full or cannot be written to.
         """
 
-    def close(self) -> None:  # noqa: B027 - most kinds have no file that is of all images
-        """Finish the files that are of all images; after an error too, so that what was found until then is kept."""
+    def close(self) -> None:  # noqa: B027 - most kinds have no file for all images
+        """Finish the files for all images; after an error too, so that what was found until then is kept."""
 
 
 @contextmanager

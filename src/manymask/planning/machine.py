@@ -1,4 +1,4 @@
-"""Where training runs, and what a step costs there, as rules are told."""
+"""What rules know of the machine, and of the cost of a training step on it."""
 
 from dataclasses import dataclass
 

@@ -13,6 +13,9 @@ from manymask.planning.rules import RULES, Facts, Rule
 NO_RULE = "no rule"
 """The reason of a setting that no rule decides."""
 
+YOURS = "--set"
+"""The source of a setting that the user set, whatever the rule would say."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -23,14 +26,12 @@ class Decision:
         value: Its value.
         because: What in the data or on the machine led to it.
         source: Where the rule is from.
-        is_yours: Whether the user set it, whatever the rule would say.
     """
 
     setting: str
     value: Any
     because: str
     source: str
-    is_yours: bool = False
 
 
 def plan_training(
@@ -54,7 +55,7 @@ def plan_training(
     """
     own = parse_values(settings)
     values = dict(own)
-    decisions = [Decision(name, value, "set by you", "--set", is_yours=True) for name, value in own.items()]
+    decisions = [Decision(name, value, "set by you", YOURS) for name, value in own.items()]
     facts = Facts(data, machine, values, own=own, shipped=read_cards())
     # The weights come first: most of what the network is like goes with them.
     decisions += _apply_rules(RULES[:1], facts, values, measure)

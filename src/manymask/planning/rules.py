@@ -2,7 +2,7 @@
 
 A rule sees the fingerprint, what was measured on the machine, and the settings that were decided before it, the user's
 own among them: whoever sets ``scale`` gets anchors that fit it. Sources named "measured" are rows of
-``benchmarks/RESULTS.md``, section "Rules".
+``benchmarks/RESULTS.md``, section "Rules". The file is long because it is one table of rules.
 """
 
 import math
@@ -15,7 +15,7 @@ from manymask.modeling.catalogue import Card
 from manymask.plan import Plan
 from manymask.planning.machine import Machine, StepCost
 
-# Pixels of the resized image that a training step sees of each image: the multiply-adds of a step hang on them.
+# Side of what a training step sees of each resized image, in pixels: a step's multiply-adds grow with its square.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}
 # Side of a box below which objects are enlarged, to twice this size.
 TINY_OBJECT = 12.0
@@ -196,10 +196,8 @@ def choose_crop_size(facts: Facts) -> tuple[int, str]:
     longest = max(facts.data.heights.max, facts.data.widths.max)
     if size >= longest:
         return 0, f"no image is longer than {longest:.0f} pixels"
-    return (
-        size,
-        f"{size * facts.factor:.0f} pixels after resizing; 95 % of boxes are below {facts.data.box_size.p95:.0f}",
-    )
+    pixels, largest = size * facts.factor, facts.data.box_size.p95
+    return size, f"{pixels:.0f} pixels after resizing; 95 % of boxes are below {largest:.0f}"
 
 
 @_rule("anchor_sizes", "an anchor must reach IoU 0.7 with a box (Faster R-CNN, section 3.1.2); measured")
@@ -279,11 +277,9 @@ def choose_rpn_samples(facts: Facts) -> tuple[int, str]:
 @_rule("roi_samples", "a quarter of the samples are objects (Fast R-CNN, section 2.3)")
 def choose_roi_samples(facts: Facts) -> tuple[int, str]:
     """Four for each object of a crowded crop."""
+    count = facts.data.instances_per_image.p95
     if facts["crop_size"]:
-        megapixels = facts["crop_size"] ** 2 / 1e6
-        count = facts.data.instances_per_megapixel.p95 * megapixels
-    else:
-        count = facts.data.instances_per_image.p95
+        count = facts.data.instances_per_megapixel.p95 * (facts["crop_size"] ** 2 / 1e6)
     return int(min(max(32 * math.ceil(4 * count / 32), 64), 512)), f"a crowded crop holds {count:.0f} instances"
 
 

@@ -8,5 +8,4 @@ from manymask.prediction.model import load_model as load_model
 from manymask.prediction.predicting import predict as predict
 from manymask.prediction.predicting import read_ahead as read_ahead
 from manymask.prediction.views import TTA_FACTORS as TTA_FACTORS
-from manymask.prediction.views import TTA_FLIPS as TTA_FLIPS
 from manymask.prediction.views import predict_tensor as predict_tensor

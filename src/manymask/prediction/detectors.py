@@ -14,7 +14,13 @@ from manymask.modeling.network import MaskRCNN
 
 @runtime_checkable
 class Detector(Protocol):
-    """Anything that finds objects in images that ``View.take`` made."""
+    """Anything that finds objects in images that ``View.take`` made.
+
+    Attributes:
+        device: Where it wants the images.
+    """
+
+    device: torch.device
 
     def __call__(self, images: Sequence[Float32[Tensor, "3 _ _"]]) -> list[Detections]:
         """The detections of each image, in its own pixels; images may differ in size."""

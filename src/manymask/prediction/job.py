@@ -17,7 +17,7 @@ from manymask.imaging.normalization import Normalization, check_channels, normal
 from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
-from manymask.prediction.predicting import _get_model, read_ahead
+from manymask.prediction.predicting import get_model, read_ahead
 from manymask.prediction.views import predict_tensor, warn_of_cap
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def predict_files(
 ) -> list[Path]:
     """Predict a folder of images and write the results.
 
-    The header of every image is read before the first prediction, so that a file of another kind or without its end is
-    found before anything is written, where the header tells; one that is damaged within is found when its turn comes.
+    The header of every image is read before the first prediction, so that a file that is no image, or is cut short, is
+    found before anything is written, as far as headers tell; one that is damaged inside is found when it is predicted.
     What an earlier call wrote to the folder is removed; files of anybody else are never written over.
 
     Args:
@@ -56,7 +56,8 @@ def predict_files(
     """
     if unknown := set(formats) - set(OUTPUTS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
-    model, images, output = _get_model(model), Path(images), Path(output)
+    model, images, output = get_model(model), Path(images), Path(output)
+    # All that can be refused is refused before the first prediction.
     files = find_images(images)
     stems = [stem for stem, _ in files]
     kinds = [Submission if ids and name == "coco" else OUTPUTS[name] for name in dict.fromkeys(formats)]
@@ -92,7 +93,8 @@ def predict_files(
             f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "
             f"and {num_found} have a lower one; set score_threshold lower, or train longer"
         )
-    return [output / place for place in dict.fromkeys(name.partition("/")[0] for name in names)]
+    places = dict.fromkeys(name.partition("/")[0] for name in names)
+    return [output / place for place in sorted(places, key=lambda place: "." in place)]  # folders first
 
 
 def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -> list[int]:

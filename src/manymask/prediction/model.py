@@ -67,9 +67,9 @@ def load_model(
         PlanError: A setting does not exist, does not act at prediction or is out of range, or there is no such device.
     """
     settings = settings or {}
-    changeable = {"device", *list_marked(INFERENCE)}
-    if wrong := sorted(settings.keys() & set(SETTINGS) - changeable):
-        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(sorted(changeable))}")
+    changeable = ("device", *sorted(list_marked(INFERENCE)))
+    if wrong := sorted(settings.keys() & set(SETTINGS) - {*changeable}):
+        raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(changeable)}")
     path = find_checkpoint(Path(source))
     checkpoint = read_checkpoint(path)
     plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))

@@ -40,7 +40,7 @@ def predict(
         DatasetError: An image cannot be read, or is not one.
         PlanError: ``min_score`` is not from 0 to 1.
     """
-    model = _get_model(model)
+    model = get_model(model)
     if min_score is not None and not 0 <= min_score <= 1:
         raise PlanError(f"min_score is {min_score}, expected a number from 0 to 1")
     if is_pixels(images):
@@ -55,27 +55,23 @@ def predict(
 
 
 def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iterator[Instances]:
-    loaded = read_ahead(lambda image: (_name_image(image), _load_image(image, model.plan)), images)
-    for place, (name, image) in enumerate(loaded, start=1):
+    for place, (name, image) in enumerate(read_ahead(lambda image: _load_image(image, model.plan), images), start=1):
         source = name or f"image {place}"
         instances = predict_tensor(model, image, source)
         warn_of_cap(instances, model.postprocessing, source)
         yield instances[instances.scores >= min_score]
 
 
-def _name_image(image: Any) -> str:
-    """The file of an image; nothing where it has none."""
-    return str(image) if isinstance(image, str | Path) else ""
-
-
-def _get_model(model: Model | str | Path) -> Model:
+def get_model(model: Model | str | Path) -> Model:
+    """A model, loaded where a path or a name stands for it."""
     return model if isinstance(model, Model) else load_model(model)
 
 
-def _load_image(image: Any, plan: Plan) -> torch.Tensor:
-    if isinstance(image, str | Path):
-        return normalize_pixels(read_pixels(Path(image)), str(image), Normalization.of(plan))
-    return normalize_pixels(get_pixels(image), "an array", Normalization.of(plan))
+def _load_image(image: Any, plan: Plan) -> tuple[str, torch.Tensor]:
+    """The file of an image, nothing where it has none, and its values."""
+    is_file = isinstance(image, str | Path)
+    pixels, name = (read_pixels(Path(image)), str(image)) if is_file else (get_pixels(image), "")
+    return name, normalize_pixels(pixels, name or "an array", Normalization.of(plan))
 
 
 def read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

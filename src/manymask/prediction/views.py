@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float32
 from torch import Tensor
 
-from manymask.core import Instances, merge_views
+from manymask.core import Instances, Window, merge_views
 from manymask.core.memory import find_full_memory
 from manymask.errors import ManymaskError
 from manymask.modeling.detections import Detections, Postprocessing, make_instances, suppress_masks
@@ -43,7 +43,7 @@ def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], sourc
     try:
         found = detect_views(model.detector, image, list_views(size, model.preprocessing, tta=model.plan.tta))
         views = [make_instances(detections, size, model.postprocessing) for detections in found]
-        return views[0] if len(views) == 1 else _merge(views, model.postprocessing)
+        return views[0] if len(views) == 1 else _merge(views, model.postprocessing, source)
     except (MemoryError, RuntimeError) as error:
         if (memory := find_full_memory(error)) is None:
             raise
@@ -58,7 +58,7 @@ def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False) -
 
     Views are really enlarged: not where ``min_size`` resizes, nor beyond ``max_size``.
     """
-    whole = View((0, 0, *size), preprocessing)
+    whole = View(Window(0, 0, *size), preprocessing)
     if not tta:
         return [whole]
     limit = 1.0 if preprocessing.min_size else preprocessing.max_size / (preprocessing.scale * max(size))
@@ -77,6 +77,7 @@ def detect_views(
         views: Of the image.
         batch_size: Views of one size that go through the network at once; more than one may give other last digits.
     """
+    image = image.to(detector.device)
     for _, group in groupby(views, key=lambda view: view.size):
         same = list(group)
         for first in range(0, len(same), batch_size):
@@ -85,15 +86,15 @@ def detect_views(
             yield from (view.map_back(detections) for view, detections in zip(batch, found, strict=True))
 
 
-def _merge(views: list[Instances], postprocessing: Postprocessing) -> Instances:
+def _merge(views: list[Instances], postprocessing: Postprocessing, source: str) -> Instances:
     if any(is_capped(view, postprocessing) for view in views):
         logger.warning(
-            f"a view of an image reached the cap of {postprocessing.max_detections} detections, so that objects may be "
-            "lost that other views see; set detections_per_image higher"
+            f"{source}: a view of the image reached the cap of {postprocessing.max_detections} detections, so that "
+            "objects may be lost that other views see; set detections_per_image higher"
         )
     merged = merge_views(views)
     merged = merged[merged.scores >= postprocessing.min_score]
-    # Each view has suppressed by itself; what one saw as one object and another as two is left to masks.
+    # Each view was suppressed by itself; where one saw one object and another saw two, the masks decide.
     kept = suppress_masks(merged.runs, merged.labels, postprocessing.nms)
     return merged[kept[: postprocessing.max_detections]]
 

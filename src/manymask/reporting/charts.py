@@ -98,10 +98,11 @@ class Line:
         return [(x, y, note) for x, y, note in zip(self.x, self.y, notes, strict=True) if y is not None]
 
 
+@dataclass
 class Chart:
     """A figure of lines that are named at their right ends.
 
-    Args:
+    Attributes:
         title: Its heading.
         frame: Its axes.
         lines: The lines, the most important one last, on top; those without any value are left out.
@@ -110,17 +111,15 @@ class Chart:
         has_diagonal: Whether a thin line runs from corner to corner.
     """
 
-    def __init__(
-        self,
-        title: str,
-        frame: Frame,
-        lines: Sequence[Line],
-        note: str = "",
-        columns: Sequence[tuple[Number, Number, Number]] = (),
-        has_diagonal: bool = False,
-    ) -> None:
-        self.title, self.frame, self.note, self.columns, self.has_diagonal = title, frame, note, columns, has_diagonal
-        self.lines = [line for line in lines if any(value is not None for value in line.y)]
+    title: str
+    frame: Frame
+    lines: Sequence[Line]
+    note: str = ""
+    columns: Sequence[tuple[Number, Number, Number]] = ()
+    has_diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        self.lines = [line for line in self.lines if any(value is not None for value in line.y)]
 
     def describe(self) -> str:
         """The chart in words, for those who do not see it."""

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from markupsafe import Markup
 
 from manymask.core import Instances
-from manymask.drawing import decode_crop, to_8bit
+from manymask.drawing import check_instances, decode_crop, to_8bit
+from manymask.metrics import ImageErrors
 from manymask.reporting.charts import Number
 from manymask.reporting.error_kinds import ERRORS, KINDS
 
@@ -30,10 +31,7 @@ class ViewedImage:
         pixels: The image, of any number of channels and the file's own type.
         truth: The ground truth.
         predictions: The predictions to show.
-        truth_kinds: Kind of each instance of the ground truth, of ``KINDS``.
-        truth_ious: Best mask IoU of each with any prediction.
-        prediction_kinds: Kind of each prediction.
-        prediction_ious: Best mask IoU of each with any instance.
+        errors: What became of each instance and of each prediction.
         loss: What images are sorted by, the highest first: 1 - F1.
     """
 
@@ -41,10 +39,7 @@ class ViewedImage:
     pixels: Shaped[np.ndarray, "height width channels"]
     truth: Instances
     predictions: Instances
-    truth_kinds: Sequence[str]
-    truth_ious: Float[np.ndarray, " instances"]
-    prediction_kinds: Sequence[str]
-    prediction_ious: Float[np.ndarray, " predictions"]
+    errors: ImageErrors
     loss: Number
 
 
@@ -88,13 +83,12 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
     """
     height, width = image.pixels.shape[:2]
     for instances in (image.truth, image.predictions):
-        if instances.size != (height, width):
-            raise ValueError(f"expected instances of the image's size {(height, width)}, got {instances.size}")
-        if instances.labels.max(initial=0) > num_classes:
-            raise ValueError(f"expected labels of {num_classes} categories, got label {instances.labels.max()}")
-    picture = to_8bit(image.pixels)
+        check_instances(instances, (height, width), num_classes)
+    picture, errors = to_8bit(image.pixels), image.errors
+    truth_kinds, prediction_kinds = errors.instances.tolist(), errors.predictions.tolist()
     truth, predictions = trace_outlines(image.truth), trace_outlines(image.predictions)
     names = [kind.name for kind in KINDS]
+    # Short lists in place of names, since a page holds many thousands of instances; the script knows their order.
     content = {
         "name": image.name,
         "width": width,
@@ -104,7 +98,7 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
         "truth": [
             [_write_path(outline), label, names.index(kind), iou]
             for outline, label, kind, iou in zip(
-                truth, image.truth.labels.tolist(), image.truth_kinds, _round(image.truth_ious), strict=True
+                truth, image.truth.labels.tolist(), truth_kinds, _round(errors.instance_ious), strict=True
             )
         ],
         "predictions": [
@@ -112,14 +106,14 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
             for outline, label, kind, iou, score in zip(
                 predictions,
                 image.predictions.labels.tolist(),
-                image.prediction_kinds,
-                _round(image.prediction_ious),
+                prediction_kinds,
+                _round(errors.prediction_ious),
                 _round(image.predictions.scores),
                 strict=True,
             )
         ],
     }
-    thumbnail = _draw_thumbnail(picture, (*truth, *predictions), (*image.truth_kinds, *image.prediction_kinds))
+    thumbnail = _draw_thumbnail(picture, (*truth, *predictions), (*truth_kinds, *prediction_kinds))
     return EncodedImage(
         name=image.name,
         loss=image.loss,
@@ -129,7 +123,7 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
 
 
 def write_json(value: object) -> Markup:
-    """JSON that no text inside can break out of a ``<script>`` with."""
+    """JSON to stand in a ``<script>``, which no text inside can end."""
     return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c"))
 
 

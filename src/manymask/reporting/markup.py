@@ -17,19 +17,9 @@ def format_score(value: Number | None) -> str:
     return NONE if value is None else f"{value:.3f}".replace("-", MINUS)
 
 
-def format_count(value: Number | None) -> str:
+def _format_count(value: Number | None) -> str:
     """A whole number, thousands apart; an undefined one as a dash."""
     return NONE if value is None else f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def format_percent(share: Number) -> str:
-    """A share in percent."""
-    return f"{share * 100:g}\N{NARROW NO-BREAK SPACE}%"
-
-
-def format_plural(count: int, noun: str) -> str:
-    """A number with its noun, as in "1 image" and "2 images"."""
-    return f"{format_count(count)} {noun}{'s' * (count != 1)}"
 
 
 def _format_interval(interval: tuple[Number, Number] | None) -> str:
@@ -55,10 +45,10 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {
     "score": format_score,
     "interval": _format_interval,
-    "count": format_count,
+    "count": _format_count,
     "count_error": _format_count_error,
-    "percent": format_percent,
-    "plural": format_plural,
+    "percent": lambda share: f"{share * 100:g}\N{NARROW NO-BREAK SPACE}%",
+    "plural": lambda count, noun: f"{_format_count(count)} {noun}{'s' * (count != 1)}",
     "prose": _format_prose,
     "px": lambda value: f"{value:.1f}",
     "inside": lambda value: min(max(value, 0.0), 1.0),

@@ -1,4 +1,4 @@
-"""What goes wrong: which classes are confused, precision over recall, and how far scores can be trusted."""
+"""Charts of the scores and of what goes wrong: AP(t), which classes are confused, precision, trust in scores."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,17 @@ from manymask.reporting.markup import format_score
 _MAX_CONFUSED = 20  # classes in the confusion matrix
 _MAX_LINES = 6  # classes in the chart of precision over recall
 _RECALLS = [step / 100 for step in range(101)]
+
+
+def draw_thresholds(evaluation: Evaluation) -> Chart:
+    """AP(t) over t."""
+    lines = []
+    for label, key, color, dash in (("each image", "per_image", 2, "5 3"), ("all together", "pooled", 1, "")):
+        values = getattr(evaluation.ap_t, key)
+        intervals = [evaluation.get_interval(("ap_t", key, threshold)) for threshold in values]
+        lines.append(Line(label, list(map(float, values)), list(values.values()), color, dash, True, intervals))
+    frame = Frame("IoU threshold t", "AP(t)", (0.5, 0.95))
+    return Chart("AP(t) over the IoU threshold t", frame, lines, "of all images together, and mean of each's own")
 
 
 def choose_confused(evaluation: Evaluation) -> dict[int, str]:

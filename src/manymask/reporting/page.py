@@ -18,10 +18,9 @@ from manymask.metrics.catalogue import REPORTED
 from manymask.plan import Plan
 from manymask.reporting.error_kinds import ERRORS, KINDS
 from manymask.reporting.history import list_settings, make_curves
-from manymask.reporting.images import EncodedImage, ViewedImage, choose_images, encode_image, write_json
-from manymask.reporting.markup import TEMPLATES, format_plural
-from manymask.reporting.mistakes import choose_confused, make_charts
-from manymask.reporting.scores import SIZES, describe_intervals, draw_thresholds
+from manymask.reporting.images import EncodedImage, ViewedImage, encode_image, write_json
+from manymask.reporting.markup import TEMPLATES
+from manymask.reporting.mistakes import choose_confused, draw_thresholds, make_charts
 
 _STATIC = files("manymask.reporting") / "static"
 
@@ -35,7 +34,6 @@ def write_report(
     evaluation: Evaluation,
     categories: Sequence[Category],
     images: Iterable[ViewedImage],
-    max_images: int = 60,
 ) -> Path:
     """Write one HTML file that needs no other and no network.
 
@@ -48,8 +46,7 @@ def write_report(
         rows: The run's ``metrics.csv``, one mapping an epoch with None for what is undefined; may be empty.
         evaluation: The scores.
         categories: The classes; label i + 1 is ``categories[i]``.
-        images: The images, in any order. Those that ``choose_images`` does not name are passed over.
-        max_images: Number of images to show at most.
+        images: The images to show, in any order.
 
     Returns:
         The file.
@@ -58,15 +55,13 @@ def write_report(
         ValueError: The instances of an image do not fit it or the classes.
         ManymaskError: The file cannot be written.
     """
-    chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
-    encoded = [encode_image(image, len(categories)) for image in images if image.name in chosen]
-    encoded.sort(key=lambda image: -image.loss)
+    encoded = sorted((encode_image(image, len(categories)) for image in images), key=lambda image: -image.loss)
     sections = [
-        ("scores", "Scores", describe_intervals(evaluation)),
-        ("errors", "Errors", _describe_errors(evaluation)),
-        *([("images", "Images", _describe_images(len(encoded), evaluation.num_images))] if encoded else []),
-        *([("training", "Training", "")] if rows else []),
-        ("origin", "Data and settings", ""),
+        ("scores", "Scores"),
+        ("errors", "Errors"),
+        *([("images", "Images")] if encoded else []),
+        *([("training", "Training")] if rows else []),
+        ("origin", "Data and settings"),
     ]
     confused = choose_confused(evaluation)
     changed, same = ([], []) if plan is None else list_settings(plan)
@@ -84,7 +79,6 @@ def write_report(
         changed=changed,
         same=same,
         curves=make_curves(rows) if rows else [],
-        sizes=SIZES,
         thresholds=draw_thresholds(evaluation),
         confused=confused,
         confused_heads=["true ↓ predicted →", *(f"#{name}" for name in confused.values()), Markup("#<em>missed</em>")],
@@ -127,18 +121,3 @@ def _list_images(encoded: Sequence[EncodedImage], evaluation: Evaluation, names:
         "places": {image.name: index for index, image in enumerate(encoded)},
         "page_data": write_json(data),
     }
-
-
-def _describe_errors(evaluation: Evaluation) -> str:
-    threshold = evaluation.score_threshold
-    start = "" if threshold is None else f"Numbers are of predictions with a score of {threshold:g} or more. "
-    return f"{start}A kind costs what mask AP50, which is of all scores, would gain if there were no such errors."
-
-
-def _describe_images(num_shown: int, num_images: int) -> str:
-    if num_shown < num_images:
-        return (
-            f"Worst F1 first: {num_shown} of {format_plural(num_images, 'image')}, the worst and then evenly through "
-            "the rest."
-        )
-    return f"{format_plural(num_shown, 'image')}, worst F1 first." if num_shown > 1 else ""

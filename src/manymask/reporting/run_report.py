@@ -1,11 +1,8 @@
 """Score a run, or predictions of any tool, and write its report."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
@@ -16,8 +13,6 @@ from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.page import write_report
 from manymask.run_folder import find_run, read_metrics
-
-logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 60
 """Images that a report shows at most."""
@@ -61,20 +56,21 @@ def report(
     dataset = read_data(path, data, data_format, settings)
     opened = open_predictions(path, dataset, device=device, settings=settings)
     groups = group_images(dataset, group_by)
+    # The worst images are known only after the last is scored: masks are kept, the pixels of those chosen read again.
     seen: dict[str, tuple[Instances, Instances, ScoredImage]] = {}
     for view in view_images(opened, dataset, progress):
         shown = view.predictions[: view.scored.num_shown]
         seen[view.scored.name] = (view.truth, shown, view.scored)
     evaluation = summarize(opened, dataset, [scored for _, _, scored in seen.values()], groups=groups, draws=draws)
-    for note in evaluation.notes:
-        logger.warning(note)
     losses = {row.name: 0.0 if row.F1 is None else 1 - row.F1 for row in evaluation.per_image}
     chosen = set(choose_images([row.name for row in evaluation.per_image], max_images))
 
     def view_chosen() -> Iterator[ViewedImage]:
         for index, record in enumerate(dataset.records):
             if record.name in chosen:
-                yield _view(dataset[index].pixels, *seen[record.name], losses[record.name])
+                truth, predictions, scored = seen[record.name]
+                errors, loss = split_errors(scored), losses[record.name]
+                yield ViewedImage(record.name, dataset[index].pixels, truth, predictions, errors, loss)
 
     with record_outputs(target.parent, "report", [target.name], is_whole=False):
         return write_report(
@@ -85,22 +81,4 @@ def report(
             evaluation=evaluation,
             categories=opened.categories,
             images=view_chosen(),
-            max_images=max_images,
         )
-
-
-def _view(
-    pixels: np.ndarray, truth: Instances, predictions: Instances, scored: ScoredImage, loss: float
-) -> ViewedImage:
-    errors = split_errors(scored)
-    return ViewedImage(
-        name=scored.name,
-        pixels=pixels,
-        truth=truth,
-        predictions=predictions,
-        truth_kinds=errors.instances.tolist(),
-        truth_ious=errors.instance_ious,
-        prediction_kinds=errors.predictions.tolist(),
-        prediction_ious=errors.prediction_ious,
-        loss=loss,
-    )

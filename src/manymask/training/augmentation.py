@@ -32,7 +32,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draw:
-    """What is to become of one image; known before its pixels are.
+    """The random change of one image, drawn before its pixels are read.
 
     Attributes:
         window: The part of it that is taken.

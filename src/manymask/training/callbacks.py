@@ -17,7 +17,6 @@ from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_
 from manymask.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
 from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
-from manymask.training.time_budget import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -71,29 +70,22 @@ class EndOnSignal(L.Callback):
         """End here if asked to."""
         self.check()
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
-        """End here if asked to."""
-        self.check()
+    on_validation_batch_end = on_train_batch_end
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         """Give the signals back."""
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the signals back: Lightning calls no teardown after an exception."""
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+    on_exception = teardown  # Lightning calls no teardown after an exception
 
 
 class RunWriter(L.Callback):
     """After each epoch: ``metrics.csv``, curves and TensorBoard, then the checkpoints.
 
-    Each checkpoint holds the rows up to its epoch, from which a resume makes ``metrics.csv`` anew: a kill at any moment
-    leaves each epoch in it once.
+    Each checkpoint holds the rows up to its epoch, from which a resume writes ``metrics.csv`` anew: whenever the run
+    was killed, each epoch is in it once.
     """
 
     def __init__(self, folder: RunFolder, rows: list[MetricsRow]) -> None:
@@ -165,7 +157,7 @@ class ReportProgress(L.Callback):
         step, total_steps = trainer.global_step, self.datamodule.total_steps
         seconds_a_step = (time.monotonic() - self._started) / max(step - self._first_step, 1)
         seconds_left = seconds_a_step * (total_steps - step)
-        if isinstance(pace := self.datamodule.pace, Pace):
+        if (pace := self.datamodule.pace) is not None:
             total_steps, seconds_left = round(step / max(pace.share, 1e-3)), pace.seconds_left
         loss = ""
         if isinstance(pl_module, TrainingModule) and pl_module.num_batches:

@@ -1,4 +1,4 @@
-"""What a full memory or disk and broken loader processes raise, in words that say what to do."""
+"""Errors of a full memory, a full disk and broken loader processes, in words that say what to do."""
 
 import errno
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ def keep_global_state() -> Iterator[None]:
         random.setstate(states[2])
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
-        elif torch.cuda.is_initialized():  # only since then: its generators would have begun with the caller's seed
+        elif torch.cuda.is_initialized():  # by the block: without it, generators would begin with the caller's seed
             torch.cuda.manual_seed_all(torch.initial_seed())
         torch.use_deterministic_algorithms(is_deterministic, warn_only=is_warning)
         cudnn.benchmark, cudnn.deterministic = flags

@@ -14,7 +14,7 @@ _CGROUPS = "sys/fs/cgroup"
 
 
 def count_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use, at least 1; of a part of a core, as containers may be given, no more than fits.
+    """Cores that this process may use, at least 1; containers may be given parts of cores, which are rounded down.
 
     Args:
         root: Where the system's files are.
@@ -40,10 +40,8 @@ def measure_memory(root: Path = Path("/")) -> int:
 def _list_quotas(root: Path) -> Iterator[float]:
     """Cores by the time that each group on the way up may use of a period."""
     for folder in _list_groups("cpu", root):
-        quota = _read(folder / "cpu.max").split() or [
-            _read(folder / "cpu.cfs_quota_us"),
-            _read(folder / "cpu.cfs_period_us"),
-        ]
+        older = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota = _read(folder / "cpu.max").split() or [_read(folder / name) for name in older]
         if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():  # "max" and -1 are no limit
             yield int(quota[0]) / max(int(quota[1]), 1)
 
@@ -55,7 +53,7 @@ def _list_groups(controller: str, root: Path) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         place = root / _CGROUPS / (controller if controllers else "")
-        # In a container the path may be that of the host, of which only the end of the way is there: the top.
+        # In a container the path may be the host's, of which only the last folders on the way up are there.
         inner = Path(group.lstrip("/"))
         yield from (place / part for part in (inner, *inner.parents))
 

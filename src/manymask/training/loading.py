@@ -3,7 +3,7 @@
 import itertools
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,32 +13,16 @@ from torch.utils.data import Dataset as TorchDataset
 
 from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
-from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
-
-
-@runtime_checkable
-class Pace(Protocol):
-    """What decides by the clock how many epochs there are, and how many steps an epoch has."""
-
-    num_epochs: int
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Start the clock of an epoch (0-based)."""
-        ...
-
-    def has_time(self) -> bool:
-        """Whether the epoch has time for another step."""
-        ...
-
+from manymask.training.time_budget import Pace
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
 ValidationItem = tuple[Tensor, Instances, int]
 
 
 class _Images:
-    """Labelled images whose values are brought to [0, 1]; each is measured, which takes the whole of it, only once.
+    """Labelled images with values in [0, 1]; each is measured only once, since that reads the whole image.
 
     Args:
         dataset: The images.
@@ -48,7 +32,6 @@ class _Images:
 
     def __init__(self, dataset: Dataset, plan: Plan, scales: Scales | None = None) -> None:
         self.dataset, self.plan, self.normalization = dataset, plan, Normalization.of(plan)
-        self.preprocessing = Preprocessing.of(plan)
         self.scales: Scales = {} if scales is None else scales
 
     def __len__(self) -> int:
@@ -73,8 +56,7 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         draw = draw_augmentation(Augmentation.of(self.plan), sample.image.size, generator)
         layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
         image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
-        target = make_target(layers, sample.labels, sample.iscrowd)
-        return *self.preprocessing.prepare(image, target), sample.name
+        return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
 
 
 class ValidationImages(_Images, TorchDataset[ValidationItem]):
@@ -82,7 +64,7 @@ class ValidationImages(_Images, TorchDataset[ValidationItem]):
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return self.preprocessing(self.normalize(sample)), sample.to_instances(), sample.image_id
+        return self.normalize(sample), sample.to_instances(), sample.image_id
 
 
 class InstanceDataModule(L.LightningDataModule):
@@ -145,16 +127,13 @@ class InstanceDataModule(L.LightningDataModule):
         return self._make_batches(first * draws_per_step, last * draws_per_step)
 
     def _make_batches(self, first: int, last: int) -> list[list[tuple[int, int]]]:
-        draws = self._list_draws(first, last)
-        return [draws[i : i + self.plan.batch_size] for i in range(0, len(draws), self.plan.batch_size)]
-
-    def _list_draws(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The draws from one place of the run to another: pass after pass over the images."""
-        num_images = len(self.train_images)
+        """The draws from one place of the run to another, in batches: pass after pass over the images."""
+        num_images, batch_size = len(self.train_images), self.plan.batch_size
         passes = range(first // num_images, -(-last // num_images))
         indices = [index for number in passes for index in self._shuffle(number)]
         offset = passes.start * num_images
-        return [(indices[place - offset], place) for place in range(first, last)]
+        draws = [(indices[place - offset], place) for place in range(first, last)]
+        return [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
 
     def _shuffle(self, pass_number: int) -> list[int]:
         """As many draws as there are images: each once, or as often as its weight says."""
@@ -182,12 +161,11 @@ class InstanceDataModule(L.LightningDataModule):
         return self._make_loader(self.val_images, [[index] for index in range(len(self.val_images))])
 
     def _make_loader(self, images: Any, batches: Iterable[Sequence[Any]]) -> DataLoader[Any]:
+        num_workers = self.plan.num_workers
         return DataLoader(
             images,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-            num_workers=min(self.plan.num_workers, len(batches))
-            if isinstance(batches, list)
-            else self.plan.num_workers,
+            num_workers=min(num_workers, len(batches)) if isinstance(batches, list) else num_workers,
             collate_fn=collate,
             worker_init_fn=ignore_interrupt,
             pin_memory=self.pin_memory,

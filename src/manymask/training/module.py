@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from manymask.core import Category, Instances, match_categories
+from manymask.core import Category, Instances, Window, match_categories
 from manymask.errors import TrainingError
 from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
@@ -121,8 +121,10 @@ class TrainingModule(L.LightningModule):
         # The sampling of anchors and proposals is a function of (seed, epoch, batch): a resume has no state to restore.
         torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
         if self.plan.min_size:
-            torch.rand(len(images))  # drawn by torchvision's resizing, and still, so that runs of before go on the same
-        losses = self.network(images, targets)
+            torch.rand(len(images))  # as torchvision's resizing drew, so that older runs go on with the same numbers
+        # Here and not in the loaders, whose other number of threads would give other last digits.
+        prepared = [self.preprocessing.prepare(*pair) for pair in zip(images, targets, strict=True)]
+        losses = self.network([image for image, _ in prepared], [target for _, target in prepared])
         parts = torch.stack(list(losses.values()))
         loss = parts.sum()
         if not loss.isfinite():
@@ -154,8 +156,9 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
-            view = View((0, 0, *truth.size), self.preprocessing)
-            instances = make_instances(view.map_back(self.network([image])[0]), truth.size, self.postprocessing)
+            view = View(Window(0, 0, *truth.size), self.preprocessing)
+            (found,) = self.network([view.take(image)])
+            instances = make_instances(view.map_back(found), truth.size, self.postprocessing)
             self._scored.append(
                 score_image(
                     image_id,

@@ -1,9 +1,8 @@
 """What comes before the first step: every file read once, the settings decided, the images split."""
 
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,15 @@ def read_data(
 
 
 def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales: Scales) -> Dataset:
-    read = partial(_read_usable, dataset.read_record, Normalization.of(plan), doubts, scales)
+    """The data set, of whose images ``doubts`` and ``scales`` are told as they are read, by any thread."""
+    normalization = Normalization.of(plan)
+
+    def read(record: Record, categories: tuple[Category, ...]) -> Sample:
+        sample = dataset.read_record(record, categories)
+        scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
+        doubts.add(sample, sample.to_instances())
+        return sample
+
     return replace(dataset, read_record=read)
 
 
@@ -124,20 +131,6 @@ def _tell_findings(dataset: Dataset, inspection: Inspection) -> None:
     if any(counts.values()):
         found = " and ".join(count_of(count, kind) for kind, count in counts.items() if count)
         logger.info(f"the doctor found {found} in {dataset.root}; see: manymask inspect {dataset.root}")
-
-
-def _read_usable(
-    read_record: Callable[[Record, tuple[Category, ...]], Sample],
-    normalization: Normalization,
-    doubts: LabelDoubts,
-    scales: Scales,
-    record: Record,
-    categories: tuple[Category, ...],
-) -> Sample:
-    sample = read_record(record, categories)
-    scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
-    doubts.add(sample, sample.to_instances())
-    return sample
 
 
 def decide_settings(
@@ -197,10 +190,12 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         val_check, fingerprint = check, check.fingerprint
         if len(dataset) == 1:
             logger.warning("one image only: trained and validated on the same, so scores mean little")
+    # Classes that only one of both parts has.
     for note in match_categories(val_set.categories, dataset.categories).notes:
         logger.warning(note)
     counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
     digests, val_digests = ({image.name: image.digest for image in c.images} for c in (check, val_check))
+    # What a resume compares, and a model needs to know.
     record = DataRecord(
         path=str(dataset.root.resolve()),
         val_path=str(data.val.root.resolve()) if data.val else None,
@@ -218,6 +213,7 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
         f"at most {record.max_instances} instances an image"
     )
+    # What the plan cannot do for these images, said before the first step.
     cap = plan.resolve_detections(record.max_instances).max_detections
     _warn_of_cap(val_set.records, val_counts, cap)
     sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}

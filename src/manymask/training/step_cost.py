@@ -12,6 +12,7 @@ from manymask.errors import TrainingError
 from manymask.inspection import Fingerprint
 from manymask.modeling.build import assemble_model
 from manymask.modeling.device import autocast, choose_device
+from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
 from manymask.planning import Machine, StepCost
 from manymask.training.global_state import keep_global_state
@@ -63,6 +64,7 @@ def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixel
     network = assemble_model(len(dataset.categories) + 1, plan).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-6)
     names = [record.name for record in dataset.records]
+    preprocessing = Preprocessing.of(plan)
     items = [TrainingImages(dataset, plan)[names.index(data.densest_image), place] for place in range(BATCH_SIZE)]
     images = [image.to(device) for image, _, _ in items]
     targets = [{name: value.to(device) for name, value in target.items()} for _, target, _ in items]
@@ -71,7 +73,9 @@ def _measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixel
         for _ in range(NUM_STEPS):
             started = time.monotonic()
             with autocast(plan.precision, device):
-                loss = torch.stack(list(network(images, targets).values())).sum()
+                prepared = [preprocessing.prepare(*pair) for pair in zip(images, targets, strict=True)]
+                losses = network([image for image, _ in prepared], [target for _, target in prepared])
+                loss = torch.stack(list(losses.values())).sum()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from manymask.core import Window
 from manymask.evaluation import evaluate
 from manymask.formats import write_class_folder
 from manymask.modeling.detections import Detections
@@ -18,6 +19,8 @@ from tests.tiny_model import CATEGORIES, make_tiny_plan
 
 class LeftHalf:
     """Finds one object, the left half of whatever it sees."""
+
+    device = torch.device("cpu")
 
     def __call__(self, images):
         return [
@@ -59,7 +62,7 @@ def test_views_see_both_halves():
 def test_files_and_scores(cells, tmp_path):
     (labels,) = predict_files(make_model(), cells, tmp_path / "out", formats=["labels"])
     assert [path.name for path in labels.glob("*.tif")] == ["a.tif"]
-    assert evaluate(make_model(), cells)["num_predictions"] == 1
+    assert evaluate(make_model(), cells).num_predictions == 1
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1] * 8), (3, [3, 1, 3, 1])])
@@ -77,4 +80,4 @@ def test_views_of_one_size_go_in_batches(batch_size, expected):
     for view, detections in zip(views, found, strict=True):
         left = 30 if view.flips[0] else 0
         torch.testing.assert_close(detections.boxes, torch.tensor([[left, 0.0, left + 30, 40]]))
-    assert views[0] == View((0, 0, 40, 60), views[0].preprocessing)
+    assert views[0] == View(Window(0, 0, 40, 60), views[0].preprocessing)
