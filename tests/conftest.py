@@ -55,7 +55,7 @@ class _AsWarning(logging.Handler):
     """Makes what the package warns of in its log a Python warning, which fails a test that does not expect it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Training and scores warn of what tests do on purpose: one image only, few instances, a model that knows little.
+        # Training and scores warn of what tests do on purpose: one image only, or a model that knows little.
         # pyproject.toml makes errors of warnings from modules whose names begin with manymask.
         is_expected = record.name.startswith(("manymask.training", "manymask.evaluation"))
         module = record.name.removeprefix("manymask.") if is_expected else record.name
