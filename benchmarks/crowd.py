@@ -93,10 +93,12 @@ def case_step(kind, num_instances, size, precision, num_steps):
     size, cap = int(size), 3000
     if kind == "ours":
         from manymask import build_model
+        from manymask.modeling.preprocessing import Preprocessing
+        from manymask.plan import make_plan
 
-        model = build_model(
-            2, settings={"weights": "none", "min_size": size, "max_size": size, "detections_per_image": cap}
-        )
+        settings = {"weights": "none", "min_size": size, "max_size": size, "detections_per_image": cap}
+        model = build_model(2, settings)
+        prepare = Preprocessing.of(make_plan(settings=settings)).prepare
     else:
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
@@ -109,6 +111,10 @@ def case_step(kind, num_instances, size, precision, num_steps):
         masks = Instances.from_runs(runs, target["labels"].numpy()).to_masks()
         target = {**target, "masks": torch.from_numpy(masks.astype("uint8"))}
         del target["layers"]
+
+        def prepare(image, target):
+            return image, target  # torchvision's network does that itself
+
     model.train()
     spent = time_network(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.001)
@@ -116,7 +122,8 @@ def case_step(kind, num_instances, size, precision, num_steps):
     for _ in range(int(num_steps)):
         spent[0], start = 0.0, time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = sum(model([image], [target]).values())
+            prepared, prepared_target = prepare(image, target)
+            loss = sum(model([prepared], [prepared_target]).values())
         forward = time.perf_counter() - start
         loss.backward()
         optimizer.step()

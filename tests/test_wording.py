@@ -15,4 +15,4 @@ def test_plural():
 def test_scores_and_intervals():
     assert [format_score(None), format_score(None, (0.1, 0.2)), format_score(0.6126)] == ["-", "-", "0.613"]
     assert format_score(0.6, (0.55, 0.65)) == "0.600 [0.550 to 0.650]"
-    assert [format_interval(None), format_interval([0, 1])] == ["-", "0.000 to 1.000"]
+    assert [format_interval(None), format_interval([0.0, 1.0])] == ["-", "0.000 to 1.000"]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -247,7 +248,9 @@ def test_predict_writes_everything(run, model, data, tmp_path):
         "0001.png",
         "0002.png",
     ]
-    assert all("the cap of 12 detections is reached" in line for line in err.strip().splitlines())
+    *warned, told = err.strip().splitlines()
+    assert all("the cap of 12 detections is reached" in line for line in warned)
+    assert re.fullmatch(r"3 images, \d+ instances with a score of 0\.2 or more", told)
 
 
 def test_settings_before_the_arguments_and_some_formats(run, model, data, tmp_path):

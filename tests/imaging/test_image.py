@@ -70,6 +70,15 @@ def test_damage_shows_where_it_is_read(tmp_path):
         open_image(path).read()
 
 
+@pytest.mark.parametrize("tail", [b"", b"text behind the image"])
+def test_a_jpeg_that_is_cut_short_is_refused_without_being_asked_for_pixels(tmp_path, tail):
+    path = write_array(tmp_path / "a.jpg", make_pixels(80, 60))
+    path.write_bytes(path.read_bytes() + tail)
+    assert open_image(path).size == (80, 60)
+    with pytest.raises(FormatError, match=r"a\.jpg cannot be read"):
+        open_image(cut_short(path, 0.6))
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "lzw.tif"])
 def test_headers_show_that_a_file_is_cut_short(tmp_path, name):
     options = {"compression": "lzw"} if name == "lzw.tif" else {}

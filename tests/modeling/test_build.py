@@ -315,7 +315,7 @@ class TestCompact:
             return body
 
         for module in (backbones, weights_module):
-            monkeypatch.setattr(module, "_create_timm_body", create)
+            monkeypatch.setattr(module, "create_timm_body", create)
         model = build_model(2, settings={**COMPACT, "weights": "imagenet", "backbone": "test_resnet"})
         assert made == [("test_resnet", False), ("test_resnet", True)]
         assert all((value == 0.5).all() for value in model.backbone.body.parameters())

@@ -148,6 +148,7 @@ def test_wrong_settings(run, settings, message):
     assert message in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*cap of 3")
 def test_settings_act(run, model):
     found = predict_one(model, make_pixels())
     median = float(np.median(found.scores))

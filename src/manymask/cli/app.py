@@ -270,11 +270,11 @@ def predict(
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write COCO results, label images and overlays."""
-    from manymask import prediction
-    from manymask.outputs import OUTPUTS
-
-    loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
     with show_progress() as progress:
+        from manymask import prediction
+        from manymask.outputs import OUTPUTS
+
+        loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
         written = prediction.predict_files(
             loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, progress=progress
         )

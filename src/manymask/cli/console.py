@@ -70,5 +70,5 @@ def show_progress() -> Iterator[Callable[[int, int, str], None]]:
             print_line(f"{what}  {num_done}/{total}")
 
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("loading", total=None)
         yield show

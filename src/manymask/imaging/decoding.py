@@ -85,6 +85,8 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
             exif = image.getexif()
         else:
             exif = Image.Image.getexif(image)  # that of PngImageFile decodes the pixels, to find what is behind them
+        if not is_decoded and isinstance(image, JpegImageFile) and not _has_end(path):
+            image.load()  # no header tells whether a JPEG is cut short
         if not is_decoded:  # one pixel of the same mode stands for the image
             for codec, _, offset, options in image.tile:
                 if codec == "raw":  # BMP: the format of a row, and the bytes of each but the last, which may lack some
@@ -108,6 +110,13 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
     if values.shape[2] in (2, 4):
         values, alpha = values[..., :-1], values[..., -1]
     return Raster(values, shape[:2], palette, alpha, exif.get(0x0112, 1), num_bits, lossy=_LOSSY.get(reader))
+
+
+def _has_end(path: Path) -> bool:
+    """Whether the marker that ends a JPEG is near the end of the file; other bytes may follow it."""
+    with open(path, "rb") as file:
+        file.seek(-min(path.stat().st_size, 1024), os.SEEK_END)
+        return b"\xff\xd9" in file.read()
 
 
 def _has_late_texts(path: Path) -> bool:

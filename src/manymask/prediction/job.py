@@ -19,6 +19,7 @@ from manymask.plan import Plan
 from manymask.prediction.model import Model
 from manymask.prediction.predicting import get_model, read_ahead
 from manymask.prediction.views import predict_tensor, warn_of_cap
+from manymask.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,10 @@ def predict_files(
                 num_shown += int((instances.scores >= model.plan.shown_score).sum())
                 if progress is not None:
                     progress(index + 1, len(files), "predicting")
+    logger.info(
+        f"{count_of(len(files), 'image')}, {count_of(num_shown, 'instance')} with a score of "
+        f"{model.plan.shown_score:g} or more"
+    )
     if num_shown == 0:
         logger.warning(
             f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "

@@ -1,5 +1,6 @@
 """A trained model, loaded to predict."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,7 +99,9 @@ def find_checkpoint(source: Path) -> Path:
     if (path := resolve_weights(source)).is_file():
         return path
     found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
+    near = difflib.get_close_matches(str(source), list_shipped(), n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else "train a model first"
     raise CheckpointError(
         f"expected the name of a shipped model ({', '.join(list_shipped())}), a run folder or a checkpoint at "
-        f"{source}, found {found}; train a model first"
+        f"{source}, found {found}; {remedy}"
     )

@@ -44,7 +44,7 @@ from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
 from manymask.training.setup import TrainingData, check_start, decide_settings, read_data, split_data
 from manymask.training.time_budget import Pace
-from manymask.wording import list_some
+from manymask.wording import count_of, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -324,9 +324,9 @@ def _describe_start(plan: Plan, device: torch.device, datamodule: InstanceDataMo
     if plan.minutes is not None:
         length = f"{plan.minutes:g} minutes (about {length})"
     return (
-        f"{plan.architecture}{backbone} on {device} in {choose_precision(plan.precision, device)}, {length} in "
-        f"{datamodule.num_epochs} epochs, at most {plan.max_detections} detections an image; every setting: "
-        f"{folder.explanation_file if folder.explanation_file.exists() else folder.plan_file}"
+        f"{plan.architecture}{backbone} on {device} in {choose_precision(plan.precision, device)}, "
+        f"{length} in {count_of(datamodule.num_epochs, 'epoch')}, at most {plan.max_detections} detections an image; "
+        f"every setting: {folder.explanation_file if folder.explanation_file.exists() else folder.plan_file}"
     )
 
 
