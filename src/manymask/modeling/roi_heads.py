@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign
@@ -48,7 +48,7 @@ class LevelPooler(MultiScaleRoIAlign):
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Float32[Tensor, "boxes channels bins bins"]:
+    ) -> Float[Tensor, "boxes channels bins bins"]:
         """The features of each box, from its level."""
         if x[self.featmap_names[0]].is_cuda:
             return super().forward(x, boxes, image_shapes)
