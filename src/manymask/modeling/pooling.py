@@ -19,8 +19,8 @@ def pool_boxes(
     """Equal to torchvision's ``roi_align(features, boxes, num_bins, scale, per_bin)``, which is not aligned.
 
     On a CPU torchvision's reads each channel's plane by itself, with a stride of the whole plane, and turns features in
-    channels-last or bf16 into contiguous fp32 at every call. Here the features are a table of one row a cell, and each
-    bin is the sum of four rows a sample, by bilinear weights (Mask R-CNN, section 3); ``embedding_bag`` reads whole rows.
+    channels-last or bf16 into contiguous fp32 at every call. Here the features are a table of one row a cell. Each bin
+    is the sum of four rows a sample, by bilinear weights (Mask R-CNN, section 3), which ``embedding_bag`` reads whole.
 
     Args:
         features: Best in channels-last memory, where the table is no copy.
