@@ -1,6 +1,7 @@
 """Labelled images, read one at a time."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -154,17 +155,17 @@ class Salvage:
     action: str
 
 
-class DatasetWriter:
+class DatasetWriter(ABC):
     """Writes a copy of a data set with other labels into a new or empty folder, one image at a time."""
 
     def __init__(self, folder: Path, dataset: "Dataset") -> None:
         self.folder, self.dataset = folder, dataset
 
+    @abstractmethod
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image's file and write its labels; ascending ``rows`` say which of the old ones each was made of."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most formats have no file for all images
         """Write the files that are shared by all images; called after the last one."""
 
 
