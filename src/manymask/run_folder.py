@@ -2,14 +2,13 @@
 
 import csv
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from manymask.core.files import explain_writing, hold_lock, replace_file
+from manymask.core.files import copy_file, explain_writing, hold_lock, replace_file
 from manymask.core.outputs import LOCK_NAME, is_unused
-from manymask.drawing import draw_curves
+from manymask.drawing.curves import draw_curves
 from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.metrics.catalogue import LOGGED, MetricPath
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -92,7 +91,7 @@ class RunFolder:
         """
         rows = read_rows(checkpoint)
         if checkpoint != self.last:
-            _copy(checkpoint, self.last)
+            copy_file(checkpoint, self.last)
         for file in self.list_epoch_files():
             number = file.stem.removeprefix("epoch_")
             if number.isdigit() and int(number) > len(rows):
@@ -104,14 +103,11 @@ class RunFolder:
     def _restore_best(self, rows: list[MetricsRow]) -> None:
         expected = rows[: find_best_epoch(rows)]
         for file in (self.best, self.last, self.epoch_file(len(expected))):
-            try:
-                if read_rows(file) != expected:
-                    continue
-            except CheckpointError:  # gone or damaged: the next may be good
-                continue
-            if file != self.best:
-                _copy(file, self.best)
-            return
+            with suppress(CheckpointError):  # gone or damaged: the next may be good
+                if read_rows(file) == expected:
+                    if file != self.best:
+                        copy_file(file, self.best)
+                    return
         self.best.unlink(missing_ok=True)
 
     def write_metrics(self, rows: list[MetricsRow]) -> None:
@@ -124,9 +120,9 @@ class RunFolder:
 
     def finish_epoch(self, epoch: int, rows: list[MetricsRow], keep_all: bool) -> None:
         """Make ``last.ckpt`` and ``best.ckpt`` of the epoch's checkpoint; a resume makes up for a kill in between."""
-        _copy(self.epoch_file(epoch), self.last)
+        copy_file(self.epoch_file(epoch), self.last)  # not a link: damage to one must not be damage to the other
         if find_best_epoch(rows) == epoch:
-            _copy(self.epoch_file(epoch), self.best)
+            copy_file(self.epoch_file(epoch), self.best)
         if not keep_all:
             for file in self.list_epoch_files():
                 file.unlink()
@@ -149,11 +145,9 @@ class RunFolder:
 
     def _find_good_checkpoint(self) -> Path | None:
         for file in [*self.list_epoch_files(), self.best]:
-            try:
+            with suppress(CheckpointError):
                 read_checkpoint(file)
-            except CheckpointError:
-                continue
-            return file
+                return file
         return None
 
 
@@ -247,9 +241,3 @@ def _format(value: int | float | None) -> str:
     if value is None:
         return ""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A copy, not a link: a file that is damaged later must not take the other with it."""
-    with open(source, "rb") as original, replace_file(target) as f:
-        shutil.copyfileobj(original, f, 1 << 22)

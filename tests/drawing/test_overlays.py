@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from manymask.core import Category, Instances
-from manymask.drawing import PALETTE, draw_curves, draw_overlaid_curves, draw_overlay, write_overlay
+from manymask.drawing.curves import draw_curves, draw_overlaid_curves
+from manymask.drawing.overlays import PALETTE, draw_overlay, write_overlay
 from manymask.synthetic import make_categories, make_sample
 
 CATEGORIES = make_categories(3)

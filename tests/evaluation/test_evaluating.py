@@ -10,11 +10,13 @@ from PIL import Image
 
 from manymask.core import Category, Dataset, encode_coco_rle
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
-from manymask.evaluation import choose_crowds, evaluate, find_training_images, read_validation
+from manymask.evaluation import evaluate
+from manymask.evaluation.data import choose_crowds, read_validation
+from manymask.evaluation.predictions import find_training_images
 from manymask.formats import read_dataset
 from manymask.formats.class_folders import read_class_folders
 from manymask.inspection import group_images
-from manymask.metrics import read_evaluation
+from manymask.metrics.record import read_evaluation
 from manymask.plan import DataRecord, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
 from tests.cells import copy_truth, lose, write_cells, write_half_crowd, write_labels, write_results

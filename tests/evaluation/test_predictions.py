@@ -3,7 +3,7 @@ import pytest
 
 from manymask.core import ONE_CLASS
 from manymask.errors import DatasetError
-from manymask.evaluation import OneClassPredictions, open_predictions
+from manymask.evaluation.predictions import OneClassPredictions, open_predictions
 from tests.cells import write_cells, write_results
 
 

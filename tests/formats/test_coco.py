@@ -8,9 +8,10 @@ from pycocotools import mask as pycoco_mask
 
 from manymask.core import Category, Instances, RunLengths, encode_coco_rle, write_json
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import encode_coco_results, open_dataset, read_dataset
+from manymask.formats import encode_coco_results, read_dataset
 from manymask.formats.coco import read_coco
 from manymask.formats.coco_masks import _to_rle
+from manymask.formats.datasets import open_dataset
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
 
 TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}

@@ -5,7 +5,8 @@ import pytest
 
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import FORMATS, check_dataset, detect_format, read_dataset
+from manymask.formats import check_dataset, read_dataset
+from manymask.formats.datasets import FORMATS, detect_format
 from manymask.imaging import find_images
 from tests.formats.format_files import cut_short, make_coco, make_ids, make_pixels, write_array
 

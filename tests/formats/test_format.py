@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from manymask.cli.app import app
 from manymask.core.dataset import DatasetWriter, Doubt, Format
 from manymask.core.files import copy_file
-from manymask.formats import FORMATS, detect_format, read_dataset
+from manymask.formats import read_dataset
+from manymask.formats.datasets import FORMATS, detect_format
 from manymask.formats.records import make_dataset, make_sample
 from manymask.imaging import open_image
 from manymask.inspection import inspect

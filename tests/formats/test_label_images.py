@@ -4,8 +4,9 @@ import tifffile
 
 from manymask.core import Category
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import read_dataset, read_predictions, write_label_image
+from manymask.formats import read_dataset, write_label_image
 from manymask.formats.label_images import read_label_images
+from manymask.formats.stored import read_predictions
 from tests.formats.format_files import cut_short, make_ids, make_instances, make_many, make_pixels, write_array
 
 OBJECTS = (Category(1, "object"),)

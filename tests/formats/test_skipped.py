@@ -1,6 +1,7 @@
 import pytest
 
-from manymask.formats import find_skipped, open_dataset, read_dataset
+from manymask.formats import find_skipped, read_dataset
+from manymask.formats.datasets import open_dataset
 from tests.formats.format_files import make_ids, make_pixels, write_array
 
 

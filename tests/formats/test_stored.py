@@ -10,10 +10,11 @@ import pytest
 from manymask.core import Category, Dataset, Instances, Record, RunLengths, write_json
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import FORMATS, encode_coco_results, read_predictions, write_label_image
+from manymask.formats import encode_coco_results, write_label_image
 from manymask.formats.coco import read_coco
+from manymask.formats.datasets import FORMATS
 from manymask.formats.label_images import read_label_images
-from manymask.formats.stored import StoredPredictions
+from manymask.formats.stored import StoredPredictions, read_predictions
 from tests.dense import assert_same_runs, count_pixels
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_many, make_pixels, write_array
 

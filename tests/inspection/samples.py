@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from manymask.core import ArraySource, Instances, Sample
-from manymask.inspection import ImageFacts
-from manymask.inspection.measurement import measure_sample
+from manymask.inspection.measurement import ImageFacts, measure_sample
 
 SIZE = (60, 80)
 

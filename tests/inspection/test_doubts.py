@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from manymask.core import ArraySource, Doubt, InstanceLayers, Sample
+from manymask.core import ArraySource, InstanceLayers, Sample
+from manymask.core.dataset import Doubt
 from manymask.inspection.doubts import LabelDoubts
 
 SIZE = (60, 80)

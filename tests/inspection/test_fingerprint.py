@@ -6,8 +6,7 @@ import pytest
 
 from manymask.core import Category
 from manymask.errors import DatasetError, PlanError
-from manymask.inspection import read_fingerprint
-from manymask.inspection.fingerprint import Distribution, make_fingerprint, write_fingerprint
+from manymask.inspection.fingerprint import Distribution, make_fingerprint, read_fingerprint, write_fingerprint
 from tests.inspection.samples import draw_masks, draw_pixels, measure
 
 CATEGORIES = (Category(2, "seed"), Category(5, "husk"))

@@ -8,7 +8,10 @@ from typer.testing import CliRunner
 from manymask.cli.app import app
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import check_dataset, read_dataset
-from manymask.inspection import describe_copy, group_images, inspect, inspect_dataset, read_fingerprint
+from manymask.inspection import group_images, inspect
+from manymask.inspection.fingerprint import read_fingerprint
+from manymask.inspection.inspector import inspect_dataset
+from manymask.inspection.tables import describe_copy
 from manymask.training import train
 from tests.cells import write_cells
 from tests.formats.format_files import cut_short, write_array

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from manymask.core import Instances, concatenate_instances, encode_crops
-from manymask.metrics import ERROR_KINDS, ScoredImage, make_tally, score_image, split_errors, summarize_scores
-from manymask.metrics.error_split import summarize_errors
+from manymask.metrics import ScoredImage, make_tally, score_image, split_errors, summarize_scores
+from manymask.metrics.error_split import ERROR_KINDS, summarize_errors
 from tests.metrics.cases import CAP, CASES, CATEGORIES, score
 
 CELL, SIDE = 56, 6  # pixels of a cell, cells along a side of the image: each holds one planted scene

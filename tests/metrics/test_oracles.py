@@ -11,7 +11,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from manymask.core import Category, Instances
-from manymask.metrics import IOU_THRESHOLDS, ScoredImage, Tally, make_tally, score_image
+from manymask.metrics import ScoredImage, Tally, make_tally, score_image
+from manymask.metrics.matching import IOU_THRESHOLDS
 from tests import dense
 from tests.metrics.cases import CAP, CATEGORIES, make_predictions, make_truth
 from tests.metrics.label_cases import LABEL_CASES, hash_pairs, to_instances

@@ -5,8 +5,9 @@ import pytest
 
 from manymask.core import read_json, write_json
 from manymask.errors import FormatError
-from manymask.metrics import make_tally, read_evaluation, summarize_scores
+from manymask.metrics import make_tally, summarize_scores
 from manymask.metrics.catalogue import METRICS
+from manymask.metrics.record import read_evaluation
 from tests.metrics.cases import CAP, CASES, CATEGORIES, score
 
 

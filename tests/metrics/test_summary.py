@@ -11,16 +11,11 @@ from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
 from manymask.core import Instances, RunLengths, encode_coco_rle
-from manymask.metrics import (
-    IOU_THRESHOLDS,
-    compute_precision,
-    format_scores,
-    make_tally,
-    rank_images,
-    score_image,
-    summarize_scores,
-)
+from manymask.metrics import make_tally, score_image, summarize_scores
+from manymask.metrics.matching import IOU_THRESHOLDS
+from manymask.metrics.precision import compute_precision, rank_images
 from manymask.metrics.record import ClassPrecision
+from manymask.metrics.summary import format_scores
 from tests import dense
 from tests.metrics.cases import CAP, CASES, CATEGORIES, EMPTY, make_crowded, make_predictions, make_truth, score
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from manymask.errors import PlanError
 from manymask.plan import INHERITED, SETTINGS, change_plan, list_marked, make_plan
-from manymask.planning import fit_schedule, format_value, list_decisions, plan_training, write_explanation
+from manymask.planning.planner import fit_schedule, format_value, list_decisions, plan_training, write_explanation
 from manymask.planning.rules import RULES
 from tests.planning.fingerprints import COST, CPU, costs, fingerprints, machines, make_data, make_distribution
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manymask.planning import weigh_images
+from manymask.planning.sampling import weigh_images
 from tests.inspection.samples import draw_masks, measure
 
 BOX = (2, 2, 8, 8)

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from manymask.core import Category, Instances, RunLengths, compute_iou, concatenate_instances, intersect_runs
-from manymask.metrics import Evaluation, ImageErrors
+from manymask.metrics import Evaluation
+from manymask.metrics.error_split import ImageErrors
 from manymask.plan import DataRecord, Plan, make_plan
-from manymask.reporting import ViewedImage, write_report
+from manymask.reporting.images import ViewedImage
+from manymask.reporting.page import write_report
 from manymask.synthetic import make_categories, make_sample
 
 CATEGORIES = make_categories(3)

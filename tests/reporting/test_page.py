@@ -10,8 +10,8 @@ from jaxtyping import TypeCheckError
 from manymask.core import Category, Instances, RunLengths
 from manymask.metrics import summarize_scores
 from manymask.metrics.catalogue import REPORTED
-from manymask.reporting import choose_images, write_report
-from manymask.reporting.images import encode_image, trace_outlines
+from manymask.reporting.images import choose_images, encode_image, trace_outlines
+from manymask.reporting.page import write_report
 from tests.metrics.cases import CAP, EMPTY, score
 from tests.reporting.pages import CATEGORIES, make_evaluation, make_viewed_image, write_page
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manymask.core import ArraySource, Category, Dataset, InstanceLayers, Record, Sample
-from manymask.formats import FORMATS
+from manymask.formats.datasets import FORMATS
 from manymask.plan import make_plan
 from manymask.training.loading import InstanceDataModule, collate, ignore_interrupt
 

@@ -6,7 +6,7 @@ import pytest
 
 from manymask.core import Category, Dataset, Record, Sample
 from manymask.errors import DatasetError
-from manymask.formats import FORMATS
+from manymask.formats.datasets import FORMATS
 from manymask.plan import make_plan
 from manymask.training.run import reload_data
 from manymask.training.setup import read_data, split_data, split_dataset

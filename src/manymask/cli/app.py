@@ -114,7 +114,7 @@ def plan(
     """Show the settings that train would take for these data on this machine, without training."""
     from manymask.core.outputs import check_outputs, record_outputs
     from manymask.plan import write_plan
-    from manymask.planning import NO_RULE, format_value, list_decisions
+    from manymask.planning.planner import NO_RULE, format_value, list_decisions
     from manymask.training import plan_run
 
     if output is not None:
@@ -150,7 +150,7 @@ def evaluate(
 ) -> None:
     """Score a model, or predictions of any tool, on labelled images: evaluation.json, with intervals."""
     from manymask import evaluation as scoring
-    from manymask.metrics import format_scores
+    from manymask.metrics.summary import format_scores
 
     folder = output or scoring.choose_folder(source) / "evaluation"
     arguments = parse_arguments(settings, group_by=group_by, device=device, tta=tta or None)
@@ -317,6 +317,7 @@ def inspect(
 ) -> None:
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
+    from manymask.inspection.tables import describe_copy, format_findings, format_fingerprint, format_treatments
 
     with show_progress() as progress:
         found = inspection.inspect(
@@ -330,7 +331,7 @@ def inspect(
             crowd_as_objects=crowd_as_objects,
             progress=progress,
         )
-    title, names, rows = inspection.format_findings(found.findings, data)
+    title, names, rows = format_findings(found.findings, data)
     if not rows:
         typer.echo("no findings: nothing is wrong or unusual")
     else:
@@ -338,13 +339,13 @@ def inspect(
         if len(rows) > 20:
             where = f"in {output / 'findings.json'}" if output else "that --output FOLDER writes to findings.json"
             typer.echo(f"and {len(rows) - 20} more {where}")
-        print_table(*inspection.format_treatments(found.findings))
-    print_table(*inspection.format_fingerprint(found.fingerprint))
+        print_table(*format_treatments(found.findings))
+    print_table(*format_fingerprint(found.fingerprint))
     if output is not None:
         for name in ("findings.json", "fingerprint.json"):
             typer.echo(f"written to {output / name}")
     if fix is not None:
-        typer.echo(inspection.describe_copy(found, fix))
+        typer.echo(describe_copy(found, fix))
     if found.has_faults:
         raise typer.Exit(1)
 

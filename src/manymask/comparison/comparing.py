@@ -14,16 +14,9 @@ from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.evaluation import (
-    DRAWS,
-    OneClassPredictions,
-    Predictions,
-    choose_crowds,
-    open_predictions,
-    read_data,
-    read_validation,
-    view_images,
-)
+from manymask.evaluation.data import choose_crowds, read_data, read_validation
+from manymask.evaluation.evaluating import DRAWS, view_images
+from manymask.evaluation.predictions import OneClassPredictions, Predictions, open_predictions
 from manymask.inspection import group_images
 from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally, none_if_nan
 from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath

@@ -7,7 +7,7 @@ from typing import Any
 
 from manymask.core import write_json
 from manymask.core.files import replace_file
-from manymask.drawing import draw_overlaid_curves
+from manymask.drawing.curves import draw_overlaid_curves
 from manymask.run_folder import read_metrics
 from manymask.wording import format_interval, format_score
 

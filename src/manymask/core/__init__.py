@@ -4,8 +4,6 @@ from manymask.core.classes import ONE_CLASS as ONE_CLASS
 from manymask.core.classes import match_categories as match_categories
 from manymask.core.dataset import Category as Category
 from manymask.core.dataset import Dataset as Dataset
-from manymask.core.dataset import Doubt as Doubt
-from manymask.core.dataset import Problem as Problem
 from manymask.core.dataset import Record as Record
 from manymask.core.dataset import Sample as Sample
 from manymask.core.image import ArraySource as ArraySource

@@ -134,10 +134,6 @@ def concatenate_instances(parts: Sequence[Instances]) -> Instances:
     Raises:
         ValueError: There are no parts, or they are of images of different sizes.
     """
-    return Instances(
-        concatenate_runs([part.runs for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.iscrowd for part in parts]),
-    )
+    names = ("labels", "scores", "boxes", "iscrowd")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Instances(concatenate_runs([part.runs for part in parts]), **columns)

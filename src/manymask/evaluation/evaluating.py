@@ -10,7 +10,7 @@ from typing import Any
 from manymask.core import Dataset, Instances, Sample, read_json
 from manymask.core.files import copy_file
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.core.progress import Progress
+from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, PlanError
 from manymask.evaluation.data import read_data
 from manymask.evaluation.predictions import Predictions, open_predictions
@@ -61,15 +61,14 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
         sample.image.read()  # decoded here, while the image before is looked at
         return sample
 
-    for index, sample in enumerate(read_ahead(load, range(len(dataset)))):
+    samples = read_ahead(load, range(len(dataset)))
+    for sample in track(samples, len(dataset), "scoring", progress):
         found = source.predict(sample)
         truth = sample.to_instances().relabel(source.truth_labels)
         doubts.add(sample, truth)
         limits = {"max_detections": source.max_detections, "score_threshold": source.score_threshold}
         scored = score_image(sample.image_id, truth, found, name=sample.name, **limits)
         yield View(sample, truth, rank_predictions(found, source.max_detections), scored)
-        if progress is not None:
-            progress(index + 1, len(dataset), "scoring")
     source.notes.extend(note for note in doubts.describe() if note not in source.notes)
     source.notes.extend(source.describe_reuse())
 

@@ -11,7 +11,7 @@ import numpy as np
 from manymask.core import ONE_CLASS, Category, Dataset, Instances, Sample, match_categories
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, PlanError
-from manymask.formats import read_predictions
+from manymask.formats.stored import read_predictions
 from manymask.imaging.files import make_key
 from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.modeling.catalogue import find_model

@@ -160,20 +160,6 @@ def write_class_folder(
 
 def _write_class_files(folder: Path, instances: Instances, categories: Sequence[Category], dtype: np.dtype) -> int:
     """Write the class files of one image in place of any others; how many instances lost pixels is returned."""
-    label_images, num_lost = _paint_classes(instances, categories, dtype, folder)
-    for file_name, ids in label_images.items():
-        with replace_file(folder / file_name) as file:
-            tifffile.imwrite(file, ids, photometric="minisblack")
-    for path in list_images(folder):
-        if CLASS_FILE.fullmatch(path.name) and path.name not in label_images:
-            path.unlink()
-    return num_lost
-
-
-def _paint_classes(
-    instances: Instances, categories: Sequence[Category], dtype: np.dtype, folder: Path
-) -> tuple[dict[str, np.ndarray], int]:
-    """The label image of each class file, and how many instances lost pixels."""
     label_images: dict[str, np.ndarray] = {}
     num_lost = 0
     for index, category in enumerate(categories, start=1):
@@ -187,7 +173,13 @@ def _paint_classes(
             raise FormatError(f"{folder / file_name} needs ids up to {len(rows)}, more than {dtype} holds; use uint32")
     if not label_images:
         label_images[f"class{categories[0].id}.tif"] = np.zeros(instances.size, dtype=dtype)
-    return label_images, num_lost
+    for file_name, ids in label_images.items():
+        with replace_file(folder / file_name) as file:
+            tifffile.imwrite(file, ids, photometric="minisblack")
+    for path in list_images(folder):
+        if CLASS_FILE.fullmatch(path.name) and path.name not in label_images:
+            path.unlink()
+    return num_lost
 
 
 class _Writer(DatasetWriter):

@@ -15,7 +15,7 @@ import torch
 
 from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
-from manymask.core.progress import Progress
+from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats import class_folders, coco, label_images, mask_files
 from manymask.imaging.files import list_folders
@@ -171,12 +171,9 @@ def check_dataset(dataset: Dataset, progress: Progress | None = None, num_worker
     Raises:
         DatasetError: A file is not as it should be; of several, the first in the order of records.
     """
-    images: list[ImageCheck] = []
     with ThreadPoolExecutor(max(num_workers, 1)) as executor:
-        for image in executor.map(lambda index: check_sample(dataset[index]), range(len(dataset))):
-            images.append(image)
-            if progress is not None:
-                progress(len(images), len(dataset), f"looking at {dataset.root}")
+        checks = executor.map(lambda index: check_sample(dataset[index]), range(len(dataset)))
+        images = list(track(checks, len(dataset), f"looking at {dataset.root}", progress))
     return DatasetCheck.of(images, dataset.categories)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 
-from manymask.core import Problem
+from manymask.core.dataset import Problem
 from manymask.core.outputs import drop_outputs
 from manymask.imaging.files import CLASS_FILE, IMAGE_SUFFIXES, LABEL_STEM, is_hidden
 from manymask.wording import list_some

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from manymask.core import Doubt
+from manymask.core.dataset import Doubt
 from manymask.errors import PlanError
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.image import FileSource

@@ -120,22 +120,27 @@ def _describe_row(kind: str, row: int, instances: InstanceFacts, names: Sequence
 def examine_dataset(facts: Sequence[ImageFacts], categories: Sequence[Category]) -> list[Finding]:
     """Examine the images of a data set against each other, and the data set as a whole."""
     return [
-        *_find_copies(facts),
+        *_find_copies(facts, facts),
         *starmap(make_finding, _examine_mixture(facts)),
         *starmap(make_finding, _find_rare_classes(facts, categories)),
         *starmap(make_finding, _examine_instances(facts)),
     ]
 
 
-def _find_copies(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
-    """Images that are the same as, or like, an earlier one."""
-    first_of: dict[bytes, ImageFacts] = {}
-    for image, place in zip(facts, _find_alike(facts, facts, is_earlier=True), strict=True):
-        first = first_of.setdefault(image.pixels_digest, image)
+def compare_sets(facts: Sequence[ImageFacts], val_facts: Sequence[ImageFacts]) -> list[Finding]:
+    """Find the training images that are in the validation set too; each finding names a training image."""
+    return list(_find_copies(facts, val_facts, "-in-val"))
+
+
+def _find_copies(facts: Sequence[ImageFacts], others: Sequence[ImageFacts], where: str = "") -> Iterator[Finding]:
+    """Images that are the same as, or like, one of the others; of the same images, one before it."""
+    first_of = {image.pixels_digest: image for image in reversed(others)}
+    for image, place in zip(facts, _find_alike(facts, others, is_earlier=facts is others), strict=True):
+        first = first_of.get(image.pixels_digest, image)
         if first is not image:
-            yield _describe_copy("same-image", image, first)
+            yield _describe_copy(f"same-image{where}", image, first)
         elif place >= 0:
-            yield _describe_copy("similar-image", image, facts[place])
+            yield _describe_copy(f"similar-image{where}", image, others[place])
 
 
 def _describe_copy(kind: str, image: ImageFacts, other: ImageFacts) -> Finding:
@@ -145,19 +150,7 @@ def _describe_copy(kind: str, image: ImageFacts, other: ImageFacts) -> Finding:
     return make_finding(kind, f"has the same pixels as {other.path}, and {labels}", image.name, image.path)
 
 
-def compare_sets(facts: Sequence[ImageFacts], val_facts: Sequence[ImageFacts]) -> list[Finding]:
-    """Find the training images that are in the validation set too; each finding names a training image."""
-    found: list[Finding] = []
-    val_of = {image.pixels_digest: image for image in reversed(val_facts)}
-    for image, place in zip(facts, _find_alike(facts, val_facts), strict=True):
-        if image.pixels_digest in val_of:
-            found.append(_describe_copy("same-image-in-val", image, val_of[image.pixels_digest]))
-        elif place >= 0:
-            found.append(_describe_copy("similar-image-in-val", image, val_facts[place]))
-    return found
-
-
-def _find_alike(facts: Sequence[ImageFacts], others: Sequence[ImageFacts], *, is_earlier: bool = False) -> list[int]:
+def _find_alike(facts: Sequence[ImageFacts], others: Sequence[ImageFacts], *, is_earlier: bool) -> list[int]:
     """For each image the place of the first other one (before it, if ``is_earlier``) that looks like it, or -1."""
     alike: list[int] = []
     if not facts or not others:
@@ -186,21 +179,15 @@ def _examine_mixture(facts: Sequence[ImageFacts]) -> Iterator[tuple[str, str]]:
     small, large = sizes[0], sizes[-1]
     if large[0] * large[1] > _MAX_SIZE_RATIO * small[0] * small[1]:
         yield "mixed-sizes", f"images from {small[0]} x {small[1]} to {large[0]} x {large[1]} pixels"
-    types = Counter(image.dtype for image in facts)
-    if len(types) > 1:
-        yield "mixed-types", _list_counts(types)
-    channels = Counter(f"{image.num_channels}-channel" for image in facts)
-    if len(channels) > 1:
-        yield "mixed-channels", _list_counts(channels)
+    kinds = {"types": [i.dtype for i in facts], "channels": [f"{i.num_channels}-channel" for i in facts]}
+    for what, of_images in kinds.items():
+        if len(counts := Counter(of_images)) > 1:
+            yield f"mixed-{what}", ", ".join(count_of(n, f"{kind} image") for kind, n in counts.most_common())
     usable = [image for image in facts if 0 <= image.value_range[0] < image.value_range[1] <= 1]
     bright = [image.dark_and_bright[1] for image in usable] or [0.0]
     low, high = np.percentile(bright, [5, 95]).tolist()
     if high > _MAX_BRIGHTNESS_RATIO * low:
         yield "mixed-brightness", f"the brightest pixels of most images lie between {low:.3g} and {high:.3g}"
-
-
-def _list_counts(counts: Counter[str]) -> str:
-    return ", ".join(count_of(number, f"{what} image") for what, number in counts.most_common())
 
 
 def _find_rare_classes(facts: Sequence[ImageFacts], categories: Sequence[Category]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from manymask.core import write_json
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
-from manymask.formats import open_dataset
+from manymask.formats.datasets import open_dataset
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
 from manymask.inspection.fingerprint import write_fingerprint

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manymask.core.dataset import Dataset, Doubt, Format, Record
-from manymask.core.progress import Progress
+from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample
 from manymask.inspection.checks import examine_dataset, examine_image
@@ -87,12 +87,9 @@ def inspect_dataset(
         PlanError: ``group_by`` is no regular expression.
     """
     groups = group_images(dataset, group_by)
-    looks: list[_Look] = []
     with ThreadPoolExecutor(max(num_workers, 1)) as executor:
-        for look in executor.map(lambda row: _look(dataset, row, is_strict, cap), range(len(dataset))):
-            looks.append(look)
-            if progress is not None:
-                progress(len(looks), len(dataset), f"looking at {dataset.root}")
+        found = executor.map(lambda row: _look(dataset, row, is_strict, cap), range(len(dataset)))
+        looks = list(track(found, len(dataset), f"looking at {dataset.root}", progress))
     facts = tuple(facts for _, facts, _ in looks if facts is not None)
     findings = [_make_finding(one.kind, one.message, one.image, one.path) for one in dataset.problems]
     findings += [finding for found, _, _ in looks for finding in found]

@@ -13,7 +13,7 @@ from manymask.core.components import find_pieces
 from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.files import check_writable
 from manymask.core.outputs import is_unused
-from manymask.core.progress import Progress
+from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.inspection.checks import MAX_TINY_AREA, find_rows
 from manymask.inspection.findings import KINDS
@@ -112,7 +112,7 @@ def write_repaired(
         for image, messages in unusable.items()
         if image not in names
     ]
-    for row, record in enumerate(dataset.records):
+    for record in track(dataset.records, len(dataset), f"writing {output}", progress):
         if record.name in left_out:
             repairs.append(Repair(record.name, False, (f"left out: {left_out[record.name]}",)))
         elif actions := (
@@ -120,8 +120,6 @@ def write_repaired(
             *_copy_image(dataset, record, writer, kinds[record.name]),
         ):
             repairs.append(Repair(record.name, True, actions))
-        if progress is not None:
-            progress(row + 1, len(dataset), f"writing {output}")
     writer.close()
     write_json(output / "repairs.json", [asdict(repair) for repair in repairs])
     return tuple(repairs)

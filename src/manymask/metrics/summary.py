@@ -221,15 +221,11 @@ def _list_worst(
     found: dict[Literal["instance", "prediction"], list[Any]] = {"instance": [], "prediction": []}
     for image, error in zip(images, errors, strict=True):
         truth, predictions = image.truth, image.predictions
-        lost = np.flatnonzero(~np.isin(error.instances, ("found", "ignored"))).tolist()
-        found["instance"] += [
-            (truth.areas[row], image.name, truth, row, error.instances, error.instance_ious) for row in lost
-        ]
-        wrong = np.flatnonzero(~np.isin(error.predictions, ("correct", "ignored"))).tolist()
-        found["prediction"] += [
-            (predictions.scores[row], image.name, predictions, row, error.predictions, error.prediction_ious)
-            for row in wrong
-        ]
+        lost = (truth.areas, truth, error.instances, error.instance_ious)
+        wrong = (predictions.scores, predictions, error.predictions, error.prediction_ious)
+        for rows, (sizes, table, kinds, ious) in zip(found.values(), (lost, wrong), strict=True):
+            for row in np.flatnonzero(~np.isin(kinds, ("found", "correct", "ignored"))).tolist():
+                rows.append((sizes[row], image.name, table, row, kinds, ious))
     return [
         record.Mistake(
             image=name,

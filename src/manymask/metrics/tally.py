@@ -97,7 +97,7 @@ class Tally:
         return result
 
     def _by_class(self, name: str, *sums: np.ndarray) -> list[tuple[tuple[str, ...], list[np.ndarray]]]:
-        """The sums of all classes together, then of each, with the path where their values belong."""
+        """Values by class as sums of all classes, then those of each, with the path where what is made of them belongs."""
         parts = [((name,), [values.sum(axis=1) for values in sums])]
         parts += [((name, "per_class", c), [values[:, i] for values in sums]) for i, c in enumerate(self.class_names)]
         return parts
@@ -105,9 +105,7 @@ class Tally:
     def _compute_means(self, weights: np.ndarray) -> Statistics:
         aji = _average(weights, self.aji)
         result: Statistics = {("aji", name): aji[:, i] for i, name in enumerate(AJI_KINDS)}
-        errors = [(("counts",), self.count_errors.sum(axis=1))]
-        errors += [(("counts", "per_class", c), self.count_errors[:, i]) for i, c in enumerate(self.class_names)]
-        for path, error in errors:
+        for path, (error,) in self._by_class("counts", self.count_errors):
             result[*path, "mean_error"] = _average(weights, error[:, None].astype(float))[:, 0]
             result[*path, "mean_absolute_error"] = _average(weights, abs(error[:, None]).astype(float))[:, 0]
         return result

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from manymask.core import Instances
-from manymask.drawing import write_overlay
+from manymask.drawing.overlays import write_overlay
 from manymask.outputs.writer import ImageEntry, OutputWriter
 
 

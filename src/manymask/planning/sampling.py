@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from manymask.inspection import ImageFacts
+from manymask.inspection.measurement import ImageFacts
 
 
 def weigh_images(facts: Sequence[ImageFacts], crop_size: int, num_classes: int) -> Float64[np.ndarray, " images"]:

@@ -4,15 +4,16 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from markupsafe import Markup
 
 from manymask.core import Instances
-from manymask.drawing import check_instances, decode_crop, to_8bit
-from manymask.metrics import ImageErrors
+from manymask.drawing.overlays import check_instances, decode_crop, to_8bit
+from manymask.metrics.error_split import ImageErrors
 from manymask.reporting.charts import Number
 from manymask.reporting.error_kinds import ERRORS, KINDS
 
@@ -85,41 +86,35 @@ def encode_image(image: ViewedImage, num_classes: int) -> EncodedImage:
     for instances in (image.truth, image.predictions):
         check_instances(instances, (height, width), num_classes)
     picture, errors = to_8bit(image.pixels), image.errors
-    truth_kinds, prediction_kinds = errors.instances.tolist(), errors.predictions.tolist()
     truth, predictions = trace_outlines(image.truth), trace_outlines(image.predictions)
-    names = [kind.name for kind in KINDS]
-    # Short lists in place of names, since a page holds many thousands of instances; the script knows their order.
     content = {
         "name": image.name,
         "width": width,
         "height": height,
         "diameter": _measure_diameter(image.truth, image.predictions),
         "picture": _encode_picture(_shrink(picture, _LONG_SIDE), _QUALITY),
-        "truth": [
-            [_write_path(outline), label, names.index(kind), iou]
-            for outline, label, kind, iou in zip(
-                truth, image.truth.labels.tolist(), truth_kinds, _round(errors.instance_ious), strict=True
-            )
-        ],
-        "predictions": [
-            [_write_path(outline), label, names.index(kind), iou, score]
-            for outline, label, kind, iou, score in zip(
-                predictions,
-                image.predictions.labels.tolist(),
-                prediction_kinds,
-                _round(errors.prediction_ious),
-                _round(image.predictions.scores),
-                strict=True,
-            )
-        ],
+        "truth": _list_rows(truth, image.truth.labels, errors.instances, errors.instance_ious),
+        "predictions": _list_rows(
+            predictions, image.predictions.labels, errors.predictions, errors.prediction_ious, image.predictions.scores
+        ),
     }
-    thumbnail = _draw_thumbnail(picture, (*truth, *predictions), (*truth_kinds, *prediction_kinds))
+    thumbnail = _draw_thumbnail(picture, (*truth, *predictions), (*errors.instances, *errors.predictions))
     return EncodedImage(
         name=image.name,
         loss=image.loss,
         thumbnail=_encode_picture(thumbnail, _THUMBNAIL_QUALITY),
         content=write_json(content),
     )
+
+
+def _list_rows(
+    outlines: list[list[np.ndarray]], labels: np.ndarray, kinds: np.ndarray, *numbers: np.ndarray
+) -> list[tuple[Any, ...]]:
+    """Each instance without the names of its values, as a page holds many thousands; the script knows their order."""
+    names = [kind.name for kind in KINDS]
+    rounded = [[round(value, 3) for value in values.tolist()] for values in numbers]
+    paths, places = map(_write_path, outlines), [names.index(kind) for kind in kinds.tolist()]
+    return list(zip(paths, labels.tolist(), places, *rounded, strict=True))
 
 
 def write_json(value: object) -> Markup:
@@ -165,10 +160,6 @@ def _measure_diameter(*parts: Instances) -> float:
     """Side of the median mask's square, in pixels: what the width of outlines is chosen by."""
     areas = np.concatenate([part.runs.areas for part in parts])
     return round(float(np.sqrt(np.median(areas))), 1) if len(areas) else 0.0
-
-
-def _round(values: Float[np.ndarray, " values"]) -> list[float]:
-    return [round(value, 3) for value in values.tolist()]
 
 
 def _shrink(picture: UInt8[np.ndarray, "height width 3"], long_side: int) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from manymask import __version__
 from manymask.core import Category
 from manymask.core.files import replace_file
-from manymask.drawing import PALETTE
+from manymask.drawing.overlays import PALETTE
 from manymask.metrics import Evaluation
 from manymask.metrics.catalogue import REPORTED
 from manymask.plan import Plan

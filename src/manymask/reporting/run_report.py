@@ -7,7 +7,10 @@ from typing import Any
 from manymask.core import Dataset, Instances
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
-from manymask.evaluation import DRAWS, choose_folder, open_predictions, read_data, summarize, view_images
+from manymask.evaluation import choose_folder
+from manymask.evaluation.data import read_data
+from manymask.evaluation.evaluating import DRAWS, summarize, view_images
+from manymask.evaluation.predictions import open_predictions
 from manymask.inspection import group_images
 from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images

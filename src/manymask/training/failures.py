@@ -15,18 +15,16 @@ _DEVICE_FULL = (
 )
 _MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or max_size"
 # What torch (2.15) writes into a RuntimeError, and what it means; the first that fits is taken.
-_CAUSES = (
-    (
-        ("shared memory", "</torch_", "Bus error"),
-        "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm",
+_CAUSES = {
+    ("shared memory", "</torch_", "Bus error"): (
+        "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm"
     ),
-    (HOST_SIGNS, _MEMORY_FULL),
-    (DEVICE_SIGNS, _DEVICE_FULL),
-    (
-        ("exited unexpectedly", "is killed by signal"),
-        "a loader process was ended from outside, most likely because memory is full; lower num_workers and resume",
+    HOST_SIGNS: _MEMORY_FULL,
+    DEVICE_SIGNS: _DEVICE_FULL,
+    ("exited unexpectedly", "is killed by signal"): (
+        "a loader process was ended from outside, most likely because memory is full; lower num_workers and resume"
     ),
-)
+}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FROM_LOADER = "in DataLoader worker process"
 
@@ -55,7 +53,7 @@ def explain_failures() -> Iterator[None]:
             raise TrainingError(f"the disk is full ({error}); make room and resume") from error
         raise
     except RuntimeError as error:
-        for signs, text in _CAUSES:
+        for signs, text in _CAUSES.items():
             if any(sign in str(error) for sign in signs):
                 raise TrainingError(text) from error
         raise

@@ -35,7 +35,7 @@ from manymask.plan import (
     read_plan,
     write_plan,
 )
-from manymask.planning import Decision, write_explanation
+from manymask.planning.planner import Decision, write_explanation
 from manymask.run_folder import MetricsRow, RunFolder, count_epochs
 from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
 from manymask.training.failures import explain_failures

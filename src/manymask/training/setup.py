@@ -14,15 +14,17 @@ from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.formats.datasets import DatasetCheck
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
-from manymask.inspection import Inspection, group_images, inspect_dataset
+from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
+from manymask.inspection.inspector import Inspection, inspect_dataset
 from manymask.modeling.backbones import check_backbone
 from manymask.modeling.catalogue import list_shipped, resolve_weights
 from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
-from manymask.planning import Decision, fit_schedule, format_value, plan_training, weigh_images
+from manymask.planning.planner import Decision, fit_schedule, format_value, plan_training
+from manymask.planning.sampling import weigh_images
 from manymask.training.step_cost import find_machine, measure_step
 from manymask.wording import count_of, list_some
 
