@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from manymask.core.files import replace_file
+from manymask.core.files import write_file
 from manymask.errors import PlanError
 
 MIN_DETECTIONS = 100
@@ -49,18 +49,6 @@ def _list_from_text(value: Any) -> Any:
 
 
 _OR_NONE, _LIST = BeforeValidator(_none_from_text), BeforeValidator(_list_from_text)
-
-
-def check_pattern(pattern: str) -> None:
-    """Refuse what is not a regular expression.
-
-    Raises:
-        ValueError: It is not.
-    """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"group_by is {pattern!r}, which is not a regular expression ({error})") from error
 
 
 class DataRecord(BaseModel):
@@ -220,8 +208,10 @@ class Plan(BaseModel):
         for is_wrong, message in self._list_checks():
             if is_wrong:
                 raise ValueError(message)
-        if self.group_by is not None:
-            check_pattern(self.group_by)
+        try:
+            re.compile(self.group_by or "")
+        except re.error as error:
+            raise ValueError(f"group_by is {self.group_by!r}, which is not a regular expression ({error})") from error
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device is {self.device!r}, expected auto, cpu, cuda or cuda:N")
         return self
@@ -297,6 +287,12 @@ _RETIRED = {
 def list_marked(mark: Mark) -> tuple[str, ...]:
     """The settings with a mark, in the order of the plan."""
     return tuple(name for name in SETTINGS if mark in Plan.model_fields[name].metadata)
+
+
+def list_changes(old: Plan, new: Plan) -> list[str]:
+    """The settings that differ and that a resumed run may not change, as they change the result."""
+    fixed = [name for name in ("recipe", *SETTINGS) if name not in list_marked(RESUMABLE)]
+    return [name for name in fixed if getattr(old, name) != getattr(new, name)]
 
 
 def make_plan(recipe: str = "baseline", settings: Mapping[str, Any] | None = None) -> Plan:
@@ -392,8 +388,7 @@ def parse_settings(assignments: list[str]) -> dict[str, str]:
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write ``plan.json``."""
-    with replace_file(path, "w") as f:
-        f.write(plan.model_dump_json(indent=2) + "\n")
+    write_file(path, plan.model_dump_json(indent=2) + "\n")
 
 
 def read_plan(path: Path) -> Plan:

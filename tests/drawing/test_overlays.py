@@ -6,7 +6,7 @@ import pytest
 
 from manymask.core import Category, Instances
 from manymask.drawing.curves import draw_curves, draw_overlaid_curves
-from manymask.drawing.overlays import PALETTE, draw_overlay, write_overlay
+from manymask.drawing.overlays import PALETTE, draw_overlay, write_picture
 from manymask.synthetic import make_categories, make_sample
 
 CATEGORIES = make_categories(3)
@@ -164,10 +164,10 @@ def test_wrong_size_and_unknown_label():
         draw_overlay(pixels, make_instances((20, 30), (1, 1, 5, 5), labels=[4]), CATEGORIES)
 
 
-def test_write_overlay_keeps_the_colours(tmp_path):
+def test_written_picture_keeps_the_colours(tmp_path):
     pixels, instances = make_sample(0, size=(100, 100), num_instances=5)
     path = tmp_path / "overlays" / "a.png"
-    write_overlay(path, pixels, instances, CATEGORIES)
+    write_picture(path, draw_overlay(pixels, instances, CATEGORIES))
     written = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     assert (written == draw_overlay(pixels, instances, CATEGORIES)).all()
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]

@@ -126,7 +126,7 @@ def test_round_trip(tmp_path, dtype, channels):
     masks = [make_ids((0, 0, 3, 3)), make_ids((2, 2, 6, 8)), make_ids((0, 7, 1, 8))]
     instances = make_instances(*masks, labels=[1, 2, 2])
     pixels = make_pixels(channels=channels, dtype="uint16")
-    assert write_class_folder(tmp_path, "a", pixels, instances, CATEGORIES, dtype) == 0
+    write_class_folder(tmp_path, "a", pixels, instances, CATEGORIES, dtype)
     assert tifffile.imread(tmp_path / "a" / "class4.tif").dtype == dtype
     sample = read_class_folders(tmp_path)[0]
     np.testing.assert_array_equal(sample.pixels, pixels)
@@ -154,15 +154,15 @@ def test_writer_compresses_the_image_only(tmp_path):
 def test_writer_without_instances_replaces_older_files(tmp_path):
     write_class_folder(tmp_path, "a", make_pixels(), make_instances(make_ids((0, 0, 1, 1)), labels=[2]), CATEGORIES)
     nothing = Instances.from_runs(RunLengths.empty((6, 8)), np.zeros(0, np.int64))
-    assert write_class_folder(tmp_path, "a", make_pixels(), nothing, CATEGORIES) == 0
+    write_class_folder(tmp_path, "a", make_pixels(), nothing, CATEGORIES)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["class1.tif", "image.tif"]
     assert len(read_class_folders(tmp_path)[0].labels) == 0
 
 
-def test_writer_counts_losses(tmp_path):
+def test_writer_drops_covered_instances(tmp_path):
     masks = [make_ids((0, 0, 4, 4)), make_ids((0, 0, 2, 2)), make_ids((3, 3, 6, 6)), make_ids((0, 0, 6, 6))]
     instances = make_instances(*masks, labels=[1, 1, 1, 2], scores=[0.9, 0.8, 0.7, 0.6])
-    assert write_class_folder(tmp_path, "a", make_pixels(), instances, CATEGORIES) == 2
+    write_class_folder(tmp_path, "a", make_pixels(), instances, CATEGORIES)
     assert read_class_folders(tmp_path)[0].labels.tolist() == [1, 1, 2]
 
 

@@ -1,12 +1,11 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from manymask.core import Category
-from manymask.errors import DatasetError, PlanError
-from manymask.inspection.fingerprint import Distribution, make_fingerprint, read_fingerprint, write_fingerprint
+from manymask.errors import DatasetError
+from manymask.inspection.fingerprint import Distribution, make_fingerprint
 from tests.inspection.samples import draw_masks, draw_pixels, measure
 
 CATEGORIES = (Category(2, "seed"), Category(5, "husk"))
@@ -84,33 +83,3 @@ def test_no_instances():
         make_fingerprint([measure(NONE)], CATEGORIES)
     with pytest.raises(DatasetError, match="found none in 1 images of some/folder; label some"):
         make_fingerprint([measure(NONE)], CATEGORIES, root=Path("some/folder"))
-
-
-def test_file(tmp_path):
-    found = make_fingerprint(make_facts(), CATEGORIES)
-    write_fingerprint(found, tmp_path / "new" / "fingerprint.json")
-    assert read_fingerprint(tmp_path / "new" / "fingerprint.json") == found
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        (lambda values: values | {"colour": 1}, "colour: Extra"),
-        (lambda values: {k: v for k, v in values.items() if k != "num_images"}, "num_images: Field required"),
-        (lambda values: values | {"heights": {"min": "x"}}, "heights.min: "),
-    ],
-)
-def test_wrong_file(tmp_path, change, part):
-    path = tmp_path / "fingerprint.json"
-    values = json.loads(make_fingerprint(make_facts(), CATEGORIES).model_dump_json())
-    path.write_text(json.dumps(change(values)))
-    with pytest.raises(PlanError, match=f"fingerprint.json, {part}"):
-        read_fingerprint(path)
-
-
-def test_missing_file_or_no_json(tmp_path):
-    with pytest.raises(PlanError, match="expected a fingerprint at .*: No such file"):
-        read_fingerprint(tmp_path / "fingerprint.json")
-    (tmp_path / "fingerprint.json").write_text("{")
-    with pytest.raises(PlanError, match="fingerprint.json, the content: Invalid JSON"):
-        read_fingerprint(tmp_path / "fingerprint.json")

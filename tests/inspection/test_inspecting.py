@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 from manymask.cli.app import app
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import check_dataset, read_dataset
-from manymask.inspection import group_images, inspect
-from manymask.inspection.fingerprint import read_fingerprint
+from manymask.inspection import Fingerprint, group_images, inspect
 from manymask.inspection.inspector import inspect_dataset
 from manymask.inspection.tables import describe_copy
 from manymask.training import train
@@ -207,7 +206,8 @@ def test_files_that_inspect_writes(planted):
     root, found = planted
     findings = json.loads((root / "out" / "findings.json").read_text())
     assert [(one["image"], one["kind"]) for one in findings] == [(one.image, one.kind) for one in found.findings]
-    assert read_fingerprint(root / "out" / "fingerprint.json") == found.fingerprint
+    written = (root / "out" / "fingerprint.json").read_bytes()
+    assert Fingerprint.model_validate_json(written) == found.fingerprint
 
 
 def test_mask_files(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from manymask.inspection import Fingerprint
 from manymask.inspection.fingerprint import ClassFacts, Distribution
-from manymask.planning.machine import Machine, StepCost
+from manymask.planning.rules import Machine, StepCost
 
 CPU = Machine("cpu", 2, 8000.0)
 CUDA = Machine("cuda", 16, 24_000.0)

@@ -4,8 +4,7 @@ from hypothesis import strategies as st
 
 from manymask.modeling.catalogue import read_cards
 from manymask.plan import SETTINGS, Plan, change_plan
-from manymask.planning.machine import Machine, StepCost
-from manymask.planning.rules import RULES, Facts
+from manymask.planning.rules import RULES, Facts, Machine, StepCost
 from tests.planning.fingerprints import (
     COST,
     CPU,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manymask.core import write_json
-from manymask.core.files import replace_file
+from manymask.core.files import replace_file, write_file
 from manymask.drawing.curves import draw_overlaid_curves
 from manymask.run_folder import read_metrics
 from manymask.wording import format_interval, format_score
@@ -35,8 +35,7 @@ def write_comparison(result: Mapping[str, Any], sources: Mapping[str, Sequence[P
     curves = {name: runs for name, runs in curves.items() if runs}
     if curves:
         draw_overlaid_curves(curves, folder / "curves")
-    with replace_file(folder / "comparison.md", "w") as f:
-        f.write(format_markdown(result, has_curves=bool(curves)))
+    write_file(folder / "comparison.md", format_markdown(result, has_curves=bool(curves)))
 
 
 def _list_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

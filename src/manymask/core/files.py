@@ -91,6 +91,12 @@ def replace_file(path: Path, mode: str = "wb") -> Generator[IO[Any]]:
                 temporary.unlink(missing_ok=True)
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
+    with replace_file(path, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy the content of a file into another one, which is there whole or not at all."""
     with open(source, "rb") as original, replace_file(target) as copy:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from manymask.core.files import explain_writing, replace_file
 from manymask.errors import FormatError
@@ -32,13 +33,16 @@ def read_json(path: str | Path) -> Any:
 class JsonList:
     """A JSON file of a list, written entry by entry; it takes the place of ``path`` when it is closed.
 
-    Raises:
-        ManymaskError: The disk is full or cannot be written to; so do the methods.
+    Its methods raise ``ManymaskError`` where the disk is full or cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._closing, self._start = path, ExitStack(), "["
-        self._file = self._closing.enter_context(replace_file(path, "w"))
+
+    @cached_property
+    def _file(self) -> IO[str]:
+        """Opened when it is first written to, so that making several lists and failing at one leaves nothing behind."""
+        return self._closing.enter_context(replace_file(self._path, "w"))
 
     def extend(self, entries: Iterable[object]) -> None:
         """Add entries."""

@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from manymask.core import Category, Instances
-from manymask.core.files import replace_file
+from manymask.core.files import write_file
 from manymask.imaging.intensities import keep_differences
 from manymask.wording import count_of
 
@@ -73,19 +73,10 @@ def check_instances(instances: Instances, size: tuple[int, int], num_classes: in
         raise ValueError(f"expected labels of {num_classes} categories, got label {instances.labels.max()}")
 
 
-def write_overlay(
-    path: Path,
-    pixels: Shaped[np.ndarray, "height width channels"],
-    instances: Instances,
-    categories: Sequence[Category],
-    *,
-    score_threshold: float = 0.0,
-) -> None:
-    """Write the picture of ``draw_overlay`` as PNG."""
-    picture = draw_overlay(pixels, instances, categories, score_threshold=score_threshold)
+def write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Write a picture in RGB, such as that of ``draw_overlay``, as PNG."""
     _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    with replace_file(path) as f:
-        f.write(png)
+    write_file(path, png.tobytes())
 
 
 def to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:

@@ -126,20 +126,20 @@ def evaluate(
     groups = group_images(dataset, group_by)
     opened = open_predictions(source, dataset, device=device, settings=settings)
     image_names = [record.name for record in dataset.records]
-    kinds = [CocoResults] if opened.plan is not None else []  # predictions in files are there already
-    prediction_files = [name for kind in kinds for name in kind.list_files(image_names)]
+    # Predictions in files are there already.
+    prediction_files = CocoResults.list_files(image_names) if opened.plan is not None else []
     names = ["evaluation.json", *prediction_files]
     if output is not None:
         check_outputs(Path(output), "evaluate", names)
     images: list[ScoredImage] = []
     # What an earlier call wrote stays until all is scored.
     with TemporaryDirectory() as scratch:
-        writers = [kind(Path(scratch), image_names, opened.categories, 0.0) for kind in kinds if output is not None]
-        with close_writers(writers):
+        writer = CocoResults(Path(scratch), image_names, opened.categories, 0.0)
+        with close_writers([writer]):
             for view in view_images(opened, dataset, progress):
                 images.append(view.scored)
                 entry = ImageEntry(view.sample.image_id, view.sample.name, view.sample.path.name, view.sample.image)
-                for writer in writers:
+                if prediction_files and output is not None:
                     writer.write(entry, view.predictions)
         scores = summarize(opened, dataset, images, groups=groups, draws=draws)
         if output is None:

@@ -49,14 +49,10 @@ def read_class_folders(root: str | Path) -> Dataset:
 
 def _find_entry(folder: Path) -> Entry:
     files = _find_class_files(folder)
-    return name_folder(folder), _find_image(folder), files, tuple(files.values())
-
-
-def _find_image(folder: Path) -> Path:
-    for name in IMAGE_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    raise DatasetError(f"{folder} holds no image.tif; each class folder needs its image under that name")
+    image = next((folder / name for name in IMAGE_NAMES if (folder / name).is_file()), None)
+    if image is None:
+        raise DatasetError(f"{folder} holds no image.tif; each class folder needs its image under that name")
+    return name_folder(folder), image, files, tuple(files.values())
 
 
 def _find_class_files(folder: Path) -> dict[int, Path]:
@@ -131,40 +127,33 @@ def write_class_folder(
     instances: Instances,
     categories: Sequence[Category],
     dtype: DTypeLike = np.float64,
-) -> int:
+) -> None:
     """Write ``root/name`` with ``image.tif`` (LZW) and an uncompressed ``classN.tif`` for each class that occurs.
 
     Ids of a class are 1..K by falling score. An overlap within a class goes to the higher score, to the earlier row at
     equal scores; crowd regions are left out. An image without instances gets a file of zeros of the first category.
     Class files of an earlier image in that folder are removed.
 
-    Returns:
-        How many instances lost pixels or are not in the files at all.
-
     Raises:
         FormatError: ``dtype`` cannot hold the ids of a class.
     """
     folder = root / name
-    num_lost = _write_class_files(folder, instances, categories, np.dtype(dtype))
-    is_rgb = pixels.shape[2] == 3
+    _write_class_files(folder, instances, categories, np.dtype(dtype))
     with replace_file(folder / "image.tif") as file:
         tifffile.imwrite(
             file,
             pixels if pixels.shape[2] > 1 else pixels[..., 0],
             compression="lzw",
-            photometric="rgb" if is_rgb else "minisblack",
+            photometric="rgb" if pixels.shape[2] == 3 else "minisblack",
             planarconfig="contig" if pixels.shape[2] > 1 else None,
         )
-    return num_lost
 
 
-def _write_class_files(folder: Path, instances: Instances, categories: Sequence[Category], dtype: np.dtype) -> int:
-    """Write the class files of one image in place of any others; how many instances lost pixels is returned."""
+def _write_class_files(folder: Path, instances: Instances, categories: Sequence[Category], dtype: np.dtype) -> None:
+    """Write the class files of one image in place of any others."""
     label_images: dict[str, np.ndarray] = {}
-    num_lost = 0
     for index, category in enumerate(categories, start=1):
-        ids, rows, lost = paint_ids(instances[instances.labels == index])
-        num_lost += lost
+        ids, rows = paint_ids(instances[instances.labels == index])
         file_name = f"class{category.id}.tif"
         if not len(rows):
             continue
@@ -179,7 +168,6 @@ def _write_class_files(folder: Path, instances: Instances, categories: Sequence[
     for path in list_images(folder):
         if CLASS_FILE.fullmatch(path.name) and path.name not in label_images:
             path.unlink()
-    return num_lost
 
 
 class _Writer(DatasetWriter):

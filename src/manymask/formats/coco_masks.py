@@ -83,19 +83,7 @@ def encode_coco_results(instances: Instances, image_id: int, categories: Sequenc
     """
     boxes = instances.boxes.astype(np.float64)
     boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": categories[label - 1].id,
-            "segmentation": rle,
-            "score": score,
-            "bbox": box,
-        }
-        for rle, label, score, box in zip(
-            encode_coco_rle(instances.runs),
-            instances.labels.tolist(),
-            instances.scores.tolist(),
-            boxes_xywh.tolist(),
-            strict=True,
-        )
-    ]
+    ids = [categories[label - 1].id for label in instances.labels]
+    columns = (ids, encode_coco_rle(instances.runs), instances.scores.tolist(), boxes_xywh.tolist())
+    names = ("category_id", "segmentation", "score", "bbox")
+    return [{"image_id": image_id, **dict(zip(names, row, strict=True))} for row in zip(*columns, strict=True)]

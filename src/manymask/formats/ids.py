@@ -132,8 +132,10 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
     if is_checked:
         _check_not_resampled(path, ids, len(old_ids))
     if is_split:
-        ids, source = _split(path, ids, len(old_ids))
-        return LabelImage(ids, old_ids[source], orientation)
+        if _touch(ids, len(old_ids)):
+            raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
+        pieces, source = find_pieces(_encode(ids, len(old_ids)), 0)
+        return LabelImage(paint_layers(pieces)[0].numpy(), old_ids[source], orientation)
     if is_checked:
         if len(old_ids) == 1 and old_ids[0] in _WHITE:
             raise FormatError(
@@ -198,16 +200,6 @@ def _touch(ids: Int32[np.ndarray, "height width"], num_ids: int) -> bool:
 
 def _encode(ids: Int32[np.ndarray, "height width"], num_ids: int) -> RunLengths:
     return encode_layers(torch.from_numpy(np.ascontiguousarray(ids)[None]), num_ids)
-
-
-def _split(
-    path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int
-) -> tuple[Int32[np.ndarray, "height width"], Int64[np.ndarray, " pieces"]]:
-    """The ids where every piece of a value is an instance, and the index of each one's value."""
-    if _touch(ids, num_ids):
-        raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
-    pieces, source = find_pieces(_encode(ids, num_ids), 0)
-    return paint_layers(pieces)[0].numpy(), source
 
 
 def check_size(path: Path, size: tuple[int, int], image_path: Path, image_size: tuple[int, int]) -> None:

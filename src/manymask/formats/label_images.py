@@ -42,10 +42,8 @@ def read_label_images(root: str | Path) -> Dataset:
         DatasetError: There are no images with label images, or two of them have one name.
     """
     root = Path(root)
-    if (root / "images").is_dir():
-        images, label_images = _find_in_folders(root)
-    else:
-        images, label_images = _find_side_by_side(root)
+    find = _find_in_folders if (root / "images").is_dir() else _find_side_by_side
+    images, label_images = find(root)
     check_unique_names(images)
     check_unique_names(label_images)
     labels = {make_key(name): path for name, path in label_images}
@@ -104,23 +102,19 @@ def _name_instances(record: Record) -> list[str]:
     return [f"id {i}" for i in read_label_image(record.label_files[0], is_split=record.is_split).old_ids]
 
 
-def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> int:
+def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> None:
     """Write a TIFF of ids by falling score, and beside it ``<stem>.csv`` with ``id,class,score`` of each.
 
     An overlap goes to the higher score, to the earlier row at equal scores; crowd regions are left out. Ids are uint16,
     above 65,535 instances uint32.
-
-    Returns:
-        How many instances lost pixels or are not in the file at all.
     """
-    ids, rows, num_lost = paint_ids(instances)
+    ids, rows = paint_ids(instances)
     with replace_file(path.with_suffix(".csv"), "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "class", "score"])
         for new_id, row in enumerate(rows.tolist(), start=1):
             table.writerow([new_id, categories[int(instances.labels[row]) - 1].name, instances.scores[row]])
     write_ids(path, ids)
-    return num_lost
 
 
 def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:

@@ -49,22 +49,14 @@ def read_mask_files(root: str | Path) -> Dataset:
 
 
 def _find_entry(folder: Path) -> Entry:
-    return folder.name, _find_image(folder), None, _find_masks(folder)
-
-
-def _find_image(folder: Path) -> Path:
     images = list_images(folder / "images") if (folder / "images").is_dir() else []
     if len(images) != 1:
         raise DatasetError(
             f"{folder / 'images'} holds {len(images)} images, expected one for each folder of masks; keep one"
         )
-    return images[0]
-
-
-def _find_masks(folder: Path) -> tuple[Path, ...]:
     if not (folder / "masks").is_dir():
         raise DatasetError(f"{folder} holds no folder 'masks'; add one (empty if the image shows no object)")
-    return tuple(list_images(folder / "masks", _MASK_SUFFIXES))
+    return folder.name, images[0], None, tuple(list_images(folder / "masks", _MASK_SUFFIXES))
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:

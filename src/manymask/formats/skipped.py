@@ -51,7 +51,7 @@ def find_skipped(folders: Iterable[Path], used: Collection[Path]) -> Problem | N
                     skipped.append(f"{name}{os.sep} (a subfolder)")
             elif not entry.exists():
                 skipped.append(f"{name} (a broken link)")
-            elif _may_be_image(entry) and not _is_label_of(entry, stems):
+            elif entry.suffix.lower() not in ("", *_SIDECARS) and not _is_label_of(entry, stems):
                 skipped.append(name)
     if not skipped:
         return None
@@ -63,10 +63,6 @@ def find_skipped(folders: Iterable[Path], used: Collection[Path]) -> Problem | N
         "directly in their folder: save them so, or move these away",
         root,
     )
-
-
-def _may_be_image(path: Path) -> bool:
-    return path.suffix != "" and path.suffix.lower() not in _SIDECARS
 
 
 def _is_label_of(path: Path, stems: Collection[str]) -> bool:

@@ -72,9 +72,7 @@ def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shape
         values = values[:, ::-1]
     if orientation in (4, 5):
         values = values[::-1]
-    if orientation == 3:
-        return np.rot90(values, 2)
-    quarter_turns = {5: -1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
+    quarter_turns = {3: 2, 5: -1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
     return np.rot90(values, quarter_turns)
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from manymask.core import Category
-from manymask.core.files import replace_file
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import DatasetError
 from manymask.inspection.measurement import ImageFacts
 
 _QUANTILES = {"min": 0, "p1": 1, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "p99": 99, "max": 100}
@@ -252,27 +251,3 @@ def _sum_up_trend(trends: Sequence[float]) -> tuple[float, float]:
     mean = float(np.mean(trends))
     error = float(np.std(trends, ddof=1)) / len(trends) ** 0.5 if len(trends) > 1 else 0.0
     return mean, mean / error if error > 0 else 0.0
-
-
-def write_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
-    """Write ``fingerprint.json``, whole or not at all."""
-    with replace_file(path, "w") as f:
-        f.write(fingerprint.model_dump_json(indent=2) + "\n")
-
-
-def read_fingerprint(path: Path) -> Fingerprint:
-    """Read ``fingerprint.json``.
-
-    Raises:
-        PlanError: The file is not there, or is not a fingerprint of this version; names the key that is wrong.
-    """
-    try:
-        return Fingerprint.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise PlanError(
-            f"expected a fingerprint at {path}: {error.strerror}; write it with manymask inspect"
-        ) from error
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in found["loc"]) or "the content"
-        raise PlanError(f"in {path}, {key}: {found['msg']}; write it anew with manymask inspect") from error

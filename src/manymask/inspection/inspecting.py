@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from manymask.core import write_json
+from manymask.core.files import write_file
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.formats.datasets import open_dataset
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
-from manymask.inspection.fingerprint import write_fingerprint
 from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import check_target, write_repaired
 
@@ -71,7 +71,7 @@ def inspect(
     found = replace(found, findings=sort_findings([*found.findings, *val_findings]))
     if output is not None:
         with record_outputs(Path(output), "inspect", _NAMES):
-            write_fingerprint(found.fingerprint, Path(output) / "fingerprint.json")
+            write_file(Path(output) / "fingerprint.json", found.fingerprint.model_dump_json(indent=2) + "\n")
             write_json(Path(output) / "findings.json", [_to_json(finding) for finding in found.findings])
     return found
 

@@ -5,17 +5,18 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from manymask.core.dataset import Dataset, Doubt, Format, Record
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats.datasets import DatasetCheck, ImageCheck, check_sample
 from manymask.inspection.checks import examine_dataset, examine_image
-from manymask.inspection.findings import Finding, make_finding
+from manymask.inspection.findings import Finding, Severity, make_finding
 from manymask.inspection.fingerprint import Fingerprint, make_fingerprint
 from manymask.inspection.measurement import ImageFacts, measure_sample
 
-_SEVERITIES = ("fault", "warning", "note")
+SEVERITIES: tuple[str, ...] = get_args(Severity)
 
 _Look = tuple[list[Finding], ImageFacts | None, ImageCheck | None]
 """What the look at one image gave; None and None where it cannot be read."""
@@ -108,7 +109,7 @@ def inspect_dataset(
 
 def sort_findings(findings: list[Finding]) -> tuple[Finding, ...]:
     """Faults first, then warnings, then notes; otherwise in their order."""
-    return tuple(sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity)))
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def group_images(dataset: Dataset, pattern: str | None) -> dict[str, str] | None:

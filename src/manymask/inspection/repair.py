@@ -212,7 +212,7 @@ def _split(table: _Table, rows: Int64[np.ndarray, " rows"]) -> _Table:
 
 def _flatten(table: _Table) -> _Table:
     """The instances as one label image holds them: an overlap goes to the first of them."""
-    ids, rows, _ = paint_ids(table.instances)
+    ids, rows = paint_ids(table.instances)
     hidden = np.setdiff1d(np.arange(len(table.source)), rows)
     if len(hidden):
         table.done["hidden-instance"].extend(table.source[hidden].tolist())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from manymask.core import read_json
-from manymask.core.files import replace_file
+from manymask.core.files import write_file
 from manymask.errors import FormatError
 from manymask.metrics.catalogue import MetricPath
 
@@ -230,8 +230,7 @@ class Evaluation(_Record):
     def write(self, path: Path) -> None:
         """Write ``evaluation.json``."""
         content = self.model_dump(mode="json", exclude={"model" if self.model is None else "predictions"})
-        with replace_file(path, "w") as f:
-            json.dump(content, f, indent=2, allow_nan=False)
+        write_file(path, json.dumps(content, indent=2, allow_nan=False))
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -97,7 +97,7 @@ class Tally:
         return result
 
     def _by_class(self, name: str, *sums: np.ndarray) -> list[tuple[tuple[str, ...], list[np.ndarray]]]:
-        """Values by class as sums of all classes, then those of each, with the path where what is made of them belongs."""
+        """The sums of all classes together, then of each, with the path where what is made of them belongs."""
         parts = [((name,), [values.sum(axis=1) for values in sums])]
         parts += [((name, "per_class", c), [values[:, i] for values in sums]) for i, c in enumerate(self.class_names)]
         return parts

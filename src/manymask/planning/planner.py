@@ -7,8 +7,7 @@ from typing import Any, cast
 from manymask.inspection import Fingerprint
 from manymask.modeling.catalogue import read_cards
 from manymask.plan import AUTO, INHERITED, SCHEDULE, SETTINGS, Plan, change_plan, list_marked, parse_values
-from manymask.planning.machine import Machine, StepCost
-from manymask.planning.rules import RULES, Facts, Rule
+from manymask.planning.rules import RULES, Facts, Machine, Rule, StepCost
 
 NO_RULE = "no rule"
 """The reason of a setting that no rule decides."""

@@ -13,7 +13,6 @@ from typing import Any
 from manymask.inspection import Fingerprint
 from manymask.modeling.catalogue import Card
 from manymask.plan import Plan
-from manymask.planning.machine import Machine, StepCost
 
 # Side of what a training step sees of each resized image, in pixels: a step's multiply-adds grow with its square.
 INPUT_SIZE = {"cpu": 256, "cuda": 512}
@@ -26,6 +25,38 @@ MIN_STEPS, MAX_STEPS, NUM_PASSES = 1000, 20_000, 100
 NUM_EPOCHS = 20
 # Share of a time budget that validations may take.
 VALIDATION_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step costs on a machine, measured with the densest image.
+
+    Attributes:
+        seconds_per_image: Seconds of a step for each image of its batch.
+        seconds_per_validation: Seconds of a validation on all held-out images, estimated from a typical one.
+        fixed_mib: Memory of the process without a step.
+        mib_per_image: Memory that each image of a batch adds.
+    """
+
+    seconds_per_image: float
+    seconds_per_validation: float
+    fixed_mib: float
+    mib_per_image: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training runs.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        num_cores: Cores that this process may use.
+        memory_mib: Memory of the device, or of the machine.
+    """
+
+    device: str
+    num_cores: int
+    memory_mib: float
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from manymask import __version__
 from manymask.core import Category
-from manymask.core.files import replace_file
+from manymask.core.files import write_file
 from manymask.drawing.overlays import PALETTE
 from manymask.metrics import Evaluation
 from manymask.metrics.catalogue import REPORTED
@@ -87,8 +87,7 @@ def write_report(
         **_list_kinds(evaluation),
         **_list_images(encoded, evaluation, [category.name for category in categories]),
     )
-    with replace_file(path, "w") as f:
-        f.write(text)
+    write_file(path, text)
     return path
 
 

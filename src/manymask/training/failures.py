@@ -4,8 +4,6 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from manymask.core.memory import DEVICE_SIGNS, HOST_SIGNS
 from manymask.errors import ManymaskError, TrainingError
 
@@ -14,7 +12,8 @@ _DEVICE_FULL = (
     "roi_samples"
 )
 _MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or max_size"
-# What torch (2.15) writes into a RuntimeError, and what it means; the first that fits is taken.
+# What torch (2.15) writes into a RuntimeError, of which its OutOfMemoryError is a kind, and what it means; the first
+# that fits is taken.
 _CAUSES = {
     ("shared memory", "</torch_", "Bus error"): (
         "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm"
@@ -44,8 +43,6 @@ def explain_failures() -> Iterator[None]:
             raise
         last_line = str(error).strip().splitlines()[-1]  # of the traceback that DataLoader makes the message of
         raise type(error)(last_line.partition(": ")[2]) from error
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(_DEVICE_FULL) from error
     except MemoryError as error:
         raise TrainingError(_MEMORY_FULL) from error
     except OSError as error:

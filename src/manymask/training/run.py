@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
 from manymask.core import Category
-from manymask.core.files import explain_reading, replace_file
+from manymask.core.files import explain_reading, write_file
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
 from manymask.imaging.orientation import CHOICE_NAME
@@ -23,18 +23,7 @@ from manymask.modeling.build import assemble_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.weights import load_starting_weights
-from manymask.plan import (
-    AUTO,
-    RESUMABLE,
-    SETTINGS,
-    Plan,
-    change_plan,
-    list_marked,
-    load_plan,
-    make_plan,
-    read_plan,
-    write_plan,
-)
+from manymask.plan import AUTO, SETTINGS, Plan, change_plan, list_changes, load_plan, make_plan, read_plan, write_plan
 from manymask.planning.planner import Decision, write_explanation
 from manymask.run_folder import MetricsRow, RunFolder, count_epochs
 from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
@@ -192,12 +181,9 @@ def check_plan_file(plan: Plan, file: Path, checkpoint: Path) -> None:
         PlanError: A setting that changes the result is another than the checkpoint's.
     """
     original = load_plan(read_checkpoint(checkpoint)[CHECKPOINT_KEY]["plan"], str(checkpoint))
-    for name in ("recipe", *SETTINGS):
-        found, expected = getattr(plan, name), getattr(original, name)
-        if found != expected and name not in list_marked(RESUMABLE):
-            raise PlanError(
-                f"{file} says {name}={found}, but the checkpoint was made with {name}={expected}; restore it"
-            )
+    if changed := list_changes(original, plan):
+        name, found, expected = changed[0], getattr(plan, changed[0]), getattr(original, changed[0])
+        raise PlanError(f"{file} says {name}={found}, but the checkpoint was made with {name}={expected}; restore it")
 
 
 def _check_retired(file: Path) -> None:
@@ -223,12 +209,11 @@ def check_changes(plan: Plan, recipe: str | None, settings: Mapping[str, Any]) -
     if recipe is not None and recipe != plan.recipe:
         raise PlanError(f"the run began with recipe {plan.recipe!r}; a resume cannot change it to {recipe!r}")
     new_plan = change_plan(plan, settings).resolve_detections(plan.data.max_instances if plan.data else 0)
-    for name in SETTINGS:
-        old, new = getattr(plan, name), getattr(new_plan, name)
-        if old != new and name not in list_marked(RESUMABLE):
-            raise PlanError(
-                f"the run began with {name}={old}; a resume cannot change it to {new}: leave it out, or start a new run"
-            )
+    if changed := list_changes(plan, new_plan):
+        name, old, new = changed[0], getattr(plan, changed[0]), getattr(new_plan, changed[0])
+        raise PlanError(
+            f"the run began with {name}={old}; a resume cannot change it to {new}: leave it out, or start a new run"
+        )
     return new_plan
 
 
@@ -302,8 +287,7 @@ def fit(
         datamodule.pace = module.pace = Pace(num_epochs, deadline, len(rows))
     write_plan(plan, folder.plan_file)  # only now, so that a plan that cannot be built leaves no folder behind
     if explanation is not None:
-        with replace_file(folder.explanation_file, "w") as file:
-            file.write(explanation)
+        write_file(folder.explanation_file, explanation)
     logger.info(_describe_start(plan, device, datamodule, folder))
     end_on_signal = EndOnSignal(folder)
     callbacks = [end_on_signal, RunWriter(folder, rows)]

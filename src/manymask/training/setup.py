@@ -1,7 +1,7 @@
 """What comes before the first step: every file read once, the settings decided, the images split."""
 
 import logging
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from manymask.core import Category, Dataset, Record, Sample, match_categories
 from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import check_dataset, read_dataset
-from manymask.formats.datasets import DatasetCheck
+from manymask.formats.datasets import DatasetCheck, ImageCheck
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
@@ -195,8 +195,7 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     # Classes that only one of both parts has.
     for note in match_categories(val_set.categories, dataset.categories).notes:
         logger.warning(note)
-    counts, val_counts = ({image.name: image.num_instances for image in c.images} for c in (check, val_check))
-    digests, val_digests = ({image.name: image.digest for image in c.images} for c in (check, val_check))
+    own, val_own = ({image.name: image for image in c.images} for c in (check, val_check))
     # What a resume compares, and a model needs to know.
     record = DataRecord(
         path=str(dataset.root.resolve()),
@@ -206,9 +205,9 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         categories=tuple((category.id, category.name) for category in dataset.categories),
         train_names=tuple(r.name for r in train_set.records),
         val_names=tuple(r.name for r in val_set.records),
-        max_instances=max(counts[r.name] for r in train_set.records),
-        train_digests=tuple(digests[r.name] for r in train_set.records),
-        val_digests=tuple(val_digests[r.name] for r in val_set.records),
+        max_instances=max(own[r.name].num_instances for r in train_set.records),
+        train_digests=tuple(own[r.name].digest for r in train_set.records),
+        val_digests=tuple(val_own[r.name].digest for r in val_set.records),
     )
     _warn_of_copies(record)
     logger.info(
@@ -217,9 +216,9 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     )
     # What the plan cannot do for these images, said before the first step.
     cap = plan.resolve_detections(record.max_instances).max_detections
-    _warn_of_cap(val_set.records, val_counts, cap)
+    _warn_of_cap([val_own[r.name] for r in val_set.records], cap)
     sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
-    sizes |= {image.name: image.size for image in val_check.images if image.name in {r.name for r in val_set.records}}
+    sizes |= {r.name: val_own[r.name].size for r in val_set.records}
     if (lost := Preprocessing.of(plan).describe_lost_scale(sizes)) is not None:
         logger.warning(lost)
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
@@ -245,14 +244,13 @@ def _weigh(train_set: Dataset, inspection: Inspection, plan: Plan) -> list[float
     return weigh_images(own, plan.crop_size, len(train_set.categories)).tolist()
 
 
-def _warn_of_cap(records: tuple[Record, ...], counts: dict[str, int], cap: int) -> None:
+def _warn_of_cap(images: Sequence[ImageCheck], cap: int) -> None:
     """Say so where validation images hold more instances than can ever be found."""
-    fullest = max(records, key=lambda record: counts[record.name])
-    num_instances = counts[fullest.name]
-    if num_instances > cap:
+    fullest = max(images, key=lambda image: image.num_instances)
+    if fullest.num_instances > cap:
         logger.warning(
-            f"validation image {fullest.name} holds {num_instances} instances, but at most {cap} detections "
-            f"an image are scored; set detections_per_image to at least {num_instances} in a new run"
+            f"validation image {fullest.name} holds {fullest.num_instances} instances, but at most {cap} detections "
+            f"an image are scored; set detections_per_image to at least {fullest.num_instances} in a new run"
         )
 
 

@@ -14,7 +14,7 @@ from manymask.modeling.build import assemble_model
 from manymask.modeling.device import autocast, choose_device
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
-from manymask.planning.machine import Machine, StepCost
+from manymask.planning.rules import Machine, StepCost
 from manymask.training.global_state import keep_global_state
 from manymask.training.limits import count_cores, measure_memory
 from manymask.training.loading import TrainingImages

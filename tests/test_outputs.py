@@ -6,7 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from manymask.core import ArraySource, Category, Instances
+from manymask.core import ArraySource, Category, Instances, json_files
+from manymask.core.files import replace_file
 from manymask.errors import ManymaskError
 from manymask.outputs import OUTPUTS, CocoResults, ImageEntry, Submission, close_writers
 
@@ -82,6 +83,24 @@ def test_equal_submissions_are_equal_files(tmp_path):
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
         assert archive.read("test-results.json") == (tmp_path / "first" / "test-results.json").read_bytes()
+
+
+def test_nothing_is_left_where_the_second_file_cannot_be_opened(tmp_path, monkeypatch):
+    def refuse_images(path, mode):
+        if path.name == "images.json":
+            raise ManymaskError("cannot write images.json")
+        return replace_file(path, mode)
+
+    monkeypatch.setattr(json_files, "replace_file", refuse_images)
+    with pytest.raises(ManymaskError, match="cannot write images.json"):
+        write_some(CocoResults, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
+
+
+def test_a_writer_that_is_made_opens_no_file(tmp_path):
+    for kind in KINDS:
+        kind(tmp_path, ["a"], CATEGORIES, 0.5)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_disk(tmp_path):
