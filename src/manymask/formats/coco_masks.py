@@ -81,9 +81,11 @@ def encode_coco_results(instances: Instances, image_id: int, categories: Sequenc
     ``category_id`` is the category's own id, ``bbox`` the instance's box as x, y, width and height, ``segmentation``
     compressed RLE; numbers are not rounded.
     """
-    boxes = instances.boxes.astype(np.float64)
-    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    corners = instances.boxes.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     ids = [categories[label - 1].id for label in instances.labels]
-    columns = (ids, encode_coco_rle(instances.runs), instances.scores.tolist(), boxes_xywh.tolist())
-    names = ("category_id", "segmentation", "score", "bbox")
-    return [{"image_id": image_id, **dict(zip(names, row, strict=True))} for row in zip(*columns, strict=True)]
+    columns = (ids, encode_coco_rle(instances.runs), instances.scores.tolist(), boxes.tolist())
+    return [
+        {"image_id": image_id, "category_id": category_id, "segmentation": rle, "score": score, "bbox": box}
+        for category_id, rle, score, box in zip(*columns, strict=True)
+    ]
