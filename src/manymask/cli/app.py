@@ -51,10 +51,11 @@ def main() -> None:
         sys.exit(128 + error.signal_number)
 
 
-def _show_version(is_asked: bool) -> None:
+def _show_version(is_asked: bool) -> bool:
     if is_asked:
         typer.echo(__version__)
         raise typer.Exit
+    return is_asked
 
 
 @app.callback()

@@ -89,19 +89,15 @@ def detect_format(path: str | Path) -> str:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
     layouts = "; ".join(f"{format.name} ({format.layout})" for format in FORMATS.values())
-    parts = [] if fitting or path.is_file() else _list_parts(path)
-    if parts:
+    # The parts of Roboflow's exports, for example, are data sets of their own.
+    folders = [] if fitting or path.is_file() else list_folders(path)
+    if parts := [part for part in folders if any(format.detect(part) for format in FORMATS.values())]:
         example = f"{parts[0]}" + (f" --val {parts[1]}" if len(parts) > 1 else "")
         raise DatasetError(
             f"{path} {found}, but it holds data sets in {list_some([part.name for part in parts])}; give one of these "
             f"folders, as in: manymask train {example}"
         )
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
-
-
-def _list_parts(folder: Path) -> list[Path]:
-    """The folders in a folder that are data sets of their own, as the parts of Roboflow's exports are."""
-    return [part for part in list_folders(folder) if any(format.detect(part) for format in FORMATS.values())]
 
 
 @explain_reading()

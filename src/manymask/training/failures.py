@@ -7,10 +7,6 @@ from contextlib import contextmanager
 from manymask.core.memory import DEVICE_SIGNS, HOST_SIGNS
 from manymask.errors import ManymaskError, TrainingError
 
-_DEVICE_FULL = (
-    "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), max_size or "
-    "roi_samples"
-)
 _MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or max_size"
 # What torch (2.15) writes into a RuntimeError, of which its OutOfMemoryError is a kind, and what it means; the first
 # that fits is taken.
@@ -19,7 +15,10 @@ _CAUSES = {
         "the loader processes ran out of shared memory; lower num_workers (0 needs none), or enlarge /dev/shm"
     ),
     HOST_SIGNS: _MEMORY_FULL,
-    DEVICE_SIGNS: _DEVICE_FULL,
+    DEVICE_SIGNS: (
+        "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), max_size or "
+        "roi_samples"
+    ),
     ("exited unexpectedly", "is killed by signal"): (
         "a loader process was ended from outside, most likely because memory is full; lower num_workers and resume"
     ),
