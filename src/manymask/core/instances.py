@@ -134,6 +134,5 @@ def concatenate_instances(parts: Sequence[Instances]) -> Instances:
     Raises:
         ValueError: There are no parts, or they are of images of different sizes.
     """
-    names = ("labels", "scores", "boxes", "iscrowd")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Instances(concatenate_runs([part.runs for part in parts]), **columns)
+    runs, names = concatenate_runs([part.runs for part in parts]), ("labels", "scores", "boxes", "iscrowd")
+    return Instances(runs, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
