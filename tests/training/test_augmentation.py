@@ -4,12 +4,12 @@ import torch
 
 from manymask.core import InstanceLayers
 from manymask.plan import make_plan
-from manymask.training.augmentation import apply_augmentation, draw_augmentation, make_target
+from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
 
 
 def augment(image, layers, plan, generator):
     """What training makes of a whole image and its layers."""
-    draw = draw_augmentation(plan, tuple(image.shape[1:]), generator)
+    draw = draw_augmentation(Augmentation.of(plan), tuple(image.shape[1:]), generator)
     rows, columns = draw.window.slices
     part = InstanceLayers(layers.as_subclass(torch.Tensor)[:, rows, columns])
     return apply_augmentation(image[:, rows, columns], part, draw, generator)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,21 @@ from torch import Tensor
 
 from manymask.core import InstanceLayers, Window, compact_layers, encode_layers
 from manymask.plan import Plan
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The settings by which training images are changed at random; see the plan's of these names."""
+
+    crop_size: int = 0
+    turns: Literal["none", "flip", "dihedral"] = "none"
+    scale_jitter: float = 0.0
+    intensity_jitter: float = 0.0
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Augmentation":
+        """Those of a plan."""
+        return cls(plan.crop_size, plan.augmentation, plan.scale_jitter, plan.intensity_jitter)
 
 
 @dataclass(frozen=True)
@@ -33,24 +49,24 @@ class Draw:
     light: float
 
 
-def draw_augmentation(plan: Plan, size: tuple[int, int], generator: torch.Generator) -> Draw:
-    """Draw a change, as the plan's settings ask for it, for an image of (height, width)."""
+def draw_augmentation(settings: Augmentation, size: tuple[int, int], generator: torch.Generator) -> Draw:
+    """Draw a change for an image of (height, width)."""
     top, left, turn, mirror = torch.rand(4, generator=generator).tolist()
-    factor = (1 + plan.scale_jitter) ** _draw(generator) if plan.scale_jitter else 1.0
-    side = max(round(plan.crop_size / factor), 1) if plan.crop_size else max(size)
+    factor = (1 + settings.scale_jitter) ** _draw(generator) if settings.scale_jitter else 1.0
+    side = max(round(settings.crop_size / factor), 1) if settings.crop_size else max(size)
     top, left = (int(part * (max(length - side, 0) + 1)) for part, length in zip((top, left), size, strict=True))
     height, width = (min(side, length) for length in size)
     # Whole crops have one size, so that batches need no padding.
     new_height, new_width = (
-        plan.crop_size if length == side and plan.crop_size else max(round(length * factor), 1)
+        settings.crop_size if length == side and settings.crop_size else max(round(length * factor), 1)
         for length in (height, width)
     )
     return Draw(
         Window(top, left, height, width),
         (new_height, new_width),
-        int(turn * 4) if plan.augmentation == "dihedral" else 0,
-        plan.augmentation != "none" and mirror < 0.5,
-        plan.intensity_jitter,
+        int(turn * 4) if settings.turns == "dihedral" else 0,
+        settings.turns != "none" and mirror < 0.5,
+        settings.intensity_jitter,
     )
 
 

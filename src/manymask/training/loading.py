@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.plan import Plan
-from manymask.training.augmentation import apply_augmentation, draw_augmentation, make_target
+from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
 from manymask.training.time_budget import Pace
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
@@ -53,7 +53,7 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         index, place = item
         sample = self.dataset[index]
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
-        draw = draw_augmentation(self.plan, sample.image.size, generator)
+        draw = draw_augmentation(Augmentation.of(self.plan), sample.image.size, generator)
         layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
         image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
         return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
