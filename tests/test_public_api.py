@@ -24,6 +24,7 @@ NAMES = {
     "compare",
     "evaluate",
     "experiment",
+    "export",
     "inspect",
     "load_model",
     "plan_run",

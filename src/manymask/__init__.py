@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from manymask.modeling.build import build_model as build_model
     from manymask.plan import Plan as Plan
     from manymask.prediction import Model as Model
+    from manymask.prediction import export as export
     from manymask.prediction import load_model as load_model
     from manymask.prediction import predict as predict
     from manymask.prediction import predict_files as predict_files
@@ -46,7 +47,7 @@ _MODULES = {
         "inspection": "inspect",
         "modeling.build": "build_model",
         "plan": "Plan",
-        "prediction": "Model load_model predict predict_files",
+        "prediction": "Model export load_model predict predict_files",
         "reporting": "report",
         "training": "plan_run train",
     }.items()

@@ -99,9 +99,11 @@ def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
 
 
 def test_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"a run folder or a checkpoint at .*none, found nothing"):
+    with pytest.raises(
+        CheckpointError, match=r"a run folder, a checkpoint or an exported model at .*none, found nothing"
+    ):
         load_model(tmp_path / "none")
-    with pytest.raises(CheckpointError, match=r"found a folder without best\.ckpt and last\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"found a folder without best\.ckpt, last\.ckpt and model\.json"):
         load_model(tmp_path)
 
 

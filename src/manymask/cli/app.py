@@ -1,6 +1,7 @@
 """The command line: one command a step."""
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -280,6 +281,37 @@ def predict(
         )
     for path in written:
         typer.echo(f"written to {path}")
+
+
+@app.command(cls=SettingsCommand)
+def export(
+    source: ModelArgument,
+    to: Annotated[
+        str, typer.Option(help="The library that is to run it: openvino or onnx (ONNX Runtime).")
+    ] = "openvino",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="OpenVINO computes in 8 bits: faster, with slightly other scores.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="For --int8: a folder of images such as those to be predicted.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where to write.")] = Path("exported"),
+    settings: SetOption = None,
+) -> None:
+    """Write a model as graphs that predict, evaluate and compare run by OpenVINO or ONNX Runtime, on the CPU."""
+    with show_progress() as progress:
+        from manymask import prediction
+
+        folder = prediction.export(
+            source,
+            output,
+            to=to,
+            int8=int8,
+            calibrate=calibrate,
+            settings=parse_options(settings),
+            progress=progress,
+        )
+    typer.echo(f"written to {folder}; use it as a model: manymask predict {shlex.quote(str(folder))} IMAGES")
 
 
 @app.command()

@@ -5,7 +5,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from manymask.errors import CheckpointError
+
 FOLDER = Path(__file__).parents[1] / "models"
+EXPORT_FILE = "model.json"
+"""What a folder that ``manymask export`` wrote holds beside the graphs."""
 
 
 class Card(BaseModel):
@@ -53,16 +57,28 @@ class FoundModel:
 def find_model(source: str | Path) -> FoundModel | None:
     """The model that a text stands for: a file, a run folder's best or else last checkpoint, or a shipped one's name.
 
-    None where it stands for none; a ``.json`` file holds predictions, not a model.
+    Of an exported model it is ``EXPORT_FILE``. None where it stands for none; another ``.json`` file holds predictions,
+    not a model.
     """
     path = Path(source)
-    places = (path, path / "best.ckpt", path / "last.ckpt")
-    own = next((place for place in places if place.is_file() and place.suffix.lower() != ".json"), None)
+    places = [path / "best.ckpt", path / "last.ckpt", path / EXPORT_FILE]
+    if path.suffix.lower() != ".json":
+        places.insert(0, path)
+    own = next((place for place in places if place.is_file()), None)
     file = own or list_shipped().get(str(source))
     return None if file is None else FoundModel(file, is_shipped=own is None)
 
 
 def resolve_weights(source: str | Path) -> Path:
-    """The file that a model's weights are read from; where there is none, the path as it was given."""
+    """The file that a model's weights are read from; where there is none, the path as it was given.
+
+    Raises:
+        CheckpointError: It is an exported model.
+    """
     found = find_model(source)
+    if found is not None and found.file.name == EXPORT_FILE:
+        raise CheckpointError(
+            f"{source} is an exported model, from whose graphs nothing can be trained; give the run or the checkpoint "
+            "that it was made from"
+        )
     return Path(source) if found is None else found.file

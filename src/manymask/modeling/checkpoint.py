@@ -13,11 +13,14 @@ from torch import Tensor
 
 from manymask.core.files import replace_file
 from manymask.errors import CheckpointError
+from manymask.modeling.catalogue import EXPORT_FILE
 
 CHECKPOINT_KEY = "manymask"
 """Marks a training checkpoint as ours and holds its plan; weights lie under ``state_dict``, prefix ``network.``."""
 
 NETWORK_PREFIX = "network."
+EXPORT_FORMAT = 1
+"""Of the graphs and of ``EXPORT_FILE``, which holds under ``CHECKPOINT_KEY`` what a checkpoint does."""
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -43,6 +46,19 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not (is_ours and "plan" in checkpoint[CHECKPOINT_KEY] and "state_dict" in checkpoint):
         raise CheckpointError(f"{path} is not a checkpoint of manymask's; expected a file that manymask train wrote")
     return checkpoint
+
+
+def read_exported(path: Path) -> dict[str, Any]:
+    """Read what an exported model's ``EXPORT_FILE`` says of it.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another version.
+    """
+    content = _load(path, "cpu")
+    is_ours = isinstance(content, dict) and isinstance(content.get(CHECKPOINT_KEY), dict)
+    if not is_ours or content.get("format") != EXPORT_FORMAT:
+        raise CheckpointError(f"{path} is not as this version of manymask exports models; export the model anew")
+    return content
 
 
 def read_training_plan(path: Path) -> Any:
@@ -81,6 +97,8 @@ def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _load(path: Path, device: str) -> Any:
     try:
+        if path.name == EXPORT_FILE:
+            return json.loads(path.read_bytes())
         if path.suffix == ".safetensors":
             return _load_safetensors(path, device)
         return torch.load(path, map_location=device, weights_only=True)

@@ -1,6 +1,7 @@
 """Use a trained model: the instances of images, and files of them."""
 
 from manymask.prediction.detectors import Detector as Detector
+from manymask.prediction.exporting import export as export
 from manymask.prediction.job import predict_files as predict_files
 from manymask.prediction.model import Model as Model
 from manymask.prediction.model import find_checkpoint as find_checkpoint

@@ -1,15 +1,17 @@
 """What finds objects in images: a network behind one call, whatever library runs it."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 
+from manymask.modeling.build import LEVELS
 from manymask.modeling.detections import Detections
 from manymask.modeling.device import autocast
 from manymask.modeling.network import MaskRCNN
+from manymask.prediction.runtimes import Graph, to_array
 
 
 @runtime_checkable
@@ -45,3 +47,84 @@ class TorchDetector:
         """The detections of each image, in its own pixels; images may differ in size."""
         with torch.inference_mode(), autocast(self.precision, self.device):
             return self.network([image.to(self.device) for image in images])
+
+
+class GraphDetector(TorchDetector):
+    """The network with its layers computed by another library, on the CPU; what joins them is the same code.
+
+    Args:
+        network: That of the plan, with any weights: its layers are dropped.
+        graphs: What computes them, by the names of ``split_network``.
+    """
+
+    def __init__(self, network: MaskRCNN, graphs: Mapping[str, Graph]) -> None:
+        trunk = _GraphTrunk(graphs["trunk"])
+        network.backbone, network.rpn.head = trunk, _TrunkHead(trunk)
+        for name in ("box", "mask"):
+            setattr(network.roi_heads, f"{name}_head", _GraphLayers(graphs[f"{name}_head"]))
+            setattr(network.roi_heads, f"{name}_predictor", nn.Identity())
+        super().__init__(network, torch.device("cpu"), "fp32")
+
+
+def split_network(network: MaskRCNN) -> dict[str, nn.Module]:
+    """The parts of a network that become graphs; proposals, pooling and suppression lie between them.
+
+    ``trunk`` makes of a batch of images, padded to a multiple of ``LARGEST_STRIDE``, the five levels of the pyramid,
+    then the RPN's logits and its deltas on each; ``box_head`` of pooled features class logits and deltas; ``mask_head``
+    mask logits.
+    """
+    heads: Any = network.roi_heads
+    return {
+        "trunk": _Trunk(network.backbone, network.rpn.head),
+        "box_head": nn.Sequential(heads.box_head, heads.box_predictor),
+        "mask_head": nn.Sequential(heads.mask_head, heads.mask_predictor),
+    }
+
+
+class _Trunk(nn.Module):
+    def __init__(self, backbone: nn.Module, rpn_head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.rpn_head = backbone, rpn_head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        levels = list(self.backbone(images).values())
+        logits, deltas = self.rpn_head(levels)
+        return (*levels, *logits, *deltas)
+
+
+class _GraphLayers(nn.Module):
+    """Layers that a graph computes."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, values: Tensor) -> Any:
+        """One tensor, or a tuple of several."""
+        given = values if len(values) else values.new_zeros(1, *values.shape[1:])  # the libraries take no empty input
+        outputs = tuple(torch.from_numpy(output)[: len(values)] for output in self.graph(to_array(given)))
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+class _GraphTrunk(_GraphLayers):
+    """The backbone, whose graph computes the RPN's head too."""
+
+    def forward(self, values: Tensor) -> dict[str, Tensor]:
+        """Feature maps by level name, in channels-last memory, as pooling wants them."""
+        outputs = super().forward(values)
+        levels, self.logits, self.deltas = (list(outputs[n * LEVELS : (n + 1) * LEVELS]) for n in range(3))
+        return {
+            name: level.contiguous(memory_format=torch.channels_last)
+            for name, level in zip(("0", "1", "2", "3", "pool"), levels, strict=True)
+        }
+
+
+class _TrunkHead(nn.Module):
+    """The RPN's head, which hands over what the trunk has computed."""
+
+    def __init__(self, trunk: _GraphTrunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return self.trunk.logits, self.trunk.deltas

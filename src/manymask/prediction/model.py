@@ -13,14 +13,15 @@ from manymask.core import Category
 from manymask.core.files import explain_reading
 from manymask.errors import CheckpointError, PlanError
 from manymask.modeling.build import assemble_model
-from manymask.modeling.catalogue import list_shipped, resolve_weights
-from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, strip_prefix
+from manymask.modeling.catalogue import EXPORT_FILE, find_model, list_shipped
+from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_exported, strip_prefix
 from manymask.modeling.detections import Postprocessing
 from manymask.modeling.device import choose_device
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.modeling.weights import load_weights
 from manymask.plan import INFERENCE, SETTINGS, Plan, change_plan, list_marked, load_plan
-from manymask.prediction.detectors import Detector, TorchDetector
+from manymask.prediction.detectors import Detector, GraphDetector, TorchDetector
+from manymask.prediction.runtimes import open_graphs
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Model:
         detector: What finds the objects.
         plan: The settings that it was trained with, apart from those that were given other values on loading.
         categories: Its classes; label i + 1 is the i-th.
-        source: The checkpoint that it was read from.
+        source: The file that it was read from.
         is_threshold_chosen: Whether the validation images chose the score threshold.
     """
 
@@ -59,8 +60,9 @@ def load_model(
     """Load a trained model.
 
     Args:
-        source: A run folder, whose best checkpoint is taken, else its last; a checkpoint; or a shipped model's name.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        source: A run folder, whose best checkpoint is taken, else its last; a checkpoint; a shipped model's name; or a
+            folder that ``export`` wrote.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an exported model runs on the CPU only.
         settings: Other values by name for settings that act at prediction, such as ``min_score``.
 
     Raises:
@@ -72,7 +74,8 @@ def load_model(
     if wrong := sorted(settings.keys() & set(SETTINGS) - {*changeable}):
         raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(changeable)}")
     path = find_checkpoint(Path(source))
-    checkpoint = read_checkpoint(path)
+    is_exported = path.name == EXPORT_FILE
+    checkpoint = read_exported(path) if is_exported else read_checkpoint(path)
     plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))
     record = plan.data
     if record is None:
@@ -84,24 +87,34 @@ def load_model(
             raise PlanError(f"{path} holds no score threshold that validation chose; set score_threshold to a number")
         plan = change_plan(plan, {"score_threshold": checkpoint[CHECKPOINT_KEY]["score_threshold"]})
     categories = tuple(Category(*entry) for entry in record.categories)
+    if is_exported and plan.device not in ("auto", "cpu"):
+        raise PlanError(
+            f"device is {plan.device}, but {source} is an exported model, which runs on the CPU only; leave device "
+            "out, or give the run or checkpoint that it was made from"
+        )
     network = assemble_model(len(categories) + 1, plan)
-    load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
-    detector = TorchDetector(network, choose_device(plan.device), plan.precision)
+    if is_exported:
+        detector = GraphDetector(network, open_graphs(path.parent, checkpoint["engine"], plan.precision))
+    else:
+        load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
+        detector = TorchDetector(network, choose_device(plan.device), plan.precision)
     return Model(detector, plan, categories, path, is_threshold_chosen)
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The checkpoint that a run folder or a shipped model's name stands for, or the file itself.
+    """The file of a model: the checkpoint of a run folder or a shipped model's name, or what says what was exported.
 
     Raises:
         CheckpointError: There is none.
     """
-    if (path := resolve_weights(source)).is_file():
-        return path
-    found = "a folder without best.ckpt and last.ckpt" if source.is_dir() else "nothing"
+    if (model := find_model(source)) is not None:
+        return model.file
+    found = "a .json file" if source.is_file() else "nothing"
+    if source.is_dir():
+        found = f"a folder without best.ckpt, last.ckpt and {EXPORT_FILE}"
     near = difflib.get_close_matches(str(source), list_shipped(), n=1)
     remedy = f"did you mean {near[0]!r}?" if near else "train a model first"
     raise CheckpointError(
-        f"expected the name of a shipped model ({', '.join(list_shipped())}), a run folder or a checkpoint at "
-        f"{source}, found {found}; {remedy}"
+        f"expected the name of a shipped model ({', '.join(list_shipped())}), a run folder, a checkpoint or an "
+        f"exported model at {source}, found {found}; {remedy}"
     )
