@@ -285,7 +285,7 @@ def predict(
 
 @app.command(cls=SettingsCommand)
 def export(
-    source: ModelArgument,
+    source: Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a shipped model such as nuclei.")],
     to: Annotated[
         str, typer.Option(help="The library that is to run it: openvino or onnx (ONNX Runtime).")
     ] = "openvino",

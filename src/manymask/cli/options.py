@@ -35,10 +35,13 @@ GroupOption = Annotated[
 SourceArgument = Annotated[
     Path,
     typer.Argument(
-        help="A run, a checkpoint, a shipped model, COCO results (.json), or a folder of any tool's label images."
+        help="A run, a checkpoint, a shipped or exported model, COCO results (.json), or a folder of any tool's label "
+        "images."
     ),
 ]
-ModelArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a shipped model such as nuclei.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(help="A run folder, a checkpoint, a shipped model such as nuclei, or an exported model.")
+]
 TtaOption = Annotated[
     bool, typer.Option("--tta", help="Predict flipped and enlarged views too, and merge them: better, but slower.")
 ]

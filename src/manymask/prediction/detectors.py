@@ -73,9 +73,10 @@ def split_network(network: MaskRCNN) -> dict[str, nn.Module]:
     then the RPN's logits and its deltas on each; ``box_head`` of pooled features class logits and deltas; ``mask_head``
     mask logits.
     """
+    rpn: Any = network.rpn
     heads: Any = network.roi_heads
     return {
-        "trunk": _Trunk(network.backbone, network.rpn.head),
+        "trunk": _Trunk(network.backbone, rpn.head),
         "box_head": nn.Sequential(heads.box_head, heads.box_predictor),
         "mask_head": nn.Sequential(heads.mask_head, heads.mask_predictor),
     }
@@ -102,8 +103,8 @@ class _GraphLayers(nn.Module):
     def forward(self, values: Tensor) -> Any:
         """One tensor, or a tuple of several."""
         given = values if len(values) else values.new_zeros(1, *values.shape[1:])  # the libraries take no empty input
-        outputs = tuple(torch.from_numpy(output)[: len(values)] for output in self.graph(to_array(given)))
-        return outputs if len(outputs) > 1 else outputs[0]
+        outputs = [torch.from_numpy(output)[: len(values)] for output in self.graph(to_array(given))]
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
 class _GraphTrunk(_GraphLayers):
