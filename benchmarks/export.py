@@ -20,7 +20,7 @@ from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.outputs import CocoResults, ImageEntry, close_writers
 from manymask.prediction import predict_tensor
 
-NUM_IMAGES, NUM_CALIBRATION = 20, 40
+NUM_IMAGES, NUM_CALIBRATION = 20, 20
 EXPORTS = {
     "ONNX Runtime": {"to": "onnx"},
     "OpenVINO": {"to": "openvino"},
@@ -49,12 +49,13 @@ def main():
     subset = dataset.subset(chosen)
     found, seconds = predict_all(models, subset, output)
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {len(subset)} images")
-    print("| | s an image | found | largest difference of boxes, px | of scores | smallest mask IoU |")
-    print("| --- " * 6 + "|")
+    print("| | s an image | CPU s an image | found | largest difference of boxes, px | of scores | smallest mask IoU |")
+    print("| --- " * 7 + "|")
     for name in models:
-        mean = statistics.mean(seconds[name])
-        parity = describe_parity(found["PyTorch"], found[name])
-        print(f"| {name} | {mean:.2f} ({mean / statistics.mean(seconds['PyTorch']):.2f}) | {parity} |")
+        cells = []
+        for own, base in zip(zip(*seconds[name], strict=True), zip(*seconds["PyTorch"], strict=True), strict=True):
+            cells.append(f"{statistics.mean(own):.2f} ({statistics.mean(own) / statistics.mean(base):.2f})")
+        print(f"| {name} | {' | '.join(cells)} | {describe_parity(found['PyTorch'], found[name])} |")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = compare({name: [output / f"{name.replace(' ', '_')}_found"] for name in models}, subset)
@@ -77,7 +78,10 @@ def copy_images(dataset, places, folder):
 
 
 def predict_all(models, dataset, output):
-    """The instances and the seconds of each model for each image; they take turns, which the first image warms up."""
+    """The instances, and the seconds by the clock and of the CPU, of each model for each image; they take turns.
+
+    The first image goes through each once before.
+    """
     found, seconds = ({name: [] for name in models} for _ in range(2))
     folders = {name: output / f"{name.replace(' ', '_')}_found" for name in models}
     names = [record.name for record in dataset.records]
@@ -92,9 +96,9 @@ def predict_all(models, dataset, output):
                 image = normalize_pixels(sample.pixels, sample.name, Normalization.of(model.plan))
                 if index == 0:
                     predict_tensor(model, image)
-                started = time.perf_counter()
+                started, started_cpu = time.perf_counter(), time.process_time()
                 instances = predict_tensor(model, image)
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - started, time.process_time() - started_cpu))
                 found[name].append(instances)
                 writers[name].write(entry, instances)
             print(f"{index + 1}/{len(dataset)}", file=sys.stderr)

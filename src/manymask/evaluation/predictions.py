@@ -88,7 +88,7 @@ class ModelPredictions(Predictions):
                 f"{len(shared)} of {len(self.dataset)} images are among those that {self.path} was trained on, so its "
                 f"scores there are too good: {list_some(shared)}."
             )
-        if self.path.name == "best.ckpt" and holds_validation:
+        if self.model.is_epoch_chosen and holds_validation:
             notes.append(
                 "The epoch in best.ckpt was chosen on these very images, so scores are a little too good, more so "
                 "where AP varies from epoch to epoch; score on other images, or score last.ckpt."

@@ -119,6 +119,7 @@ def export(
             "version": __version__,
             "int8": {"calibration_images": len(images)} if int8 else None,
             "card": read_cards()[str(source)].model_dump() if found is not None and found.is_shipped else None,
+            "is_epoch_chosen": model.is_epoch_chosen,
             CHECKPOINT_KEY: _describe_model(model),
         }
         with record_outputs(output, "export", names):

@@ -34,6 +34,7 @@ class Model:
         categories: Its classes; label i + 1 is the i-th.
         source: The file that it was read from.
         is_threshold_chosen: Whether the validation images chose the score threshold.
+        is_epoch_chosen: Whether they chose the epoch.
     """
 
     detector: Detector
@@ -41,6 +42,7 @@ class Model:
     categories: tuple[Category, ...]
     source: Path
     is_threshold_chosen: bool = False
+    is_epoch_chosen: bool = False
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -98,7 +100,8 @@ def load_model(
     else:
         load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
         detector = TorchDetector(network, choose_device(plan.device), plan.precision)
-    return Model(detector, plan, categories, path, is_threshold_chosen)
+    is_epoch_chosen = checkpoint.get("is_epoch_chosen", path.name == "best.ckpt")
+    return Model(detector, plan, categories, path, is_threshold_chosen, is_epoch_chosen)
 
 
 def find_checkpoint(source: Path) -> Path:
