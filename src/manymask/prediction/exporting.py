@@ -42,7 +42,7 @@ from manymask.synthetic import make_sample
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_IMAGES = 100
+CALIBRATION_IMAGES = 50
 """Images that are looked at, at most, to measure ranges for int8."""
 # Of the largest value of an output: what rounding in another order explains, a wrong graph does not.
 TOLERANCE = 1e-3
@@ -69,7 +69,7 @@ def export(
         to: The library that runs it, ``onnx`` (ONNX Runtime) or ``openvino``.
         int8: Whether OpenVINO computes in 8 bits, which takes less time and changes scores a little.
         calibrate: Images such as those to be predicted, by which ranges of values are measured for ``int8``; of many,
-            100 are taken.
+            50 are taken.
         settings: Other values, by name, for settings that act at prediction; the folder keeps them.
         progress: Called with the number of steps done, their number, and what is being done.
 
