@@ -60,7 +60,7 @@ def assert_alike(expected, found):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("settings", [{}, {"scale": 2.5}, {"nms": 0.2, "suppression": "mask"}, {"tta": True}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"scale": 2.5}, {"nms": 0.2, "suppression": "mask"}], ids=str)
 def test_finds_what_the_network_finds(folders, checkpoint, cells, engine, settings):
     exported, trained = (load_model(source, settings=settings) for source in (folders[engine], checkpoint))
     assert isinstance(exported.detector, GraphDetector)
