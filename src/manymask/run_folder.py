@@ -8,7 +8,6 @@ from pathlib import Path
 
 from manymask.core.files import copy_file, explain_writing, hold_lock, replace_file
 from manymask.core.outputs import LOCK_NAME, is_unused
-from manymask.drawing.curves import draw_curves
 from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.metrics.catalogue import LOGGED, MetricPath
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint

@@ -8,7 +8,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from manymask.modeling.detections import Detections
-from manymask.modeling.device import autocast
+from manymask.modeling.device import autocast, choose_precision
+from manymask.modeling.fast import speed_up
 from manymask.modeling.network import MaskRCNN
 
 
@@ -28,16 +29,17 @@ class Detector(Protocol):
 
 
 class TorchDetector:
-    """The network in evaluation mode on its device.
+    """A network on its device, made fast for prediction.
 
     Args:
-        network: The network.
+        network: The network, which stays as it is.
         device: Where it computes.
         precision: In which arithmetic, as the plan's setting.
     """
 
     def __init__(self, network: MaskRCNN, device: torch.device, precision: str) -> None:
-        self.network = network.to(device).eval()
+        is_fp32_on_cpu = device.type == "cpu" and choose_precision(precision, device) == "fp32"
+        self.network = speed_up(network, is_fp32_on_cpu=is_fp32_on_cpu).to(device)
         self.device = device
         self.precision = precision
 
