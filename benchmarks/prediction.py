@@ -1,4 +1,4 @@
-"""Seconds of prediction with two source trees and the same weights, image by image in turn, and whether both find the same.
+"""Seconds of prediction with two source trees and the same weights, image by image in turn, and what both find.
 
 python benchmarks/prediction.py BEFORE AFTER DATA [--model nuclei] [--threads 1] [--images 10]: BEFORE and AFTER are
 clones; DATA holds images/ID.png and labels/ID.png, of which those with 100 to 300 instances are taken. ``--train``

@@ -111,6 +111,9 @@ class RunFolder:
 
     def write_metrics(self, rows: list[MetricsRow]) -> None:
         """Write ``metrics.csv``, one row an epoch, and draw the curves."""
+        # Here, because only training draws, and matplotlib takes a while to load.
+        from manymask.drawing.curves import draw_curves
+
         with replace_file(self.path / "metrics.csv", "w") as f:
             writer = csv.DictWriter(f, fieldnames=list(rows[-1]))
             writer.writeheader()

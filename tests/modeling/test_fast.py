@@ -41,7 +41,8 @@ def assert_close(network, fast):
             features, heads = each.backbone(images), each.roi_heads
             masks = heads._run_mask_head(features, boxes, [(96, 128)] * 2)
             outputs = heads._run_box_head(features, boxes, [(96, 128)] * 2)
-            found.append([*features.values(), *sum(each.rpn.head(list(features.values())), []), *outputs, masks])
+            objectness, deltas = each.rpn.head(list(features.values()))
+            found.append([*features.values(), *objectness, *deltas, *outputs, masks])
     for expected, actual in zip(*found, strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
@@ -60,7 +61,7 @@ def assert_close(network, fast):
 def test_equals_the_network(settings, num_left):
     network = build(**settings)
     num_norms = len(list_norms(network))
-    fast = speed_up(network, is_fp32_on_cpu=True)
+    fast = speed_up(network, torch.device("cpu"), "fp32")
     assert len(list_norms(network)) == num_norms
     left = len(list_norms(fast))
     assert left == num_left if num_left is not None else 0 < left < num_norms
@@ -73,7 +74,7 @@ def test_the_network_can_be_trained_on():
     network = build(**COMPACT)
     state = copy.deepcopy(network.state_dict())
     network.train()
-    speed_up(network, is_fp32_on_cpu=True)
+    speed_up(network, torch.device("cpu"), "fp32")
     assert network.training
     torch.testing.assert_close(dict(network.state_dict()), dict(state), rtol=0, atol=0)
 

@@ -32,4 +32,4 @@ def _load_torchvision() -> None:
 
 
 _load_torchvision()
-from torchvision import tv_tensors as tv_tensors  # noqa: E402
+from torchvision import tv_tensors as tv_tensors  # noqa: E402  # pyright: ignore[reportMissingTypeStubs]

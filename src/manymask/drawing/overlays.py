@@ -145,5 +145,5 @@ def _draw_legend(
 def _load_font(size: float) -> ImageFont.FreeTypeFont:
     """The font of matplotlib's pictures, without loading matplotlib, which takes longer than a small prediction."""
     spec = importlib.util.find_spec("matplotlib")
-    (folder,) = spec.submodule_search_locations or () if spec else ()
-    return ImageFont.truetype(Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    folders: Sequence[str] = (spec and spec.submodule_search_locations) or ()
+    return ImageFont.truetype(Path(folders[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)

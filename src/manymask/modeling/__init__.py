@@ -1,3 +1,3 @@
 """Mask R-CNN for crowded images."""
 
-import manymask.core.light_torchvision  # before any module here loads torchvision
+import manymask.core.light_torchvision  # noqa: F401 - before any module here loads torchvision

@@ -117,7 +117,7 @@ class CompactBody(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)  # each block begins as its shortcut
+                module.bn2.weight.data.zero_()  # pyright: ignore - each block begins as its shortcut
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """The feature maps of the stem and of each stage."""

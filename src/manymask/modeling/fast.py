@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from manymask.modeling.device import choose_precision
 from manymask.modeling.network import MaskRCNN
 
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
@@ -17,30 +18,33 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 LARGE_MAP = 32 * 32
 
 
-def speed_up(network: MaskRCNN, *, is_fp32_on_cpu: bool) -> MaskRCNN:
-    """A copy of a network, on the CPU, for prediction alone; it gives the same but for rounding.
+def speed_up(network: MaskRCNN, device: torch.device, precision: str) -> MaskRCNN:
+    """A copy of a network for prediction alone, in evaluation mode; it gives the same but for rounding.
 
     Each BatchNorm becomes part of the convolution before it. For fp32 on a CPU, 3 x 3 convolutions are done by
     Winograd's minimal filtering (arXiv 1509.09308), where torch has NNPACK.
 
     Args:
         network: The network, which stays as it is.
-        is_fp32_on_cpu: Whether the copy is to compute so.
+        device: Where the copy is to compute.
+        precision: In which arithmetic, as the plan's setting.
     """
     network = deepcopy(network).cpu().eval()
     fold_norms(network, lambda: _run_parts(network))
-    if is_fp32_on_cpu and torch._nnpack_available():  # pyright: ignore[reportPrivateUsage]
+    is_fp32_on_cpu = device.type == "cpu" and choose_precision(precision, device) == "fp32"
+    if is_fp32_on_cpu and torch._nnpack_available():  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         use_winograd(network)
-    return network
+    return network.to(device)
 
 
 def _run_parts(network: MaskRCNN) -> None:
     """Run each convolution of a network on a small image and one box."""
-    features, size = network.backbone(torch.zeros(1, 3, 64, 96)), [(64, 96)]
-    network.rpn.head(list(features.values()))
+    parts: Any = network
+    features, size = parts.backbone(torch.zeros(1, 3, 64, 96)), [(64, 96)]
+    parts.rpn.head(list(features.values()))
     boxes = [torch.tensor([[0.0, 0.0, 64.0, 64.0]])]
-    network.roi_heads._run_box_head(features, boxes, size)  # pyright: ignore
-    network.roi_heads._run_mask_head(features, boxes, size)  # pyright: ignore
+    parts.roi_heads._run_box_head(features, boxes, size)
+    parts.roi_heads._run_mask_head(features, boxes, size)
 
 
 def fold_norms(network: nn.Module, run: Callable[[], object]) -> None:

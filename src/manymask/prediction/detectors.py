@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from manymask.modeling.detections import Detections
-from manymask.modeling.device import autocast, choose_precision
+from manymask.modeling.device import autocast
 from manymask.modeling.fast import speed_up
 from manymask.modeling.network import MaskRCNN
 
@@ -38,8 +38,7 @@ class TorchDetector:
     """
 
     def __init__(self, network: MaskRCNN, device: torch.device, precision: str) -> None:
-        is_fp32_on_cpu = device.type == "cpu" and choose_precision(precision, device) == "fp32"
-        self.network = speed_up(network, is_fp32_on_cpu=is_fp32_on_cpu).to(device)
+        self.network = speed_up(network, device, precision)
         self.device = device
         self.precision = precision
 
