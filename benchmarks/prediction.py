@@ -139,16 +139,19 @@ def compare(arguments):
     for path in sorted((arguments.data / "labels").glob("*.png")):
         if len(truths) < arguments.images and LEAST <= len(truth := read_truth(path)) <= MOST:
             truths[arguments.data / "images" / path.name] = truth
-    answers = [[ask(process, path) for process in processes] for path in [next(iter(truths)), *truths]][1:]
-    describe(f"{len(truths)} images, {arguments.threads} threads", *zip(*answers, strict=True))
-    scored, ious = ([], []), []
-    for number, (truth, pair) in enumerate(zip(truths.values(), answers, strict=True)):
+    for process in processes:
+        ask(process, next(iter(truths)))  # the first one is slower
+    answers, scored, ious = [], ([], []), []
+    for number, (path, truth) in enumerate(truths.items()):
+        pair = [ask(process, path) for process in processes]
+        answers.append(pair)
         found = [to_instances(answer) for answer in pair]
         print(f"  {len(truth)} labelled, found before {len(found[0])}, after {len(found[1])}", end="")
-        print(f"; seconds {pair[0]['seconds']:.2f}, {pair[1]['seconds']:.2f}")
+        print(f"; seconds {pair[0]['seconds']:.2f}, {pair[1]['seconds']:.2f}", flush=True)
         ious.append(match(*found))
         for images, instances in zip(scored, found, strict=True):
             images.append(score_image(number, truth, instances, max_detections=1000, score_threshold=0.5))
+    describe(f"{len(truths)} images, {arguments.threads} threads", *zip(*answers, strict=True))
     ious = np.concatenate(ious)
     print(f"masks with IoU of 0.98 or more with one after: {(ious >= 0.98).mean():.2%} of {len(ious)}")
     for name, images in zip(("before", "after"), scored, strict=True):
