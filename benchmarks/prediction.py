@@ -156,7 +156,7 @@ def compare(arguments):
     print(f"masks with IoU of 0.98 or more with one after: {(ious >= 0.98).mean():.2%} of {len(ious)}")
     for name, images in zip(("before", "after"), scored, strict=True):
         scores = summarize_headline(images, (Category(1, "object"),))
-        print(name, {path: round(value, 5) for path, value in scores.items() if value is not None})
+        print(name, {path: round(value, 5) for path, value in scores.items() if path[1:] in (("AP",), ("AP50",))})
 
 
 def main():
