@@ -73,3 +73,18 @@ def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, manymask; print(sorted({'torch', 'numpy', 'timm', 'cv2', 'pydantic'} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_prediction_starts_without_what_it_does_not_need():
+    """And what does need ``torch._dynamo``, which torchvision was loaded without, finds it."""
+    code = """if True:
+        import sys
+        from manymask.prediction import load_model
+        load_model("nuclei", "cpu")
+        print(sorted({"torch._dynamo", "timm", "matplotlib", "scipy", "lightning"} & sys.modules.keys()))
+        import torch
+        from torchvision.ops.roi_align import is_compile_supported
+        print(is_compile_supported("cpu"), torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["[]", "True 2.0"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from manymask.core.files import copy_file, explain_writing, hold_lock, replace_file
 from manymask.core.outputs import LOCK_NAME, is_unused
-from manymask.drawing.curves import draw_curves
 from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.metrics.catalogue import LOGGED, MetricPath
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -112,6 +111,9 @@ class RunFolder:
 
     def write_metrics(self, rows: list[MetricsRow]) -> None:
         """Write ``metrics.csv``, one row an epoch, and draw the curves."""
+        # Here, because only training draws, and matplotlib takes a while to load.
+        from manymask.drawing.curves import draw_curves
+
         with replace_file(self.path / "metrics.csv", "w") as f:
             writer = csv.DictWriter(f, fieldnames=list(rows[-1]))
             writer.writeheader()

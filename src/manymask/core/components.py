@@ -4,8 +4,6 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
-from scipy.sparse.csgraph import connected_components  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 from manymask.core.runs import RunLengths, expand_ranges
 
@@ -38,6 +36,12 @@ def find_pieces(runs: RunLengths, gap: int = FAR_GAP) -> tuple[RunLengths, Int64
     Returns:
         The pieces as runs, and the row of each one's instance, ascending. Empty masks have no piece.
     """
+    # Here, because scipy.sparse takes a while to load, and prediction does without.
+    from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
+    from scipy.sparse.csgraph import (  # pyright: ignore[reportMissingTypeStubs]
+        connected_components,  # pyright: ignore[reportUnknownVariableType]
+    )
+
     owner, column, top, bottom = split_columns(runs)
     first, second = _link(runs.size, owner, column, top, bottom, gap)
     graph: Any = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(len(owner), len(owner)))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Int, Int32, Int64, Integer
 from torch import Tensor
-from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
+from manymask.core.light_torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 from manymask.core.overlap import intersect_runs
 from manymask.core.runs import RunLengths
 

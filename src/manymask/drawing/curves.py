@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from manymask.core.files import replace_file
-from manymask.drawing.overlays import DPI, PALETTE
+from manymask.drawing.overlays import PALETTE
+
+DPI = 100
 
 _LOSSES = {
     "loss": "total",

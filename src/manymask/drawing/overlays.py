@@ -1,15 +1,14 @@
 """Instances drawn over their image."""
 
+import importlib.util
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
+from PIL import Image, ImageDraw, ImageFont
 
 from manymask.core import Category, Instances
 from manymask.core.files import write_file
@@ -27,7 +26,6 @@ PALETTE = (
     (204, 121, 167),
 )
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
-DPI = 100
 
 
 def draw_overlay(
@@ -127,26 +125,25 @@ def _draw_legend(
     present = np.flatnonzero(counts).tolist()
     texts = [count_of(len(instances), "instance"), *(f"{categories[i].name}  {counts[i]}" for i in present)]
     font_size = float(np.clip(width / 45, 12, 32))
-    font = FontProperties(size=font_size * 72 / DPI)
-    cell_width = _measure_texts(texts, font) + 2.5 * font_size
+    font = _load_font(font_size)
+    cell_width = max(map(font.getlength, texts)) + 2.5 * font_size
     columns = min(len(texts), max(1, int(width / cell_width)))
     line = 1.8 * font_size
-    height = round(line * -(-len(texts) // columns))
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    legend = Image.new("RGB", (width, round(line * -(-len(texts) // columns))), "white")
+    draw = ImageDraw.Draw(legend)
     for place, text in enumerate(texts):
-        x, y = place % columns * cell_width + font_size / 2, height - line * (place // columns + 0.5)
+        x, y = place % columns * cell_width + font_size / 2, line * (place // columns + 0.5)
         if place > 0:
-            color = [value / 255 for value in PALETTE[present[place - 1] % len(PALETTE)]]
-            corner = (x / width, (y - font_size / 2) / height)
-            figure.add_artist(Rectangle(corner, font_size / width, font_size / height, color=color))
+            color = PALETTE[present[place - 1] % len(PALETTE)]
+            draw.rectangle((x, y - font_size / 2, x + font_size, y + font_size / 2), fill=color)
             x += 1.4 * font_size
-        figure.text(x / width, y / height, text, fontproperties=font, va="center_baseline", parse_math=False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        draw.text((x, y), text, "black", font, anchor="lm")
+    return np.array(legend)
 
 
-def _measure_texts(texts: Sequence[str], font: FontProperties) -> float:
-    """Width of the longest in pixels."""
-    renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
-    return max(renderer.get_text_width_height_descent(text, font, False)[0] for text in texts)
+@lru_cache
+def _load_font(size: float) -> ImageFont.FreeTypeFont:
+    """The font of matplotlib's pictures, without loading matplotlib, which takes longer than a small prediction."""
+    spec = importlib.util.find_spec("matplotlib")
+    folders: Sequence[str] = (spec and spec.submodule_search_locations) or ()
+    return ImageFont.truetype(Path(folders[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)

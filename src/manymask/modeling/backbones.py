@@ -1,12 +1,13 @@
 """The bodies that give feature maps, and the pyramid on them."""
 
 import difflib
+import itertools
 from typing import Any
 
-import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, conv1x1
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -16,7 +17,7 @@ FPN_CHANNELS = 256
 STRIDES = (4, 8, 16, 32)
 # maskrcnn_compact, measured (benchmarks/RESULTS.md, "The compact architecture"): 9.8 M parameters.
 COMPACT_CHANNELS, COMPACT_BOX_CHANNELS = 96, 512
-COMPACT_STEM, COMPACT_WIDTHS = 32, (48, 96, 192, 384)
+COMPACT_STEM, COMPACT_WIDTHS = 64, (48, 96, 192, 384)
 COMPACT_STRIDE = 2
 
 
@@ -26,6 +27,8 @@ def check_backbone(name: str) -> None:
     Raises:
         PlanError: timm has no such model.
     """
+    import timm  # here and below, because it takes a while to load, and the compact architecture does without
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
@@ -36,18 +39,18 @@ class PyramidBackbone(nn.Module):
     """A body's feature maps under a feature pyramid (arXiv 1612.03144).
 
     Args:
-        body: A timm model with ``features_only``.
+        body: Gives a list of feature maps, as a timm model with ``features_only``.
+        widths: Their channels.
         places: Which four of its feature maps are taken, each of twice the stride of the one before.
         channels: Of the pyramid.
         first_stride: Stride of the first of them.
     """
 
-    def __init__(self, body: Any, places: list[int], channels: int, first_stride: int) -> None:
+    def __init__(self, body: Any, widths: list[int], places: list[int], channels: int, first_stride: int) -> None:
         super().__init__()
         self.body = body
         self.places = places
         self.first_stride = first_stride
-        widths: list[int] = body.feature_info.channels()
         self.fpn = FeaturePyramidNetwork([widths[place] for place in places], channels, LastLevelMaxPool())
         self.out_channels = channels
 
@@ -93,7 +96,35 @@ class TimmBackbone(PyramidBackbone):
                 f"backbone {name!r} does not give feature maps of strides 4, 8, 16 and 32 for images of any size "
                 f"({first_line(error)}); choose one that does, for example resnet18 or convnext_tiny"
             ) from error
-        super().__init__(body, places, channels, STRIDES[0])
+        super().__init__(body, body.feature_info.channels(), places, channels, STRIDES[0])
+
+
+class CompactBody(nn.Module):
+    """The stem and the stages of a narrow ResNet-18, with timm's names of parts and its random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, COMPACT_STEM, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(COMPACT_STEM)
+        self.act1 = nn.ReLU(inplace=True)
+        ends = (COMPACT_STEM, *COMPACT_WIDTHS)
+        for place, (width_in, width) in enumerate(itertools.pairwise(ends), start=1):
+            stride = 1 if place == 1 else 2
+            shortcut = nn.Sequential(conv1x1(width_in, width, stride), nn.BatchNorm2d(width))
+            blocks = BasicBlock(width_in, width, stride, shortcut), BasicBlock(width, width)
+            self.add_module(f"layer{place}", nn.Sequential(*blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock):
+                module.bn2.weight.data.zero_()  # pyright: ignore - each block begins as its shortcut
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
+        """The feature maps of the stem and of each stage."""
+        maps = [self.act1(self.bn1(self.conv1(images)))]
+        for place in range(1, len(COMPACT_WIDTHS) + 1):
+            maps.append(self.get_submodule(f"layer{place}")(maps[-1]))
+        return maps
 
 
 class CompactBackbone(PyramidBackbone):
@@ -104,15 +135,9 @@ class CompactBackbone(PyramidBackbone):
     """
 
     def __init__(self) -> None:
-        body: Any = timm.create_model("resnet18", features_only=True, channels=COMPACT_WIDTHS, stem_width=COMPACT_STEM)
-        body["maxpool"] = nn.Identity()
-        super().__init__(body, [1, 2, 3, 4], COMPACT_CHANNELS, COMPACT_STRIDE)
-        # Convolutions on the CPU take about a tenth less time so.
+        super().__init__(CompactBody(), [COMPACT_STEM, *COMPACT_WIDTHS], [1, 2, 3, 4], COMPACT_CHANNELS, COMPACT_STRIDE)
+        # Convolutions on the CPU take about a tenth less time so; the feature maps follow the weights.
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
-        """Feature maps by level name, ``0`` to ``3`` and ``pool``."""
-        return super().forward(images.contiguous(memory_format=torch.channels_last))
 
 
 def _probe(body: Any) -> list[Tensor]:
@@ -125,6 +150,8 @@ def _probe(body: Any) -> list[Tensor]:
 
 def create_timm_body(name: str, *, is_pretrained: bool = False) -> Any:
     """A timm model that gives feature maps."""
+    import timm
+
     try:
         # Swin takes images of any size only with this argument; other models do not know it.
         return timm.create_model(name, is_pretrained, features_only=True, strict_img_size=False)

@@ -101,16 +101,21 @@ def _read_crops(
     limits = torch.tensor([size[1], size[0]]).repeat(2)
     # Pixel i has its centre at i + 0.5.
     corners = (boxes - 0.5).ceil().long().clamp(min=torch.zeros(4, dtype=torch.long), max=limits)
-    for mask, (x1, y1, x2, y2), (left, top, right, bottom) in zip(masks, boxes.tolist(), corners.tolist(), strict=True):
+    places = zip(masks.numpy(), boxes.tolist(), corners.tolist(), strict=True)
+    for mask, (x1, y1, x2, y2), (left, top, right, bottom) in places:
         across = _weigh_bins(left, right, x1, x2, mask.shape[1])
         down = _weigh_bins(top, bottom, y1, y2, mask.shape[0])
-        yield left, top, (down @ mask @ across.T > threshold).numpy()
+        yield left, top, down @ mask @ across.T > threshold
 
 
-def _weigh_bins(first: int, last: int, start: float, end: float, num_bins: int) -> Float32[Tensor, "pixels bins"]:
-    """The share of each bin of [start, end] in the value at the centre of each pixel from first to last."""
-    place = (torch.arange(first, last) + 0.5 - start) / max(end - start, 1e-6) * num_bins - 0.5
-    return (1 - (place[:, None] - torch.arange(num_bins)).abs()).clamp(min=0)
+def _weigh_bins(first: int, last: int, start: float, end: float, num_bins: int) -> Float32[np.ndarray, "pixels bins"]:
+    """The share of each bin of [start, end] in the value at the centre of each pixel from first to last.
+
+    In NumPy, whose calls on so few numbers take a tenth of torch's time.
+    """
+    pixels, bins = np.arange(first, last, dtype=np.float32), np.arange(num_bins, dtype=np.float32)
+    place = (pixels + 0.5 - start) / max(end - start, 1e-6) * num_bins - 0.5
+    return np.maximum(1 - np.abs(place[:, None] - bins), 0)
 
 
 def suppress_masks(

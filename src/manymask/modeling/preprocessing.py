@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import timm
 import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor
@@ -54,6 +53,8 @@ class Preprocessing:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if plan.backbone is not None:
             check_backbone(plan.backbone)
+            import timm  # here, because it takes a while to load
+
             if (config := timm.get_pretrained_cfg(plan.backbone)) is not None:
                 mean, std = config.mean, config.std
         return cls(mean, std, plan.min_size, plan.max_size, plan.scale)

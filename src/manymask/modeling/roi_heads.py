@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign
@@ -176,10 +176,29 @@ class CrowdRoIHeads(RoIHeads):
             of_image = {name: feature[index : index + 1] for name, feature in features.items()}
             probabilities = []
             for chunk, own in zip(boxes.split(DETECTIONS_AT_ONCE), labels.split(DETECTIONS_AT_ONCE), strict=True):
-                logits = self._run_mask_head(of_image, [chunk], [image_shapes[index]])
-                probabilities.append(logits[torch.arange(len(own), device=own.device), own].float().sigmoid())
+                pooled = self.mask_roi_pool(of_image, self._shift([chunk]), [image_shapes[index]])  # pyright: ignore[reportOptionalCall]
+                probabilities.append(self._predict_masks(self.mask_head(pooled), own).float().sigmoid())  # pyright: ignore[reportOptionalCall]
             results.append(Detections(boxes, labels, scores, torch.cat(probabilities)))
         return results
+
+    def _predict_masks(
+        self, features: Float[Tensor, "boxes channels bins bins"], labels: Int64[Tensor, " boxes"]
+    ) -> Float[Tensor, "boxes new_bins new_bins"]:
+        """What the mask predictor gives for each box's own class, which alone is computed.
+
+        Its deconvolution has a stride as large as its kernel, so that each cell becomes 2 x 2 others by itself: a
+        product of matrices.
+        """
+        predictor: Any = self.mask_predictor
+        deconvolution, classifier = predictor.conv5_mask, predictor.mask_fcn_logits
+        num_boxes, channels, bins = features.shape[:3]
+        cells = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        weight = deconvolution.weight.permute(0, 2, 3, 1).reshape(channels, -1)
+        hidden = F.relu(torch.addmm(deconvolution.bias.repeat(4), cells, weight), inplace=True)
+        own = classifier.weight[labels, :, 0], classifier.bias[labels, None, None]
+        logits = hidden.view(num_boxes, bins * bins * 4, -1) @ own[0] + own[1]
+        parts = logits.view(num_boxes, bins, bins, 2, 2)  # row, column, row within the cell, column within the cell
+        return parts.permute(0, 1, 3, 2, 4).reshape(num_boxes, 2 * bins, 2 * bins)
 
 
 def map_boxes(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -41,7 +42,31 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
         """As torchvision's; remembers the sizes that the anchors' grids follow from."""
         self._input_size = images.tensors.shape[-2:]
         self._feature_sizes = [tuple(feature.shape[-2:]) for feature in features.values()]
-        return super().forward(images, features, targets)
+        if self.training:
+            return super().forward(images, features, targets)
+        maps = list(features.values())
+        objectness, deltas = self.head(maps)
+        anchors = self.anchor_generator(images, maps)[0].split([level[0].numel() for level in objectness])
+        levels = [self._choose_proposals(*level) for level in zip(objectness, deltas, anchors, strict=True)]
+        scores, boxes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        counts = [level.shape[1] for level, _ in levels]
+        return self.filter_proposals(boxes, scores, images.image_sizes, counts)[0], {}
+
+    def _choose_proposals(
+        self,
+        objectness: Float[Tensor, "images shapes rows columns"],
+        deltas: Float[Tensor, "images four_shapes rows columns"],
+        anchors: Float32[Tensor, "anchors 4"],
+    ) -> tuple[Float[Tensor, "images chosen"], Float32[Tensor, "images chosen 4"]]:
+        """The anchors of a level that score highest, and their boxes; torchvision decodes all before it chooses."""
+        num_images, num_shapes = objectness.shape[:2]
+        scores = objectness.permute(0, 2, 3, 1).flatten(1)  # in the order of the anchors
+        scores, chosen = scores.topk(min(self.pre_nms_top_n(), scores.shape[1]), dim=1)
+        image = torch.arange(num_images, device=chosen.device)[:, None]
+        by_shape = deltas.unflatten(1, (num_shapes, 4)).flatten(3)
+        own = by_shape[image, chosen % num_shapes, :, chosen // num_shapes]
+        boxes = self.box_coder.decode_single(own.flatten(0, 1).float(), anchors[chosen].flatten(0, 1))
+        return scores, boxes.view(num_images, -1, 4)
 
     def filter_proposals(
         self,

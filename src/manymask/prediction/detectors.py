@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from manymask.modeling.build import LEVELS
 from manymask.modeling.detections import Detections
 from manymask.modeling.device import autocast
+from manymask.modeling.fast import speed_up
 from manymask.modeling.network import MaskRCNN
 from manymask.prediction.runtimes import Graph, to_array
 
@@ -30,16 +31,16 @@ class Detector(Protocol):
 
 
 class TorchDetector:
-    """The network in evaluation mode on its device.
+    """A network on its device, made fast for prediction.
 
     Args:
-        network: The network.
+        network: The network, which stays as it is.
         device: Where it computes.
         precision: In which arithmetic, as the plan's setting.
     """
 
     def __init__(self, network: MaskRCNN, device: torch.device, precision: str) -> None:
-        self.network = network.to(device).eval()
+        self.network = speed_up(network, device, precision)
         self.device = device
         self.precision = precision
 

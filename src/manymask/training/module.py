@@ -1,6 +1,7 @@
 """The training and validation step."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from manymask.errors import TrainingError
 from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
 from manymask.modeling.detections import Postprocessing, make_instances
+from manymask.modeling.fast import speed_up
 from manymask.modeling.network import MaskRCNN
 from manymask.modeling.preprocessing import Preprocessing, View
 from manymask.plan import Plan
@@ -64,6 +66,7 @@ class TrainingModule(L.LightningModule):
         self.pace: Pace | None = None
         self._scored: list[ScoredImage] = []
         self._last_names: list[str] = []
+        self._detect: Callable[[list[Tensor]], Any] = network.forward
 
     def configure_optimizers(self) -> Any:
         """The plan's optimizer, and its learning rate as a function of the step alone."""
@@ -145,6 +148,8 @@ class TrainingModule(L.LightningModule):
             TrainingError: The epoch's last step left weights that are not finite, which no checkpoint may hold.
         """
         self._scored = []
+        # The method alone: the copy as an attribute would become part of the checkpoints.
+        self._detect = speed_up(self.network, self.device, self.plan.precision).forward
         if self.pace is not None:
             self.pace.end_steps()
         if not all(value.isfinite().all() for value in self.network.state_dict().values()):
@@ -157,7 +162,7 @@ class TrainingModule(L.LightningModule):
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
             view = View(Window(0, 0, *truth.size), self.preprocessing)
-            (found,) = self.network([view.take(image)])
+            (found,) = self._detect([view.take(image)])
             instances = make_instances(view.map_back(found), truth.size, self.postprocessing)
             self._scored.append(
                 score_image(
@@ -174,7 +179,7 @@ class TrainingModule(L.LightningModule):
         self.scores = summarize_headline(self._scored, self.scored_categories)
         if self.plan.score_threshold == "auto":
             self.score_threshold = choose_score_threshold(self._scored)
-        self._scored = []
+        self._scored, self._detect = [], self.network.forward
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plan and the score threshold, so that a checkpoint alone is a model."""

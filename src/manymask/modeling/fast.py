@@ -1,0 +1,104 @@
+"""A network for prediction alone: BatchNorm becomes part of the weights, and convolutions multiply less."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from manymask.modeling.device import choose_precision
+from manymask.modeling.network import MaskRCNN
+
+NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+# Pixels from which on NNPACK gets one map of a batch after the other: of several it makes slower Fourier transforms.
+LARGE_MAP = 32 * 32
+
+
+def speed_up(network: MaskRCNN, device: torch.device, precision: str) -> MaskRCNN:
+    """A copy of a network for prediction alone, in evaluation mode; it gives the same but for rounding.
+
+    Each BatchNorm becomes part of the convolution before it. For fp32 on a CPU, 3 x 3 convolutions are done by
+    Winograd's minimal filtering (arXiv 1509.09308), where torch has NNPACK.
+
+    Args:
+        network: The network, which stays as it is.
+        device: Where the copy is to compute.
+        precision: In which arithmetic, as the plan's setting.
+    """
+    network = deepcopy(network).cpu().eval()
+    fold_norms(network, lambda: _run_parts(network))
+    is_fp32_on_cpu = device.type == "cpu" and choose_precision(precision, device) == "fp32"
+    if is_fp32_on_cpu and torch._nnpack_available():  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        use_winograd(network)
+    return network.to(device)
+
+
+def _run_parts(network: MaskRCNN) -> None:
+    """Run each convolution of a network on a small image and one box."""
+    parts: Any = network
+    features, size = parts.backbone(torch.zeros(1, 3, 64, 96)), [(64, 96)]
+    parts.rpn.head(list(features.values()))
+    boxes = [torch.tensor([[0.0, 0.0, 64.0, 64.0]])]
+    parts.roi_heads._run_box_head(features, boxes, size)
+    parts.roi_heads._run_mask_head(features, boxes, size)
+
+
+def fold_norms(network: nn.Module, run: Callable[[], object]) -> None:
+    """Make each BatchNorm part of the convolution before it; one that does not follow a convolution stays.
+
+    Which convolution's output a BatchNorm gets is seen while the network runs, however its parts are named and ordered.
+
+    Args:
+        network: The network, in evaluation mode.
+        run: Runs all of it once.
+    """
+    makers: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the output's id; the output is kept, so that no id is reused
+    sources: dict[Any, set[nn.Conv2d | None]] = {}
+
+    def note_output(convolution: nn.Module, _: Any, output: Tensor) -> None:
+        makers[id(output)] = convolution, output  # pyright: ignore[reportArgumentType]
+
+    def note_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sources.setdefault(norm, set()).add(makers.get(id(inputs[0]), (None,))[0])
+
+    hooks = [m.register_forward_hook(note_output) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(note_input) for m in network.modules() if isinstance(m, NORMS)]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    names = {module: name for name, module in network.named_modules()}
+    followed = [convolution for found in sources.values() for convolution in found]
+    for norm, (convolution, *others) in sources.items():
+        if convolution is None or others or followed.count(convolution) > 1:
+            continue
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        network.set_submodule(names[norm], getattr(norm, "act", nn.Identity()))  # timm's hold the activation
+
+
+def use_winograd(network: nn.Module) -> None:
+    """Let NNPACK do the 3 x 3 convolutions of a network that computes in fp32 on a CPU."""
+    # What NNPACK takes and gives; in channels-last, which the compact architecture prefers, each would be a copy.
+    network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    fitting = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    for module in network.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and fitting.items() <= vars(module).items():
+            module.__class__ = WinogradConv2d
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A 3 x 3 convolution with a stride of 1: 36 outputs of 64 products a channel, where a plain one takes 324."""
+
+    def forward(self, input: Float32[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch _ height width"]:
+        """The convolution of maps on the CPU."""
+        if len(input) == 0:
+            return super().forward(input)
+        parts = input.split(1) if input.shape[2] * input.shape[3] > LARGE_MAP else [input]
+        outputs = [torch._nnpack_spatial_convolution(part, self.weight, self.bias, 1, 1) for part in parts]  # pyright: ignore
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]

@@ -1,0 +1,118 @@
+"""A network made fast for prediction gives what it gave before."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from manymask.modeling.build import build_model
+from manymask.modeling.fast import NORMS, WinogradConv2d, fold_norms, speed_up, use_winograd
+
+SETTINGS = {"weights": "none", "min_size": 0, "min_score": 0.0, "detections_per_image": 20}
+COMPACT = {"architecture": "maskrcnn_compact", "anchor_sizes": (8, 16, 32, 64, 128)}
+
+
+def build(**settings):
+    """A network of random weights whose statistics of BatchNorm are not those of a new one."""
+    torch.manual_seed(0)
+    network = build_model(3, settings=SETTINGS | settings).eval()
+    for module in network.modules():
+        if isinstance(module, NORMS):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.1)
+    return network
+
+
+def list_norms(network):
+    return [module for module in network.modules() if isinstance(module, NORMS)]
+
+
+def assert_close(network, fast):
+    """The same features, and the same boxes, classes and masks of the same proposals."""
+    images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.tensor([[4.0, 8, 40, 60], [30, 20, 90, 70], [1, 1, 120, 90]])] * 2
+    found = []
+    with torch.no_grad():
+        for each in (network, fast):
+            features, heads = each.backbone(images), each.roi_heads
+            masks = heads._run_mask_head(features, boxes, [(96, 128)] * 2)
+            outputs = heads._run_box_head(features, boxes, [(96, 128)] * 2)
+            objectness, deltas = each.rpn.head(list(features.values()))
+            found.append([*features.values(), *objectness, *deltas, *outputs, masks])
+    for expected, actual in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_left"),
+    [
+        (COMPACT, 0),
+        ({"architecture": "maskrcnn_resnet50_fpn_v2"}, 0),
+        ({"architecture": "maskrcnn_resnet50_fpn"}, 0),
+        ({"architecture": "maskrcnn_fpn", "backbone": "test_resnet"}, 0),
+        ({"architecture": "maskrcnn_fpn", "backbone": "efficientnet_b0"}, 0),  # activations within the norms
+        ({"architecture": "maskrcnn_fpn", "backbone": "densenet121"}, None),  # norms of features put together
+    ],
+)
+def test_equals_the_network(settings, num_left):
+    network = build(**settings)
+    num_norms = len(list_norms(network))
+    fast = speed_up(network, torch.device("cpu"), "fp32")
+    assert len(list_norms(network)) == num_norms
+    left = len(list_norms(fast))
+    assert left == num_left if num_left is not None else 0 < left < num_norms
+    assert any(isinstance(module, WinogradConv2d) for module in fast.modules())
+    assert not any(isinstance(module, WinogradConv2d) for module in network.modules())
+    assert_close(network, fast)
+
+
+def test_the_network_can_be_trained_on():
+    network = build(**COMPACT)
+    state = copy.deepcopy(network.state_dict())
+    network.train()
+    speed_up(network, torch.device("cpu"), "fp32")
+    assert network.training
+    torch.testing.assert_close(dict(network.state_dict()), dict(state), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 20, 33), (4, 40, 50), (5, 14, 14), (0, 14, 14)])
+def test_winograd(size):
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1))
+    maps = torch.randn(size[0], 16, *size[1:])
+    expected = layer(maps)
+    use_winograd(layer)
+    assert isinstance(layer[0], WinogradConv2d)
+    torch.testing.assert_close(layer(maps), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"stride": 2}, {"dilation": 2, "padding": 2}, {"groups": 2}, {"kernel_size": 1}])
+def test_other_convolutions_stay(change):
+    settings = {"kernel_size": 3, "padding": 1} | change
+    layers = nn.Sequential(nn.Conv2d(4, 4, **settings), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    use_winograd(layers)
+    assert [type(layer) for layer in layers] == [nn.Conv2d, nn.Conv2d]
+
+
+def test_a_convolution_that_two_norms_follow_stays():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.first, self.second = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.alone, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, images):
+            maps = self.conv(torch.stack(images))
+            return self.norm(self.alone(self.first(maps) + self.second(maps)))
+
+    network = Twice().eval()
+    nn.init.uniform_(network.second.running_var, 2.0, 3.0)
+    images = [torch.rand(3, 64, 96)]
+    expected = network(images)
+    fold_norms(network, lambda: network(images))
+    assert [type(layer) for layer in (network.first, network.norm)] == [nn.BatchNorm2d, nn.Identity]
+    torch.testing.assert_close(network(images), expected)
