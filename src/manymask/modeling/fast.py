@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -87,18 +88,23 @@ def use_winograd(network: nn.Module) -> None:
     # What NNPACK takes and gives; in channels-last, which the compact architecture prefers, each would be a copy.
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     fitting = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    for module in network.modules():
+    for name, module in list(network.named_modules()):
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and fitting.items() <= vars(module).items():
-            module.__class__ = WinogradConv2d
+            network.set_submodule(name, WinogradConv2d(module))
 
 
-class WinogradConv2d(nn.Conv2d):
+class WinogradConv2d(nn.Module):
     """A 3 x 3 convolution with a stride of 1: 36 outputs of 64 products a channel, where a plain one takes 324."""
 
-    def forward(self, input: Float32[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch _ height width"]:
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, maps: Float32[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch _ height width"]:
         """The convolution of maps on the CPU."""
-        if len(input) == 0:
-            return super().forward(input)
-        parts = input.split(1) if input.shape[2] * input.shape[3] > LARGE_MAP else [input]
+        # NNPACK takes no empty batch, and other libraries' graphs do not know it.
+        if len(maps) == 0 or torch.compiler.is_exporting():
+            return F.conv2d(maps, self.weight, self.bias, padding=1)
+        parts = maps.split(1) if maps.shape[2] * maps.shape[3] > LARGE_MAP else [maps]
         outputs = [torch._nnpack_spatial_convolution(part, self.weight, self.bias, 1, 1) for part in parts]  # pyright: ignore
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPrivateImportUsage]
@@ -190,6 +191,8 @@ class CrowdRoIHeads(RoIHeads):
         product of matrices.
         """
         predictor: Any = self.mask_predictor
+        if not isinstance(predictor, MaskRCNNPredictor):  # another library has computed it with the head
+            return features[torch.arange(len(labels)), labels]
         deconvolution, classifier = predictor.conv5_mask, predictor.mask_fcn_logits
         num_boxes, channels, bins = features.shape[:3]
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -64,7 +64,7 @@ class GraphDetector(TorchDetector):
         for name in ("box", "mask"):
             setattr(network.roi_heads, f"{name}_head", _GraphLayers(graphs[f"{name}_head"]))
             setattr(network.roi_heads, f"{name}_predictor", nn.Identity())
-        super().__init__(network, torch.device("cpu"), "fp32")
+        self.network, self.device, self.precision = network.eval(), torch.device("cpu"), "fp32"
 
 
 def split_network(network: MaskRCNN) -> dict[str, nn.Module]:
