@@ -340,6 +340,7 @@ def print_table(rows):
 def draw_curves(folder, path):
     """Seconds and memory against instances of all that was measured, in log-log axes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     stored = {mode: folder / f"curve-{mode}.json" for mode in ("step", "found")}
     curves = {mode: json.loads(own.read_text()) for mode, own in stored.items() if own.exists()}
@@ -364,8 +365,11 @@ def draw_curves(folder, path):
                     )  # fmt: skip
             axes.set(xscale="log", yscale="log", xlabel=f"instances in an image of {size} x {size}", ylabel=label)
             axes.set_xticks(COUNTS, [f"{n:,}" for n in COUNTS])
+            axes.set_xlim(COUNTS[0] / 1.3, COUNTS[-1] * 1.3)
             axes.minorticks_off()
-            axes.grid(alpha=0.3, which="both")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.grid(alpha=0.3)
     figure.legend(*grid[-1][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 
@@ -380,7 +384,7 @@ def read_options(words):
     parser.add_argument("--limit", type=float, default=300, help="seconds after which a step or prediction is given up")
     parser.add_argument("--resume", action="store_true", help="keep the counts that are measured already")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="for what is measured")
-    parser.add_argument("--picture", type=Path, default=Path(__file__).parent / "crowd.png")
+    parser.add_argument("--picture", type=Path, default=Path(__file__).parent / "curves.png")
     return parser.parse_args(words)
 
 
