@@ -2,24 +2,35 @@
 
 Each case runs in a process of its own, whose peak resident memory is what is reported. Run from the project's root:
 
-    python benchmarks/crowd.py step          # ours at 2048 x 2048, 20 against 2,000 instances
-    python benchmarks/crowd.py predict MODEL # a trained model, images of 20 and 2,000 cells, 2048 px
-    python benchmarks/crowd.py curve         # ours and torchvision's at 1024 x 1024, 20 to 2,000 instances
-    python benchmarks/crowd.py paste         # 1,000 detections in 2000 x 2000 to COCO RLE, torchvision beside
+    python benchmarks/crowd.py step                # ours at 2048 x 2048, 20 against 2,000 instances
+    python benchmarks/crowd.py predict MODEL       # a trained model, images of 20 and 2,000 cells, 2048 px
+    python benchmarks/crowd.py paste               # 1,000 detections in 2000 x 2000 to COCO RLE, torchvision beside
+    python benchmarks/crowd.py curve step          # ours and torchvision's in turns at 512 x 512, 20 to 2,000 instances
+    python benchmarks/crowd.py curve found         # the same for a prediction to COCO RLE; --help lists the options
 """
 
+import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from turns import Worker
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COUNTS = (20, 200, 1000, 2000)
 MEMORY_LIMIT = 20 << 30  # bytes of address space above which a case is ended
+KINDS = {  # name, colour
+    "ours": ("manymask", "#0072b2"),
+    "T1": ("torchvision, our size and caps (T1)", "#e69f00"),
+    "T0": ("torchvision as shipped (T0)", "#d55e00"),
+    "T0 raised": ("T0, caps raised to the objects", "#cc79a7"),
+}
 NETWORK = ("backbone", "rpn.head", "roi_heads.box_roi_pool", "roi_heads.box_head", "roi_heads.box_predictor")
 NETWORK += ("roi_heads.mask_roi_pool", "roi_heads.mask_head", "roi_heads.mask_predictor")
 
@@ -42,20 +53,21 @@ def run_case(*words):
 
 
 def make_scene(num_instances, size):
-    """Discs of about 24 pixels on a jittered grid: an image and its layers, boxes and labels."""
+    """Discs of 24 pixels, 10 in an image of 512, on a jittered grid: an image and its layers, boxes and labels."""
     import numpy as np
     import torch
 
     from manymask.core import encode_crops, paint_layers
 
     rng = np.random.default_rng(num_instances)
-    y, x = np.ogrid[-1:1:24j, -1:1:24j]
+    diameter = min(24, size // 48)
+    y, x = np.ogrid[-1 : 1 : diameter * 1j, -1 : 1 : diameter * 1j]
     disc = x * x + y * y <= 1
     side = int(np.ceil(np.sqrt(num_instances)))
     centers = (
         np.stack(np.divmod(np.arange(num_instances), side), 1) + rng.uniform(0.2, 0.8, (num_instances, 2))
     ) / side
-    corners = np.clip(centers * size - 12, 0, size - 24).astype(int)
+    corners = np.clip(centers * size - diameter / 2, 0, size - diameter).astype(int)
     runs = encode_crops(((int(left), int(top), disc) for top, left in corners), (size, size))
     layers = paint_layers(runs)
     image = (layers[:1] > 0).float().repeat(3, 1, 1) * 0.5 + torch.from_numpy(
@@ -82,55 +94,140 @@ def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def case_step(kind, num_instances, size, precision, num_steps):
-    """Training steps of maskrcnn_resnet50_fpn_v2; the median is reported."""
-    import statistics
+def resident_mib():
+    """Resident memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
+
+def build_network(kind, num_instances, size, architecture="maskrcnn_resnet50_fpn"):
+    """The network of a kind, with the same weights in all, and our plan for it."""
+    import torch
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    from manymask import build_model
+    from manymask.plan import make_plan
+
+    cap = max(100, 3 * num_instances // 2)  # what manymask takes from data of so many objects
+    settings = {"architecture": architecture, "weights": "none", "min_size": 0, "detections_per_image": cap}
+    torch.manual_seed(0)
+    network = build_model(2, settings)
+    if kind != "ours":
+        stages = {"train": 2000, "test": 1000}
+        caps = {f"rpn_{when}_nms_top_n_{stage}": max(cap, n) for stage, n in stages.items() for when in ("pre", "post")}
+        options = {} if kind == "T0" else {**caps, "box_detections_per_img": cap}
+        options |= {"min_size": size, "max_size": size} if kind == "T1" else {}
+        weights = network.state_dict()
+        network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, **options)
+        network.load_state_dict(weights)
+    return network, make_plan(settings=settings)
+
+
+def make_step(kind, num_instances, size, architecture="maskrcnn_resnet50_fpn"):
+    """A function that does one training step and tells its seconds."""
     import torch
 
-    image, target, runs = make_scene(int(num_instances), int(size))
-    torch.manual_seed(0)
-    size, cap = int(size), 3000
-    if kind == "ours":
-        from manymask import build_model
-        from manymask.modeling.preprocessing import Preprocessing
-        from manymask.plan import make_plan
+    from manymask.core import Instances
+    from manymask.modeling.device import autocast
+    from manymask.modeling.preprocessing import Preprocessing
 
-        settings = {"weights": "none", "min_size": size, "max_size": size, "detections_per_image": cap}
-        model = build_model(2, settings)
-        prepare = Preprocessing.of(make_plan(settings=settings)).prepare
-    else:
-        from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
-
-        from manymask.core import Instances
-
-        model = maskrcnn_resnet50_fpn_v2(
-            weights=None, weights_backbone=None, num_classes=2, min_size=size, max_size=size,
-            rpn_post_nms_top_n_train=cap, rpn_pre_nms_top_n_train=cap,
-        )  # fmt: skip
+    network, plan = build_network(kind, num_instances, size, architecture)
+    network.train()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.001)
+    spent, before = time_network(network), resident_mib()
+    image, target, runs = make_scene(num_instances, size)
+    is_ours = kind == "ours"
+    prepare = Preprocessing.of(plan).prepare
+    if not is_ours:
         masks = Instances.from_runs(runs, target["labels"].numpy()).to_masks()
-        target = {**target, "masks": torch.from_numpy(masks.astype("uint8"))}
-        del target["layers"]
+        target = {"boxes": target["boxes"], "labels": target["labels"], "masks": torch.from_numpy(masks.view("uint8"))}
 
-        def prepare(image, target):
-            return image, target  # torchvision's network does that itself
-
-    model.train()
-    spent = time_network(model)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.001)
-    times, outside = [], []
-    for _ in range(int(num_steps)):
-        spent[0], start = 0.0, time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            prepared, prepared_target = prepare(image, target)
-            loss = sum(model([prepared], [prepared_target]).values())
+    def step():
+        spent[0], start, on_processor = 0.0, time.perf_counter(), time.process_time()
+        with autocast("fp32" if kind == "T0" else "auto", torch.device("cpu")):
+            prepared = prepare(image, target) if is_ours else (image, target)  # torchvision's network does that itself
+            loss = sum(network(*([part] for part in prepared)).values())
         forward = time.perf_counter() - start
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
-        outside.append(forward - spent[0])
-    return {"seconds": statistics.median(times), "outside": statistics.median(outside), "peak_mib": peak_mib()}
+        seconds = time.perf_counter() - start
+        times = {"seconds": seconds, "processor": time.process_time() - on_processor, "outside": forward - spent[0]}
+        return {**times, "growth_mib": peak_mib() - before, "loss": loss.item()}
+
+    return step
+
+
+def plant_objects(network, boxes, size):
+    """Make a network of random weights find discs in the scene's boxes; all of its parts compute as before.
+
+    The boxes go before the RPN's own proposals, the box head calls these objects and all others background, and the
+    mask head sees a disc.
+    """
+    import torch
+
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 28), torch.linspace(-1, 1, 28), indexing="ij")
+
+    def propose(rpn, arguments, output):
+        height, width = arguments[0].image_sizes[0]
+        own = boxes * torch.tensor([width, height, width, height]) / size
+        return [torch.cat([own, output[0][0]])[: rpn.post_nms_top_n()]], output[1]
+
+    def classify(_, __, output):
+        margin = torch.where(torch.arange(len(output[0])) < len(boxes), 5.0, -5.0)
+        return torch.stack([-margin, margin], dim=1), torch.zeros_like(output[1])
+
+    network.rpn.register_forward_hook(propose)
+    network.roi_heads.box_predictor.register_forward_hook(classify)
+    network.roi_heads.mask_predictor.register_forward_hook(
+        lambda _, __, output: (9 - 9 * (x * x + y * y)).expand(output.shape)
+    )
+
+
+def make_finding(kind, num_instances, size):
+    """A function that predicts an image to COCO RLE and tells its seconds."""
+    import numpy as np
+    import torch
+    from pycocotools import mask as coco_mask
+
+    from manymask.core import Category, encode_coco_rle
+    from manymask.modeling.device import autocast
+    from manymask.prediction import Model, predict_tensor
+    from manymask.prediction.detectors import TorchDetector
+
+    network, plan = build_network(kind, num_instances, size)
+    image, target, _ = make_scene(num_instances, size)
+    network.eval()
+    plant_objects(network, target["boxes"], size)
+    spent, before = time_network(network), resident_mib()
+    model = Model(TorchDetector(network, torch.device("cpu"), "auto"), plan, (Category(1, "object"),), Path("planted"))
+
+    def find_ours():
+        return encode_coco_rle(predict_tensor(model, image).runs)
+
+    def find_torchvision():
+        with torch.inference_mode(), autocast("fp32" if kind.startswith("T0") else "auto", torch.device("cpu")):
+            masks = network([image])[0]["masks"]
+        # As torchvision's reference scripts do.
+        return [coco_mask.encode(np.array(m[0, :, :, None] > 0.5, dtype=np.uint8, order="F"))[0] for m in masks]
+
+    find = find_ours if kind == "ours" else find_torchvision
+
+    def find_timed():
+        spent[0], start, on_processor = 0.0, time.perf_counter(), time.process_time()
+        found = find()
+        seconds = time.perf_counter() - start
+        times = {"seconds": seconds, "processor": time.process_time() - on_processor, "outside": seconds - spent[0]}
+        return {**times, "growth_mib": peak_mib() - before, "found": len(found)}
+
+    return find_timed
+
+
+def case_step(num_instances):
+    """Training steps of maskrcnn_resnet50_fpn_v2 at 2048 x 2048; the median is reported."""
+    step = make_step("ours", int(num_instances), 2048, "maskrcnn_resnet50_fpn_v2")
+    rows = [step() for _ in range(3)]
+    times = {key: statistics.median(row[key] for row in rows) for key in ("seconds", "outside")}
+    return {**times, "peak_mib": peak_mib()}
 
 
 def case_predict(model_path, num_instances, size):
@@ -193,42 +290,119 @@ def case_paste(kind, num_instances, size):
     return {"seconds": time.perf_counter() - start, "peak_mib": peak_mib(), "rles": len(rles)}
 
 
-def draw_curve(rows, path):
-    """Seconds and memory of a training step against instances, ours and torchvision's."""
-    from matplotlib.figure import Figure
+def measure_curve(options, path):
+    """Each kind's seconds and memory by number of instances, measured in turns; where one failed, why.
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axes, key, label in zip(
-        figure.subplots(1, 2), ("seconds", "peak_mib"), ("seconds a training step", "peak memory, GiB"), strict=True
-    ):
-        for kind, color in (("torchvision", "#d55e00"), ("ours", "#0072b2")):
-            points = [(n, r[key]) for k, n, r in rows if k == kind and r]
-            values = [v / 1024 if key == "peak_mib" else v for _, v in points]
-            name = "manymask" if kind == "ours" else kind
-            axes.plot([n for n, _ in points], values, "o-", color=color, label=name)
-            if missing := [n for k, n, r in rows if k == kind and r is None]:
-                axes.plot(
-                    missing, [max(values)] * len(missing), "x", color=color, ms=10, label=f"{name}: out of memory"
-                )
-        axes.set(xscale="log", xlabel="instances in a 1024 x 1024 image", ylabel=label)
-        axes.set_ylim(bottom=0)
-        axes.set_xticks(COUNTS, [f"{n:,}" for n in COUNTS])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.legend()
+    What is measured is kept in a file, from which a later call goes on if asked to.
+    """
+    kinds = [kind for kind in KINDS if options.what == "found" or kind != "T0 raised"]  # training has no such caps
+    rows = json.loads(path.read_text()) if options.resume and path.exists() else []
+    for count in sorted({*options.counts} - {row["count"] for row in rows}):
+        words = [sys.executable, "-W", "ignore", __file__, "turn", options.what]
+        workers = {kind: Worker([*words, kind, str(count), str(options.size)]) for kind in kinds}
+        answers = {kind: [worker.ask("", options.limit + 60)] for kind, worker in workers.items()}  # warms up
+        for _ in range(options.turns):
+            for kind, worker in workers.items():
+                answers[kind].append(worker.ask("", options.limit))
+        for kind, worker in workers.items():
+            worker.close()
+            row = {"kind": kind, "count": count, "size": options.size, "failure": worker.failure}
+            if worker.failure is None:
+                values = {
+                    key: [answer[key] for answer in answers[kind][-max(options.turns, 1) :]] for key in answers[kind][0]
+                }
+                row |= {key: statistics.median(own) for key, own in values.items()}
+                row |= {"fastest": min(values["seconds"]), "slowest": max(values["seconds"])}
+            print(row, flush=True)
+            rows.append(row)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows, indent=1))
+    return rows
+
+
+def print_table(rows):
+    """The rows as Markdown, with how many times as long as ours each takes by the clock and on the processor."""
+    ours = {row["count"]: row for row in rows if row["kind"] == "ours"}
+    print("\n| instances | | seconds (fastest to slowest) | times ours | on the processor, s | times ours ", end="")
+    print("| outside, s | memory, MiB | found |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        first = ours[row["count"]]
+        cells = [f"{row['count']:,}", KINDS[row["kind"]][0]]
+        if failure := row["failure"] or first["failure"]:
+            print("|", " | ".join([*cells, failure, *[""] * 6]), "|")
+            continue
+        cells += [f"{row['seconds']:.2f} ({row['fastest']:.2f} to {row['slowest']:.2f})"]
+        cells += [f"{row['seconds'] / first['seconds']:.2f}", f"{row['processor']:.2f}"]
+        cells += [f"{row['processor'] / first['processor']:.2f}", f"{row['outside']:.2f}", f"{row['growth_mib']:,.0f}"]
+        print("|", " | ".join([*cells, str(row.get("found", "-"))]), "|")
+
+
+def draw_curves(folder, path):
+    """Seconds and memory against instances of all that was measured, in log-log axes."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    stored = {mode: folder / f"curve-{mode}.json" for mode in ("step", "found")}
+    curves = {mode: json.loads(own.read_text()) for mode, own in stored.items() if own.exists()}
+    figure = Figure(figsize=(10, 4 * len(curves)), layout="constrained")
+    grid = figure.subplots(len(curves), 2, squeeze=False)
+    for (mode, rows), line in zip(curves.items(), grid, strict=True):
+        size = rows[0]["size"]
+        what = "a training step" if mode == "step" else "a prediction to COCO RLE"
+        for axes, key, label in zip(
+            line, ("seconds", "growth_mib"), (f"seconds of {what}", f"memory of {what}, MiB"), strict=True
+        ):
+            top = 1.6 * max(row[key] for row in rows if not row["failure"])
+            for kind, (name, color) in KINDS.items():
+                own = [row for row in rows if row["kind"] == kind]
+                done = [row for row in own if not row["failure"]]
+                axes.plot([row["count"] for row in done], [row[key] for row in done], "o-", color=color, label=name)
+                for row in (row for row in own if row["failure"]):
+                    axes.plot(row["count"], top, "x", color=color, ms=9, mew=2)
+                    axes.annotate(
+                        row["failure"], (row["count"], top), (-8, -3), textcoords="offset points", ha="right",
+                        color=color, fontsize=8,
+                    )  # fmt: skip
+            axes.set(xscale="log", yscale="log", xlabel=f"instances in an image of {size} x {size}", ylabel=label)
+            axes.set_xticks(COUNTS, [f"{n:,}" for n in COUNTS])
+            axes.set_xlim(COUNTS[0] / 1.3, COUNTS[-1] * 1.3)
+            axes.minorticks_off()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axes.grid(alpha=0.3)
+    figure.legend(*grid[-1][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def read_options(words):
+    """The options of a curve."""
+    parser = argparse.ArgumentParser(prog="crowd.py curve")
+    parser.add_argument("what", choices=("step", "found"))
+    parser.add_argument("--size", type=int, default=512, help="side of the image, in pixels")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of instances")
+    parser.add_argument("--turns", type=int, default=2, help="of each after one that warms up, which 0 takes instead")
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which a step or prediction is given up")
+    parser.add_argument("--resume", action="store_true", help="keep the counts that are measured already")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="for what is measured")
+    parser.add_argument("--picture", type=Path, default=Path(__file__).parent / "curves.png")
+    return parser.parse_args(words)
 
 
 def main():
     """Run the cases of one benchmark."""
     mode, *words = sys.argv[1:]
-    if mode == "case":
+    if mode in ("case", "turn"):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    if mode == "case":
         case = {"step": case_step, "predict": case_predict, "paste": case_paste}[words[0]]
         print(json.dumps(case(*words[1:])))
+    elif mode == "turn":
+        work = {"step": make_step, "found": make_finding}[words[0]](words[1], *map(int, words[2:]))
+        for _ in sys.stdin:
+            print(json.dumps(work()), flush=True)
     elif mode == "step":
         for count in (20, 2000):
-            run_case("step", "ours", count, 2048, "bf16", 3)
+            run_case("step", count)
     elif mode == "predict":
         for count in (20, 2000):
             run_case("predict", words[0], count, 2048)
@@ -236,9 +410,9 @@ def main():
         for kind, count in (("ours", 100), ("torchvision", 100), ("ours", 1000), ("torchvision", 1000)):
             run_case("paste", kind, count, 2000)
     elif mode == "curve":
-        kinds = [(kind, count) for count in COUNTS for kind in ("ours", "torchvision")]
-        rows = [(kind, count, run_case("step", kind, count, 1024, "fp32", 3)) for kind, count in kinds]
-        draw_curve(rows, Path(__file__).parent / "crowd.png")
+        options = read_options(words)
+        print_table(measure_curve(options, options.folder / f"curve-{options.what}.json"))
+        draw_curves(options.folder, options.picture)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def pool_boxes(
         In channels-last memory, of the type of ``features``.
     """
     num_images, channels, height, width = features.shape
-    table = features.permute(0, 2, 3, 1).reshape(num_images * height * width, channels)
+    # Of one image in contiguous memory ``reshape`` is a view with the channels far apart, which takes 40 times as long.
+    table = features.permute(0, 2, 3, 1).reshape(num_images * height * width, channels).contiguous()
     at_once = max(ENTRIES_AT_ONCE // (num_bins * per_bin * 2) ** 2, 1)
     parts = [_pool(table, chunk, (height, width), num_bins, scale, per_bin) for chunk in boxes.split(at_once)]
     pooled = torch.cat(parts) if len(parts) > 1 else parts[0]
