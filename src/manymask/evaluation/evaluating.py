@@ -19,7 +19,7 @@ from manymask.inspection.doubts import LabelDoubts
 from manymask.metrics import Evaluation, ScoredImage, rank_predictions, score_image, summarize_scores
 from manymask.modeling.catalogue import find_model
 from manymask.outputs import CocoResults, ImageEntry, close_writers
-from manymask.prediction import Model, read_ahead
+from manymask.prediction import Model, work_beside
 from manymask.run_folder import find_run
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
         sample.image.read()  # decoded here, while the image before is looked at
         return sample
 
-    samples = read_ahead(load, range(len(dataset)))
+    samples = work_beside(load, range(len(dataset)))
     for sample in track(samples, len(dataset), "scoring", progress):
         found = source.predict(sample)
         truth = sample.to_instances().relabel(source.truth_labels)

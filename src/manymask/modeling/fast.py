@@ -103,7 +103,7 @@ class WinogradConv2d(nn.Module):
     def forward(self, maps: Float32[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch _ height width"]:
         """The convolution of maps on the CPU."""
         # NNPACK takes no empty batch, and other libraries' graphs do not know it.
-        if len(maps) == 0 or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or len(maps) == 0:
             return F.conv2d(maps, self.weight, self.bias, padding=1)
         parts = maps.split(1) if maps.shape[2] * maps.shape[3] > LARGE_MAP else [maps]
         outputs = [torch._nnpack_spatial_convolution(part, self.weight, self.bias, 1, 1) for part in parts]  # pyright: ignore

@@ -7,6 +7,6 @@ from manymask.prediction.model import Model as Model
 from manymask.prediction.model import find_checkpoint as find_checkpoint
 from manymask.prediction.model import load_model as load_model
 from manymask.prediction.predicting import predict as predict
-from manymask.prediction.predicting import read_ahead as read_ahead
+from manymask.prediction.predicting import work_beside as work_beside
 from manymask.prediction.views import TTA_FACTORS as TTA_FACTORS
 from manymask.prediction.views import predict_tensor as predict_tensor

@@ -1,15 +1,15 @@
 """Predict the images of a folder and write the results."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from manymask.core import ImageSource
+from manymask.core import ImageSource, Instances
 from manymask.core.outputs import check_outputs, record_outputs
-from manymask.core.progress import Progress
+from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
 from manymask.imaging import find_images, open_image
@@ -17,7 +17,7 @@ from manymask.imaging.normalization import Normalization, check_channels, normal
 from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
-from manymask.prediction.predicting import get_model, read_ahead
+from manymask.prediction.predicting import get_model, work_beside
 from manymask.prediction.views import predict_tensor, warn_of_cap
 from manymask.wording import count_of
 
@@ -75,20 +75,25 @@ def predict_files(
         image = open_image(path)
         return image, normalize_pixels(image.read(), str(path), normalization)
 
+    def detect() -> Iterator[tuple[ImageEntry, Instances]]:
+        loaded = work_beside(load, [path for _, path in files])
+        for image_id, (stem, path), (image, values) in zip(image_ids, files, loaded, strict=True):
+            instances = predict_tensor(model, values, str(path))
+            warn_of_cap(instances, model.postprocessing, path)
+            yield ImageEntry(image_id, stem, path.relative_to(root).as_posix(), image), instances
+
     with record_outputs(output, "predict", names):
         writers = [kind(output, stems, model.categories, model.plan.shown_score) for kind in kinds]
+
+        def write(found: tuple[ImageEntry, Instances]) -> Instances:
+            for writer in writers:
+                writer.write(*found)
+            return found[1]
+
         with close_writers(writers):
-            for index, (image, values) in enumerate(read_ahead(load, [path for _, path in files])):
-                stem, path = files[index]
-                instances = predict_tensor(model, values, str(path))
-                warn_of_cap(instances, model.postprocessing, path)
-                entry = ImageEntry(image_ids[index], stem, path.relative_to(root).as_posix(), image)
-                for writer in writers:
-                    writer.write(entry, instances)
+            for instances in track(work_beside(write, detect()), len(files), "predicting", progress):
                 num_found += len(instances)
                 num_shown += int((instances.scores >= model.plan.shown_score).sum())
-                if progress is not None:
-                    progress(index + 1, len(files), "predicting")
     logger.info(
         f"{count_of(len(files), 'image')}, {count_of(num_shown, 'instance')} with a score of "
         f"{model.plan.shown_score:g} or more"

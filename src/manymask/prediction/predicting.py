@@ -55,7 +55,7 @@ def predict(
 
 
 def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iterator[Instances]:
-    for place, (name, image) in enumerate(read_ahead(lambda image: _load_image(image, model.plan), images), start=1):
+    for place, (name, image) in enumerate(work_beside(lambda image: _load_image(image, model.plan), images), start=1):
         source = name or f"image {place}"
         instances = predict_tensor(model, image, source)
         warn_of_cap(instances, model.postprocessing, source)
@@ -74,12 +74,15 @@ def _load_image(image: Any, plan: Plan) -> tuple[str, torch.Tensor]:
     return name, normalize_pixels(pixels, name or "an array", Normalization.of(plan))
 
 
-def read_ahead(load: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """``map(load, items)`` with one item being loaded while the one before is worked on."""
+def work_beside(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """``map(work, items)`` with one item being worked on in another thread while the next one is made, or used here.
+
+    So images are read before the network needs them, and its results are written while it looks at the next image.
+    """
     with ThreadPoolExecutor(1) as executor:
         waiting = None
         for item in items:
-            following = executor.submit(load, item)
+            following = executor.submit(work, item)
             if waiting is not None:
                 yield waiting.result()
             waiting = following
