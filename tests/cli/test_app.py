@@ -467,7 +467,7 @@ def test_scores_of_a_shipped_model_need_data(run, tiny, command):
         ),
         (
             ["predict", "tinny", "DATA"],
-            "the name of a shipped model (tiny), a run folder, a checkpoint or an exported model at tinny, found nothing",
+            "the name of a shipped model (tiny), a run folder, a checkpoint or an exported model at tinny",
         ),
         (["evaluate", "tinny", "DATA"], "a shipped model's name, a .json file of COCO results or a folder of"),
     ],

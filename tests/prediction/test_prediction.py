@@ -640,7 +640,7 @@ class TestShipped:
     def test_names_are_listed(self, name):
         with pytest.raises(
             CheckpointError,
-            match=r"the name of a shipped model \(tiny\), a run folder, a checkpoint or an exported model at none, found nothing",
+            match=r"the name of a shipped model \(tiny\), a run folder, a checkpoint or an exported model at none",
         ):
             load_model("none")
 

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -144,6 +145,5 @@ def _draw_legend(
 @lru_cache
 def _load_font(size: float) -> ImageFont.FreeTypeFont:
     """The font of matplotlib's pictures, without loading matplotlib, which takes longer than a small prediction."""
-    spec = importlib.util.find_spec("matplotlib")
-    folders: Sequence[str] = (spec and spec.submodule_search_locations) or ()
-    return ImageFont.truetype(Path(folders[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    package: Any = importlib.util.find_spec("matplotlib")
+    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -190,18 +190,18 @@ class CrowdRoIHeads(RoIHeads):
         Its deconvolution has a stride as large as its kernel, so that each cell becomes 2 x 2 others by itself: a
         product of matrices.
         """
-        predictor: Any = self.mask_predictor
-        if not isinstance(predictor, MaskRCNNPredictor):  # another library has computed it with the head
+        if not isinstance(self.mask_predictor, MaskRCNNPredictor):  # another library has computed it with the head
             return features[torch.arange(len(labels)), labels]
-        deconvolution, classifier = predictor.conv5_mask, predictor.mask_fcn_logits
+        parts: Any = self.mask_predictor
+        deconvolution, classifier = parts.conv5_mask, parts.mask_fcn_logits
         num_boxes, channels, bins = features.shape[:3]
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels)
         weight = deconvolution.weight.permute(0, 2, 3, 1).reshape(channels, -1)
         hidden = F.relu(torch.addmm(deconvolution.bias.repeat(4), cells, weight), inplace=True)
         own = classifier.weight[labels, :, 0], classifier.bias[labels, None, None]
         logits = hidden.view(num_boxes, bins * bins * 4, -1) @ own[0] + own[1]
-        parts = logits.view(num_boxes, bins, bins, 2, 2)  # row, column, row within the cell, column within the cell
-        return parts.permute(0, 1, 3, 2, 4).reshape(num_boxes, 2 * bins, 2 * bins)
+        logits = logits.view(num_boxes, bins, bins, 2, 2)  # row, column, row within the cell, column within the cell
+        return logits.permute(0, 1, 3, 2, 4).reshape(num_boxes, 2 * bins, 2 * bins)
 
 
 def map_boxes(
