@@ -118,7 +118,7 @@ def test_legend_lies_below_and_shows_the_classes_that_occur():
 
 
 def test_legend_wraps_and_colours_cycle():
-    categories = [Category(i + 1, f"a rather long $name {i}") for i in range(30)]
+    categories = [Category(i + 1, f"a rather long $name\n {i}") for i in range(30)]
     instances = make_instances((800, 900), *[(9 * i, 0, 9 * i + 8, 8) for i in range(30)], labels=list(range(1, 31)))
     legend = draw_overlay(np.zeros((800, 900, 3), dtype=np.uint8), instances, categories)[800:]
     assert len(legend) > 200

@@ -56,6 +56,7 @@ def assert_close(network, fast):
         ({"architecture": "maskrcnn_fpn", "backbone": "test_resnet"}, 0),
         ({"architecture": "maskrcnn_fpn", "backbone": "efficientnet_b0"}, 0),  # activations within the norms
         ({"architecture": "maskrcnn_fpn", "backbone": "densenet121"}, None),  # norms of features put together
+        ({"architecture": "maskrcnn_fpn", "backbone": "xception41p"}, "all"),  # outputs that others than norms use too
     ],
 )
 def test_equals_the_network(settings, num_left):
@@ -64,10 +65,28 @@ def test_equals_the_network(settings, num_left):
     fast = speed_up(network, torch.device("cpu"), "fp32")
     assert len(list_norms(network)) == num_norms
     left = len(list_norms(fast))
-    assert left == num_left if num_left is not None else 0 < left < num_norms
+    if num_left is None:
+        assert 0 < left < num_norms
+    else:
+        assert left == (num_norms if num_left == "all" else num_left)
     assert any(isinstance(module, WinogradConv2d) for module in fast.modules())
     assert not any(isinstance(module, WinogradConv2d) for module in network.modules())
     assert_close(network, fast)
+
+
+def test_nothing_found():
+    network = build(**COMPACT)
+    fast = speed_up(network, torch.device("cpu"), "fp32")
+    fast.roi_heads.score_thresh = 1.0
+    with torch.no_grad():
+        found = fast([torch.rand(3, 64, 96), torch.zeros(3, 64, 64)])
+    assert [detections.mask_probabilities.shape for detections in found] == [(0, 28, 28)] * 2
+
+
+def test_in_a_callers_autocast():
+    fast = speed_up(build(**COMPACT), torch.device("cpu"), "fp32")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert fast.backbone(torch.rand(1, 3, 64, 96))["0"].dtype == torch.bfloat16
 
 
 def test_the_network_can_be_trained_on():

@@ -13,7 +13,7 @@ from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanEr
 from manymask.evaluation import evaluate
 from manymask.formats import write_class_folder
 from manymask.modeling.build import build_model
-from manymask.modeling.catalogue import EXPORT_FILE
+from manymask.modeling.catalogue import EXPORT_FILE, find_model
 from manymask.prediction import Model, export, exporting, load_model, predict, predict_files
 from manymask.prediction.detectors import GraphDetector
 from manymask.synthetic import make_categories, make_sample
@@ -137,6 +137,7 @@ def test_int8(checkpoint, cells, written, tmp_path, caplog):
         ({"to": "onnx", "int8": True, "calibrate": "images"}, PlanError, "int8 is for OpenVINO, not for onnx"),
         ({"int8": True, "calibrate": "images"}, DatasetError, "images holds no images"),
         ({"settings": {"epochs": 3}}, PlanError, "epochs is fixed by training"),
+        ({"settings": {"device": "cuda"}}, PlanError, "run on the CPU only; leave device out"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -182,9 +183,11 @@ def test_damaged_files(folders, tmp_path, engine):
     graph.write_bytes(graph.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=rf"{graph.name} is missing, cut short or damaged"):
         load_model(folder)
-    (folder / EXPORT_FILE).write_text('{"format": 0}')
-    with pytest.raises(CheckpointError, match="export the model anew"):
-        load_model(folder)
+    own = json.loads((folder / EXPORT_FILE).read_text())
+    for damage in ({"format": 0}, own | {"engine": "tensorrt"}, own | {"manymask": {}}):
+        (folder / EXPORT_FILE).write_text(json.dumps(damage))
+        with pytest.raises(CheckpointError, match="export the model anew"):
+            load_model(folder)
     (folder / EXPORT_FILE).unlink()
     with pytest.raises(CheckpointError, match=rf"a folder without best\.ckpt, last\.ckpt and {EXPORT_FILE}"):
         load_model(folder)
@@ -208,6 +211,17 @@ def test_other_files_are_not_written_over(checkpoint, tmp_path):
         export(checkpoint, tmp_path, to="onnx")
 
 
+def test_a_run_stays_the_model_of_its_folder(checkpoint):
+    with pytest.raises(PlanError, match=r"holds best\.ckpt, which would be taken for the model"):
+        export(checkpoint, checkpoint.parent, to="onnx")
+
+
+def test_its_file_stands_for_it_and_others_of_the_name_do_not(folders, tmp_path):
+    assert find_model(folders["openvino"] / EXPORT_FILE) == find_model(folders["openvino"])
+    (tmp_path / EXPORT_FILE).write_text("{}")
+    assert find_model(tmp_path) is None
+
+
 def test_layers_that_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no such layer\nand more")
@@ -217,11 +231,12 @@ def test_layers_that_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
         export(checkpoint, tmp_path / "out", to="onnx")
 
 
-def test_graphs_that_compute_something_else(checkpoint, folders, written, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("factor", "told"), [(1.01, "1\\.0e-02"), (np.nan, "nan")])
+def test_graphs_that_compute_something_else(checkpoint, folders, written, tmp_path, monkeypatch, factor, told):
     graphs = exporting.open_graphs(folders["openvino"], "openvino")
-    spoilt = graphs | {"mask_head": lambda values: [1.01 * output for output in graphs["mask_head"](values)]}
+    spoilt = graphs | {"mask_head": lambda values: [factor * output for output in graphs["mask_head"](values)]}
     monkeypatch.setattr(exporting, "open_graphs", lambda *_: spoilt)
-    with pytest.raises(ManymaskError, match=r"do not compute what its network does .* mask_head 1\.0e-02"):
+    with pytest.raises(ManymaskError, match=rf"do not compute what its network does .* mask_head {told}"):
         export(checkpoint, tmp_path / "out", to="openvino")
     assert not (tmp_path / "out").exists()
 

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import time
 import warnings
 import zipfile
 from dataclasses import replace
@@ -22,7 +23,7 @@ from manymask.modeling import catalogue
 from manymask.modeling.build import build_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_state_dict, write_checkpoint
 from manymask.modeling.detections import Postprocessing, make_instances
-from manymask.outputs import OUTPUTS
+from manymask.outputs import OUTPUTS, CocoResults
 from manymask.plan import make_plan
 from manymask.prediction import (
     TTA_FACTORS,
@@ -358,6 +359,26 @@ def test_progress_is_told(model, tmp_path):
     folder = write_images(tmp_path / "in", "a.png", "b.png")
     predict_files(model, folder, tmp_path / "out", formats=["coco"], progress=lambda *call: calls.append(call))
     assert calls == [(1, 2, "predicting"), (2, 2, "predicting")]
+
+
+def test_an_interrupt_waits_for_what_is_being_written(model, tmp_path, monkeypatch):
+    write = CocoResults.write
+
+    def write_slowly(*arguments):
+        time.sleep(0.5)
+        write(*arguments)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CocoResults, "write", write_slowly)
+    folder = write_images(tmp_path / "in", "a.png", "b.png", "c.png")
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(model, folder, tmp_path / "out", formats=["coco"], progress=interrupt)
+    listed, results = (
+        json.loads((tmp_path / "out" / name).read_text()) for name in ("images.json", "predictions.json")
+    )
+    assert {result["image_id"] for result in results} == {image["id"] for image in listed} == {1, 2}
 
 
 def write_ids(path: Path, *entries: tuple[str, int, int, int]) -> Path:

@@ -6,23 +6,26 @@ from types import ModuleType
 from typing import Any
 
 
+class _StandIn(ModuleType):
+    """Has any function: one that loads the real module when it is called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *arguments, **settings: getattr(import_module(self.__name__), name)(*arguments, **settings)
+
+
 def _load_torchvision() -> None:
-    """Load torchvision with stand-ins for the two functions of ``torch._dynamo`` that it names.
+    """Load torchvision with a stand-in for ``torch._dynamo``, whose functions it names but does not call meanwhile.
 
     Whatever needs ``torch._dynamo`` later loads the real one.
     """
     if "torchvision" in sys.modules or "torch._dynamo" in sys.modules:
         return
-    package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
-
-    def disable(function: Any, *_: Any, **__: Any) -> Any:
-        return function  # it marks a function as one that torch.compile leaves out
-
-    def is_compile_supported(device_type: Any) -> Any:
-        return import_module("torch._dynamo.utils").is_compile_supported(device_type)
-
-    vars(package)["disable"], vars(utils)["is_compile_supported"] = disable, is_compile_supported
-    stand_ins = {package.__name__: package, utils.__name__: utils}
+    package, utils = _StandIn("torch._dynamo"), _StandIn("torch._dynamo.utils")
+    # It marks a function as one that ``torch.compile`` leaves out, which needs nothing of the real module.
+    vars(package)["disable"] = lambda function, *_, **__: function
+    stand_ins = {module.__name__: module for module in (package, utils)}
     sys.modules.update(stand_ins)
     try:
         import_module("torchvision.tv_tensors")

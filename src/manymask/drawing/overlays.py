@@ -124,7 +124,10 @@ def _draw_legend(
     """A white strip with the number of instances, then the colour, name and number of each class that occurs."""
     counts = np.bincount(instances.labels, minlength=len(categories) + 1)[1:]
     present = np.flatnonzero(counts).tolist()
-    texts = [count_of(len(instances), "instance"), *(f"{categories[i].name}  {counts[i]}" for i in present)]
+    texts = [
+        count_of(len(instances), "instance"),
+        *(f"{' '.join(categories[i].name.split())}  {counts[i]}" for i in present),
+    ]
     font_size = float(np.clip(width / 45, 12, 32))
     font = _load_font(font_size)
     cell_width = max(map(font.getlength, texts)) + 2.5 * font_size
@@ -143,7 +146,10 @@ def _draw_legend(
 
 
 @lru_cache
-def _load_font(size: float) -> ImageFont.FreeTypeFont:
+def _load_font(size: float) -> Any:
     """The font of matplotlib's pictures, without loading matplotlib, which takes longer than a small prediction."""
     package: Any = importlib.util.find_spec("matplotlib")
-    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    try:
+        return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    except OSError:  # some distributions keep it elsewhere
+        return ImageFont.load_default(size)

@@ -57,16 +57,19 @@ class FoundModel:
 def find_model(source: str | Path) -> FoundModel | None:
     """The model that a text stands for: a file, a run folder's best or else last checkpoint, or a shipped one's name.
 
-    Of an exported model it is ``EXPORT_FILE``. None where it stands for none; another ``.json`` file holds predictions,
-    not a model.
+    Of an exported model it is ``EXPORT_FILE``, beside its graphs. None where it stands for none; another ``.json`` file
+    holds predictions, not a model.
     """
     path = Path(source)
-    places = [path / "best.ckpt", path / "last.ckpt", path / EXPORT_FILE]
-    if path.suffix.lower() != ".json":
-        places.insert(0, path)
-    own = next((place for place in places if place.is_file()), None)
+    places = (path, path / "best.ckpt", path / "last.ckpt", path / EXPORT_FILE)
+    own = next((place for place in places if place.is_file() and _may_be_model(place)), None)
     file = own or list_shipped().get(str(source))
     return None if file is None else FoundModel(file, is_shipped=own is None)
+
+
+def _may_be_model(file: Path) -> bool:
+    is_export = file.name == EXPORT_FILE and any(file.parent.glob("trunk.*"))
+    return is_export or file.suffix.lower() != ".json"
 
 
 def resolve_weights(source: str | Path) -> Path:

@@ -55,8 +55,8 @@ def read_exported(path: Path) -> dict[str, Any]:
         CheckpointError: The file is damaged, or of another version.
     """
     content = _load(path, "cpu")
-    is_ours = isinstance(content, dict) and isinstance(content.get(CHECKPOINT_KEY), dict)
-    if not is_ours or content.get("format") != EXPORT_FORMAT:
+    own = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    if not isinstance(own, dict) or "plan" not in own or content.get("format") != EXPORT_FORMAT:
         raise CheckpointError(f"{path} is not as this version of manymask exports models; export the model anew")
     return content
 

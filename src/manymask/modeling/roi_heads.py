@@ -194,12 +194,12 @@ class CrowdRoIHeads(RoIHeads):
             return features[torch.arange(len(labels)), labels]
         parts: Any = self.mask_predictor
         deconvolution, classifier = parts.conv5_mask, parts.mask_fcn_logits
-        num_boxes, channels, bins = features.shape[:3]
+        (num_boxes, channels, bins), channels_out = features.shape[:3], deconvolution.out_channels
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels)
         weight = deconvolution.weight.permute(0, 2, 3, 1).reshape(channels, -1)
         hidden = F.relu(torch.addmm(deconvolution.bias.repeat(4), cells, weight), inplace=True)
         own = classifier.weight[labels, :, 0], classifier.bias[labels, None, None]
-        logits = hidden.view(num_boxes, bins * bins * 4, -1) @ own[0] + own[1]
+        logits = hidden.view(num_boxes, bins * bins * 4, channels_out) @ own[0] + own[1]
         logits = logits.view(num_boxes, bins, bins, 2, 2)  # row, column, row within the cell, column within the cell
         return logits.permute(0, 1, 3, 2, 4).reshape(num_boxes, 2 * bins, 2 * bins)
 

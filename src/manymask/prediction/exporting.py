@@ -70,7 +70,8 @@ def export(
         int8: Whether OpenVINO computes in 8 bits, which takes less time and changes scores a little.
         calibrate: Images such as those to be predicted, by which ranges of values are measured for ``int8``; of many,
             50 are taken.
-        settings: Other values, by name, for settings that act at prediction; the folder keeps them.
+        settings: Other values, by name, for settings that act at prediction; the folder keeps them, but for
+            ``precision``, which the engine chooses.
         progress: Called with the number of steps done, their number, and what is being done.
 
     Returns:
@@ -88,6 +89,11 @@ def export(
     check_outputs(output, "export", names)
     if (found := find_model(source)) is not None and found.file.name == EXPORT_FILE:
         raise PlanError(f"{source} is exported already; give the run or the checkpoint that it was made from")
+    kept = find_model(output)
+    if kept is not None and kept.file.parent == output and kept.file.name != EXPORT_FILE:
+        raise PlanError(f"{output} holds {kept.file.name}, which would be taken for the model; give another output")
+    if "device" in (settings or {}):
+        raise PlanError("exported models run on the CPU only; leave device out")
     model = load_model(source, "cpu", settings)
     network = _get_network(model)
     steps = _Steps(progress, len(GRAPHS) + len(images))
@@ -100,7 +106,7 @@ def export(
             steps.tell(f"exporting {name}")
             _write_part(part, inputs[name], to, folder / name, str(source))
         differences = _compare(parts, inputs, to, folder)
-        if max(differences.values()) > TOLERANCE:
+        if not all(difference <= TOLERANCE for difference in differences.values()):  # so that NaN is refused too
             raise ManymaskError(
                 f"the graphs of {source} do not compute what its network does ({_list_values(differences)} of the "
                 f"largest value differ); predict with {source} itself, or export it {_name_other(to)}"
@@ -126,6 +132,7 @@ def export(
             for name in names[:-1]:
                 copy_file(folder / name, output / name)
             write_json(output / EXPORT_FILE, own)  # last: without it the folder is no model
+    steps.tell("exported")
     return output
 
 
@@ -194,13 +201,13 @@ def _compare(
     parts: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], engine: str, folder: Path
 ) -> dict[str, float]:
     """For each graph the largest difference to its part, as a fraction of the part's largest value."""
-    graphs, differences = open_graphs(folder, engine), {}
+    graphs, differences = open_graphs(folder, engine, "fp32"), {}
     for name, part in parts.items():
         outputs = part(inputs[name])
         pairs = zip(
             outputs if isinstance(outputs, tuple) else [outputs], graphs[name](to_array(inputs[name])), strict=True
         )
-        differences[name] = max(float(np.abs(a.numpy() - b).max() / a.abs().max()) for a, b in pairs)
+        differences[name] = float(np.max([np.abs(a.numpy() - b).max() / max(a.abs().max(), 1e-9) for a, b in pairs]))
     return differences
 
 

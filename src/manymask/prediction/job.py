@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -90,8 +91,9 @@ def predict_files(
                 writer.write(*found)
             return found[1]
 
-        with close_writers(writers):
-            for instances in track(work_beside(write, detect()), len(files), "predicting", progress):
+        # The thread that writes ends before its writers are closed, also where the user interrupts.
+        with close_writers(writers), closing(work_beside(write, detect())) as written:
+            for instances in track(written, len(files), "predicting", progress):
                 num_found += len(instances)
                 num_shown += int((instances.scores >= model.plan.shown_score).sum())
     logger.info(

@@ -96,7 +96,7 @@ def load_model(
         )
     network = assemble_model(len(categories) + 1, plan)
     if is_exported:
-        detector = GraphDetector(network, open_graphs(path.parent, checkpoint["engine"], plan.precision))
+        detector = GraphDetector(network, open_graphs(path.parent, checkpoint.get("engine", ""), plan.precision))
     else:
         load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
         detector = TorchDetector(network, choose_device(plan.device), plan.precision)

@@ -1,6 +1,6 @@
 """The instances of images, one image after the other."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ def predict(
     Args:
         model: The model, or its run folder or checkpoint.
         images: A file, a folder of images, or one image in memory: an array, a torch tensor or a Pillow image, (height,
-            width, channels) or (height, width) of 1 or 3 channels; or several files and images. Sizes may differ.
+            width, channels) or (height, width) of 1 or 3 channels; or several files and images, which must not change
+            meanwhile. Sizes may differ.
         min_score: Score from which an instance is returned; by default the model's score threshold, so that one gets
             what label images and pictures show. 0 gives all that the network keeps, down to the setting ``min_score``.
 
@@ -74,7 +75,7 @@ def _load_image(image: Any, plan: Plan) -> tuple[str, torch.Tensor]:
     return name, normalize_pixels(pixels, name or "an array", Normalization.of(plan))
 
 
-def work_beside(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+def work_beside(work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any]:
     """``map(work, items)`` with one item being worked on in another thread while the next one is made, or used here.
 
     So images are read before the network needs them, and its results are written while it looks at the next image.

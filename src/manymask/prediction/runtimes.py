@@ -109,10 +109,12 @@ def open_graphs(folder: Path, engine: str, precision: str = "auto") -> dict[str,
     """The graphs of a folder by name.
 
     Raises:
-        CheckpointError: A file is missing or damaged.
+        CheckpointError: A file is missing or damaged, or the engine is not known.
         ManymaskError: The library is not installed.
         PlanError: It does not compute in such an arithmetic.
     """
+    if engine not in SUFFIXES:
+        raise CheckpointError(f"{folder} was exported to {engine!r}, which is not known here; export the model anew")
     return {name: open_graph(folder / f"{name}{SUFFIXES[engine][0]}", engine, precision) for name in GRAPHS}
 
 
@@ -177,12 +179,18 @@ def quantize_graph(path: Path, files: Sequence[Path], prepare: Callable[[Path], 
     import nncf
     import openvino
 
+    output = sys.stdout
+
+    def look(file: Path) -> np.ndarray:
+        with redirect_stdout(output):  # for what the caller prints of the progress
+            return prepare(file)
+
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the files are replaced
     with redirect_stdout(StringIO()):  # bars of its own
         quantized = nncf.quantize(
             core.read_model(path),
-            nncf.Dataset(files, prepare),
+            nncf.Dataset(files, look),
             subset_size=len(files),
             # Processors without VNNI add products in 16 bits, which overflow where weights have the full range.
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),

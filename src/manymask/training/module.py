@@ -148,8 +148,6 @@ class TrainingModule(L.LightningModule):
             TrainingError: The epoch's last step left weights that are not finite, which no checkpoint may hold.
         """
         self._scored = []
-        # The method alone: the copy as an attribute would become part of the checkpoints.
-        self._detect = speed_up(self.network, self.device, self.plan.precision).forward
         if self.pace is not None:
             self.pace.end_steps()
         if not all(value.isfinite().all() for value in self.network.state_dict().values()):
@@ -157,6 +155,8 @@ class TrainingModule(L.LightningModule):
                 f"the weights are not finite after epoch {self.current_epoch + 1}, whose last images are "
                 f"{', '.join(self._last_names)}; {_REMEDY}"
             )
+        # The method alone: the copy as an attribute would become part of the checkpoints.
+        self._detect = speed_up(self.network, self.device, self.plan.precision).forward
 
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""
