@@ -12,7 +12,15 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return lambda *arguments, **settings: getattr(import_module(self.__name__), name)(*arguments, **settings)
+
+        def call(*arguments: Any, **settings: Any) -> Any:
+            return getattr(import_module(self.__name__), name)(*arguments, **settings)
+
+        return call
+
+
+def _mark_nothing(function: Any, *_: Any, **__: Any) -> Any:
+    return function
 
 
 def _load_torchvision() -> None:
@@ -24,7 +32,7 @@ def _load_torchvision() -> None:
         return
     package, utils = _StandIn("torch._dynamo"), _StandIn("torch._dynamo.utils")
     # It marks a function as one that ``torch.compile`` leaves out, which needs nothing of the real module.
-    vars(package)["disable"] = lambda function, *_, **__: function
+    vars(package)["disable"] = _mark_nothing
     stand_ins = {module.__name__: module for module in (package, utils)}
     sys.modules.update(stand_ins)
     try:
