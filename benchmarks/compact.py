@@ -17,6 +17,7 @@ SIDE, DIAMETER, PITCH, NUM_ROUNDS = 256, 18, 36, 6
 COMPACT = {"architecture": "maskrcnn_compact", "anchor_sizes": (8, 16, 32, 64, 128)}
 VARIANTS = {
     "compact": COMPACT,
+    "compact, separable convolutions": {**COMPACT, "convolutions": "separable"},
     "compact, ResNet-18 of stride 4": {**COMPACT, "backbone": "resnet18"},
     "compact, enlarged 1.5 times": {**COMPACT, "scale": 1.5},
     "compact, enlarged twice": {**COMPACT, "scale": 2, "anchor_sizes": (16, 32, 64, 128, 256)},

@@ -293,6 +293,7 @@ def test_out_of_range(name, value):
             {**TIMM, "weights": "coco"},
             "no COCO weights of maskrcnn_fpn; set weights to imagenet, none or a file",
         ),
+        ({"convolutions": "separable"}, "convolutions=separable goes with architecture=maskrcnn_compact only"),
         ({"architecture": "maskrcnn_compact"}, "no COCO weights of maskrcnn_compact; set weights to imagenet"),
         (
             {"architecture": "maskrcnn_compact", "weights": "imagenet"},

@@ -98,6 +98,9 @@ class Plan(BaseModel):
     objects."""
     backbone: Annotated[str | None, _OR_NONE, INHERITED] = None
     """Name of a timm model with ``features_only``, for ``maskrcnn_fpn``, or in place of ``maskrcnn_compact``'s own."""
+    convolutions: Annotated[Literal["full", "separable"], INHERITED] = "full"
+    """Those of ``maskrcnn_compact`` that take most of its time, of the RPN's head and of the finest pyramid level:
+    ``separable`` ones have a ninth of the multiply-adds."""
     weights: Annotated[str, BeforeValidator(_text_from_path)] = "coco"
     """Where training starts: ``coco``, ``imagenet``, ``none``, a shipped model (``manymask models``), a run
     folder (its best checkpoint) or a file."""
@@ -229,6 +232,8 @@ class Plan(BaseModel):
              "architecture=maskrcnn_fpn needs backbone=<timm name>, for example backbone=resnet18"),
             (name == "maskrcnn_compact" and not has_backbone and self.weights == "imagenet",
              "there are no ImageNet weights of maskrcnn_compact's own body; set backbone=<timm name>"),
+            (name != "maskrcnn_compact" and self.convolutions != "full",
+             f"convolutions={self.convolutions} goes with architecture=maskrcnn_compact only, not with {name}"),
             (self.min_size > 0 and self.scale != 1,
              f"min_size is {self.min_size} and scale {self.scale:g}; set min_size=0 to resize by a factor"),
             (self.min_size > 0 and self.crop_size > 0,

@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.detection import (
     MaskRCNN_ResNet50_FPN_V2_Weights,
@@ -276,10 +277,12 @@ class TestCompact:
         assert model.roi_heads.box_predictor.cls_score.out_features == 5
         assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 5
 
-    @pytest.mark.parametrize("backbone", [None, "test_resnet"])
-    def test_trains_and_predicts(self, backbone):
+    @pytest.mark.parametrize(
+        "own", [{}, {"backbone": "test_resnet"}, {"convolutions": "separable"}], ids=lambda own: str([*own.values()])
+    )
+    def test_trains_and_predicts(self, own):
         torch.manual_seed(0)
-        model = build_model(2, settings={**COMPACT, "backbone": backbone})
+        model = build_model(2, settings={**COMPACT, **own})
         layers = torch.zeros(1, 64, 64, dtype=torch.int32)
         layers[0, 10:30, 20:40] = 1
         target = {
@@ -294,6 +297,15 @@ class TestCompact:
         (found,) = model.eval()([torch.rand(3, 50, 70)])
         assert found.mask_probabilities.shape[1:] == (28, 28)
         assert len(found.boxes) <= 20
+
+    def test_separable_convolutions_multiply_less(self):
+        products = []
+        for convolutions in ("full", "separable"):
+            model = build_model(2, settings={**COMPACT, "convolutions": convolutions}).eval()
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                model.rpn.head(list(model.backbone(torch.zeros(1, 3, 256, 256)).values()))
+            products.append(counter.get_total_flops())
+        assert products[1] < 0.7 * products[0]
 
     @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
     def test_timm_backbone(self, name):

@@ -77,6 +77,19 @@ class PyramidBackbone(nn.Module):
             parameter.requires_grad_(gradient is None)
 
 
+class SeparableConv2d(nn.Sequential):
+    """A 3 x 3 convolution of each channel by itself, then one of 1 x 1 (arXiv 1704.04861)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False), nn.Conv2d(channels, channels, 1)
+        )
+        # As torchvision's pyramid, so that values keep their size.
+        for convolution in self:
+            nn.init.kaiming_uniform_(convolution.weight, a=1)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self[1].bias)  # pyright: ignore[reportArgumentType]
+
+
 class TimmBackbone(PyramidBackbone):
     """A timm model's feature maps of strides 4, 8, 16 and 32 under a feature pyramid.
 

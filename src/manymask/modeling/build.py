@@ -1,7 +1,7 @@
 """The networks by name, built for a plan."""
 
 from collections.abc import Callable, Container, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torchvision.models import resnet50
@@ -22,6 +22,7 @@ from manymask.modeling.backbones import (
     STRIDES,
     CompactBackbone,
     PyramidBackbone,
+    SeparableConv2d,
     TimmBackbone,
 )
 from manymask.modeling.network import MaskRCNN
@@ -70,6 +71,10 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     backbone = _make_backbone(plan)
     parts |= _make_compact_heads(num_classes, num_anchors) if is_compact else {}
     parts |= _make_missing_heads(parts, num_classes, num_anchors)
+    if plan.convolutions == "separable":
+        finest: Any = backbone.fpn.layer_blocks[0]
+        finest[0] = SeparableConv2d(COMPACT_CHANNELS)
+        cast(Any, parts["rpn_head"]).conv = nn.Sequential(SeparableConv2d(COMPACT_CHANNELS), nn.ReLU(inplace=True))
     first_stride = backbone.first_stride if isinstance(backbone, PyramidBackbone) else STRIDES[0]
     pooling = (1, first_stride, COMPACT_CANONICAL_SCALE) if is_compact else (2, first_stride)
     counts = {

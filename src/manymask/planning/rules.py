@@ -141,7 +141,9 @@ def choose_weights(facts: Facts) -> tuple[str, str]:
     """A shipped model that was trained for objects of these sizes, on machines without a GPU; else random weights."""
     if facts.machine.device == "cuda":
         return "none", "a GPU is there, which trains larger networks"
-    if fixed := [name for name in ("architecture", "backbone", "aspect_ratios", "scale") if name in facts.own]:
+    if fixed := [
+        name for name in ("architecture", "backbone", "convolutions", "aspect_ratios", "scale") if name in facts.own
+    ]:
         return "none", f"you set {fixed[0]}"
     small, large = facts.data.box_size.p25, facts.data.box_size.p95
     known = {name: card.box_sizes for name, card in facts.shipped.items()}
@@ -171,6 +173,14 @@ def choose_backbone(facts: Facts) -> tuple[str | None, str]:
     if facts.machine.device == "cuda":
         return "resnet50", "a GPU is there"
     return "resnet18", "no GPU: it takes a third of ResNet-50's multiply-adds"
+
+
+@_rule("convolutions", "depthwise separable ones (arXiv 1704.04861); measured at equal time")
+def choose_convolutions(facts: Facts) -> tuple[str, str]:
+    """Separable in the compact architecture; the others have none."""
+    if facts["architecture"] == "maskrcnn_compact":
+        return "separable", "a step takes three quarters of the time"
+    return "full", "the architecture has no others"
 
 
 @_rule("trainable_stages", "torchvision freezes the first stages of foreign weights")
