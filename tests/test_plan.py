@@ -35,6 +35,7 @@ DATA = DataRecord(
 VALUES = {
     "architecture": ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"),
     "backbone": ("none", None),
+    "convolutions": ("separable", "separable"),
     "weights": ("runs/a/best.ckpt", "runs/a/best.ckpt"),
     "trainable_stages": ("5", 5),
     "anchor_sizes": ("4,8,16,32,64", (4, 8, 16, 32, 64)),
@@ -86,6 +87,7 @@ VALUES = {
 }
 # What settings need beside them.
 NEEDED = {name: {"min_size": "0"} for name in ("scale", "crop_size", "scale_jitter")}
+NEEDED["convolutions"] = {"architecture": "maskrcnn_compact", "weights": "none"}
 
 
 def assert_refused(settings, match):
@@ -341,7 +343,14 @@ class TestParseSettings:
 
 
 class TestFile:
-    @pytest.mark.parametrize("settings", [{}, TIMM, {n: text for n, (text, _) in VALUES.items() if n != "max_steps"}])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            TIMM,
+            {n: text for n, (text, _) in VALUES.items() if n != "max_steps"} | {"architecture": "maskrcnn_compact"},
+        ],
+    )
     @pytest.mark.parametrize("data", [None, DATA])
     def test_round_trip(self, tmp_path, settings, data):
         plan = make_plan("baseline", settings).model_copy(update={"data": data})

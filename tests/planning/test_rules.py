@@ -75,7 +75,6 @@ def test_cost_that_was_not_measured():
         ("convolutions", {"architecture": "maskrcnn_compact"}, "separable"),
         ("convolutions", {"architecture": "maskrcnn_fpn"}, "full"),
         ("weights", {}, "nuclei"),
-        ("weights", {"convolutions": "separable"}, "none"),
         ("weights", {"min_size": 800}, "none"),
         ("trainable_stages", {}, 5),
         ("trainable_stages", {"weights": "nuclei"}, 5),
