@@ -183,7 +183,7 @@ def test_train_without_data(run):
 @pytest.mark.parametrize("name", ["with  two spaces", "[bold] and [/x] :smile:", "a" * 120 + " [1]", "back\\[x]"])
 def test_paths_in_messages_are_as_given(run, tmp_path, name):
     assert_one_line(run("train", tmp_path / name), f"error: {tmp_path / name} does not exist; ")
-    assert_one_line(run("predict", tmp_path / name, tmp_path), f"checkpoint at {tmp_path / name}, found nothing; ")
+    assert_one_line(run("predict", tmp_path / name, tmp_path), f"exported model at {tmp_path / name}, found nothing; ")
 
 
 def test_a_message_of_several_lines_becomes_one(run, tmp_path):
