@@ -18,7 +18,7 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 # Pixels from which on NNPACK gets one map of a batch after the other: of several it makes slower Fourier transforms.
 LARGE_MAP = 32 * 32
 # Of the largest value of an output: what rounding in another order explains, a wrong folding does not.
-FOLDING_TOLERANCE = 1e-2
+FOLDING_TOLERANCE = 1e-3
 
 
 def speed_up(network: MaskRCNN, device: torch.device, precision: str) -> MaskRCNN:
