@@ -199,7 +199,10 @@ def make_finding(kind, num_instances, size):
     network.eval()
     plant_objects(network, target["boxes"], size)
     spent, before = time_network(network), resident_mib()
-    model = Model(TorchDetector(network, torch.device("cpu"), "auto"), plan, (Category(1, "object"),), Path("planted"))
+    model = None
+    if kind == "ours":
+        detector = TorchDetector(network, torch.device("cpu"), "auto")
+        model = Model(detector, plan, (Category(1, "object"),), Path("planted"))
 
     def find_ours():
         return encode_coco_rle(predict_tensor(model, image).runs)
@@ -210,7 +213,7 @@ def make_finding(kind, num_instances, size):
         # As torchvision's reference scripts do.
         return [coco_mask.encode(np.array(m[0, :, :, None] > 0.5, dtype=np.uint8, order="F"))[0] for m in masks]
 
-    find = find_ours if kind == "ours" else find_torchvision
+    find = find_torchvision if model is None else find_ours
 
     def find_timed():
         spent[0], start, on_processor = 0.0, time.perf_counter(), time.process_time()

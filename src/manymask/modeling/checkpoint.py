@@ -19,7 +19,7 @@ CHECKPOINT_KEY = "manymask"
 """Marks a training checkpoint as ours and holds its plan; weights lie under ``state_dict``, prefix ``network.``."""
 
 NETWORK_PREFIX = "network."
-EXPORT_FORMAT = 1
+EXPORT_FORMAT = 2
 """Of the graphs and of ``EXPORT_FILE``, which holds under ``CHECKPOINT_KEY`` what a checkpoint does."""
 
 

@@ -70,9 +70,9 @@ class GraphDetector(TorchDetector):
 def split_network(network: MaskRCNN) -> dict[str, nn.Module]:
     """The parts of a network that become graphs; proposals, pooling and suppression lie between them.
 
-    ``trunk`` makes of a batch of images, padded to a multiple of ``LARGEST_STRIDE``, the five levels of the pyramid,
-    then the RPN's logits and its deltas on each; ``box_head`` of pooled features class logits and deltas; ``mask_head``
-    mask logits.
+    ``trunk`` makes of a batch of images, padded to a multiple of ``LARGEST_STRIDE``, the five levels of the pyramid
+    with their channels last, then the RPN's logits and its deltas on each; ``box_head`` of pooled features class logits
+    and deltas; ``mask_head`` mask logits.
     """
     rpn: Any = network.rpn
     heads: Any = network.roi_heads
@@ -91,7 +91,7 @@ class _Trunk(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         levels = list(self.backbone(images).values())
         logits, deltas = self.rpn_head(levels)
-        return (*levels, *logits, *deltas)
+        return (*(level.permute(0, 2, 3, 1) for level in levels), *logits, *deltas)
 
 
 class _GraphLayers(nn.Module):
@@ -116,8 +116,7 @@ class _GraphTrunk(_GraphLayers):
         outputs = super().forward(values)
         levels, self.logits, self.deltas = (list(outputs[n * LEVELS : (n + 1) * LEVELS]) for n in range(3))
         return {
-            name: level.contiguous(memory_format=torch.channels_last)
-            for name, level in zip(("0", "1", "2", "3", "pool"), levels, strict=True)
+            name: level.permute(0, 3, 1, 2) for name, level in zip(("0", "1", "2", "3", "pool"), levels, strict=True)
         }
 
 

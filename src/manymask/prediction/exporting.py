@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -96,7 +97,7 @@ def export(
         raise PlanError("exported models run on the CPU only; leave device out")
     model = load_model(source, "cpu", settings)
     network = _get_network(model)
-    steps = _Steps(progress, len(GRAPHS) + len(images))
+    steps = _Steps(progress, len(GRAPHS) * (1 + len(images)))
     if int8 and not has_vnni():
         logger.info("this processor has no VNNI instructions, without which int8 gains less")
     with TemporaryDirectory() as scratch, torch.no_grad():
@@ -218,12 +219,13 @@ def _list_values(differences: Mapping[str, float]) -> str:
 def _quantize(model: Model, folder: Path, files: Sequence[Path], steps: "_Steps") -> None:
     network, normalization = _get_network(model), Normalization.of(model.plan)
 
-    def prepare(file: Path) -> np.ndarray:
+    def prepare(file: Path, name: str) -> np.ndarray:
         steps.tell("calibrating")
         image = _take_view(model, normalize_pixels(read_pixels(file), str(file), normalization))
-        return to_array(network.transform([image])[0].tensors)
+        return to_array(_make_inputs(network, image)[name])
 
-    quantize_graph(folder / "trunk.xml", files, prepare)
+    for name in GRAPHS:
+        quantize_graph(folder / f"{name}.xml", files, partial(prepare, name=name))
 
 
 def _describe_model(model: Model) -> dict[str, Any]:
