@@ -1,7 +1,7 @@
 """The training and validation step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -159,7 +159,7 @@ class TrainingModule(L.LightningModule):
             self.average.update_parameters(self.network)
 
     @torch.no_grad()
-    def _move_average(self, averages: list[Tensor], values: list[Tensor], num_steps: Tensor) -> None:
+    def _move_average(self, averages: Sequence[Tensor], values: Sequence[Tensor], num_steps: Tensor | int) -> None:
         # Early on the last tenth of the steps, so that the random weights of the start are soon forgotten.
         decay = min(self.plan.weight_average, (1 + int(num_steps)) / (10 + int(num_steps)))
         for average, value in zip(averages, values, strict=True):
