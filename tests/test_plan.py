@@ -56,6 +56,7 @@ VALUES = {
     "weight_decay": ("0", 0.0),
     "gradient_clip": ("1.5", 1.5),
     "scheduler": ("none", "none"),
+    "weight_average": ("0.99", 0.99),
     "warmup_steps": ("100", 100),
     "precision": ("fp32", "fp32"),
     "deterministic": ("true", True),

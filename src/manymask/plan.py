@@ -141,10 +141,15 @@ class Plan(BaseModel):
     """Weight decay of all parameters."""
     gradient_clip: float = Field(default=0.0, ge=0)
     """Largest norm of the gradient; 0 leaves it as it is."""
-    scheduler: Literal["multistep", "cosine", "none"] = "multistep"
-    """Learning rate over the run: times 0.1 at 80 % and 90 % of the epochs, a half cosine to zero, or constant."""
+    scheduler: Literal["multistep", "cosine", "trapezoid", "none"] = "multistep"
+    """Learning rate over the run: times 0.1 at 80 % and 90 % of the epochs, a half cosine to zero, constant and in the
+    last fifth down to zero, or constant. A run with ``trapezoid`` can be resumed with other ``epochs`` or ``max_steps``
+    from any checkpoint of before that."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises linearly from zero."""
+    weight_average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay a step of the moving average of the weights, which is what is validated, predicted with and shipped; 0 for
+    the weights as they are. Early in a run the average reaches back over a tenth of the steps at most."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], INFERENCE] = "auto"
     """Arithmetic of the network: ``auto`` is fp16 on CUDA, bf16 on processors that have it, else fp32."""
     deterministic: bool = False
@@ -283,6 +288,9 @@ AUTO = "auto"
 SETTINGS: tuple[str, ...] = tuple(name for name in Plan.model_fields if name not in {"version", "recipe", "data"})
 """Names that ``--set`` takes."""
 
+LENGTH = ("epochs", "max_steps")
+"""How long a run is."""
+
 _RETIRED = {
     "min_contrast": "the noise of each image now says how far it is stretched, whatever the type of its values",
 }
@@ -296,7 +304,8 @@ def list_marked(mark: Mark) -> tuple[str, ...]:
 
 def list_changes(old: Plan, new: Plan) -> list[str]:
     """The settings that differ and that a resumed run may not change, as they change the result."""
-    fixed = [name for name in ("recipe", *SETTINGS) if name not in list_marked(RESUMABLE)]
+    free = list_marked(RESUMABLE) + (LENGTH if old.scheduler == "trapezoid" else ())
+    fixed = [name for name in ("recipe", *SETTINGS) if name not in free]
     return [name for name in fixed if getattr(old, name) != getattr(new, name)]
 
 

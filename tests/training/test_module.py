@@ -7,6 +7,7 @@ from manymask.core import Category
 from manymask.errors import TrainingError
 from manymask.metrics import choose_score_threshold
 from manymask.modeling.build import assemble_model
+from manymask.modeling.checkpoint import strip_prefix
 from manymask.modeling.network import MaskRCNN
 from manymask.plan import make_plan
 from manymask.training import train
@@ -63,6 +64,9 @@ class TestScaleLearningRate:
         assert self.scale(module, 0, 25, 50) == [1, (1 + math.sqrt(0.5)) / 2, 0.5]
         assert self.scale(module, 99) == [(1 - math.cos(math.pi / 100)) / 2]
         assert module.scale_learning_rate(100) == module.scale_learning_rate(101) == 0
+
+    def test_trapezoid_falls_in_the_last_fifth(self, make_module):
+        assert self.scale(make_module(scheduler="trapezoid"), 0, 80, 90, 95, 100) == [1, 1, 0.5, 0.25, 0]
 
     def test_none(self, make_module):
         assert self.scale(make_module(scheduler="none"), 0, 99) == [1, 1]
@@ -122,6 +126,41 @@ def test_score_threshold_of_the_last_validation_is_stored(make_module, threshold
     assert chosen not in (0.5, 0.6)
     assert checkpoint["manymask"]["score_threshold"] == (chosen if threshold == "auto" else 0.6)
     assert checkpoint["manymask"]["plan"]["score_threshold"] == threshold
+
+
+class TestAverage:
+    def test_moves_by_the_decay_and_faster_at_first(self, make_module):
+        module = make_module(weight_average=0.5, network=make_network())
+        name, value = next(iter(module.network.named_parameters()))
+        average, first = module.average.module.get_parameter(name), value.detach().clone()
+        expected, decays = [], []
+        for step in range(12):
+            with torch.no_grad():
+                value.copy_(first + step)
+            module.average.update_parameters(module.network)
+            decays.append(min(0.5, (1 + step) / (10 + step)) if step else 0)
+            expected.append((expected[-1] if step else 0) * decays[-1] + step * (1 - decays[-1]))
+            torch.testing.assert_close(average - first, torch.full_like(first, expected[-1]))
+        assert decays[1] < 0.2
+        assert decays[-1] == 0.5
+
+    def test_is_what_a_checkpoint_gives(self, make_module, tmp_path):
+        module = make_module(weight_average=0.9, network=make_network())
+        module.average.update_parameters(module.network)
+        averaged = {name: value.clone() for name, value in module.average.module.state_dict().items()}
+        with torch.no_grad():
+            for value in module.network.parameters():
+                value.add_(1)
+        state = strip_prefix(module.state_dict())
+        assert state.keys() == module.network.state_dict().keys()
+        assert all(torch.equal(state[name], value) for name, value in averaged.items())
+        assert module.kept_network is module.average.module
+
+    def test_is_not_optimized(self, make_module):
+        module = make_module(weight_average=0.9, network=make_network())
+        (group,) = module.configure_optimizers()["optimizer"].param_groups
+        assert len(group["params"]) == len(list(module.network.parameters()))
+        assert not any(value.requires_grad for value in module.average.parameters())
 
 
 class TestConfigureOptimizers:

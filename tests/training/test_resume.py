@@ -58,6 +58,29 @@ class TestKilled:
         assert "starting at step 0" in caplog.text
 
 
+class TestProlonged:
+    def train(self, data, output, **settings):
+        own = {"scheduler": "trapezoid", "weight_average": 0.9}
+        train(data, output=output, recipe="baseline", settings=SETTINGS | own | settings)
+        return output
+
+    def test_is_the_run_that_was_long_from_the_start(self, data, tmp_path):
+        long = self.train(data, tmp_path / "long", epochs=3)
+        short = self.train(data, tmp_path / "short")
+        with pytest.raises(PlanError, match=r"falls from step 5 of 6 on, which .*last.ckpt is past; resume from"):
+            train(resume=short, settings={"epochs": 3})
+        first = short / "checkpoints" / "epoch_001.ckpt"
+        train(resume=first, settings={"epochs": 3})
+        assert find_differences(long / "last.ckpt", short / "last.ckpt") == []
+        assert read_plan(short / "plan.json").epochs == 3
+        train(resume=first)  # the plan's length now, not the checkpoint's
+        assert find_differences(long / "last.ckpt", short / "last.ckpt") == []
+
+    def test_other_schedules_have_one_length(self, run):
+        with pytest.raises(PlanError, match="the run began with epochs=2; a resume cannot change it to 3"):
+            train(resume=run, settings={"epochs": 3})
+
+
 class TestDamaged:
     @pytest.fixture
     def damaged(self, run, output):

@@ -16,9 +16,11 @@ from manymask.errors import CheckpointError
 from manymask.modeling.catalogue import EXPORT_FILE
 
 CHECKPOINT_KEY = "manymask"
-"""Marks a training checkpoint as ours and holds its plan; weights lie under ``state_dict``, prefix ``network.``."""
+"""Marks a training checkpoint as ours and holds its plan; weights lie under ``state_dict``, prefix ``network.``,
+their moving average, where there is one, under ``average.module.``."""
 
 NETWORK_PREFIX = "network."
+AVERAGE_PREFIX = "average.module."
 EXPORT_FORMAT = 2
 """Of the graphs and of ``EXPORT_FILE``, which holds under ``CHECKPOINT_KEY`` what a checkpoint does."""
 
@@ -91,8 +93,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's weights of a checkpoint's ``state_dict``, with torchvision's keys."""
-    return {name.removeprefix(NETWORK_PREFIX): v for name, v in state.items() if name.startswith(NETWORK_PREFIX)}
+    """The network's weights of a checkpoint's ``state_dict``, with torchvision's keys; their average if it has one."""
+    is_averaged = any(name.startswith(AVERAGE_PREFIX) for name in state)
+    prefix = AVERAGE_PREFIX if is_averaged else NETWORK_PREFIX
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _load(path: Path, device: str) -> Any:

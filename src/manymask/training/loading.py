@@ -67,6 +67,12 @@ class ValidationImages(_Images, TorchDataset[ValidationItem]):
         return self.normalize(sample), sample.to_instances(), sample.image_id
 
 
+def count_steps(plan: Plan, steps_per_epoch: int) -> int:
+    """The optimizer steps of a run, as far as they are known before it."""
+    limit = plan.epochs * steps_per_epoch
+    return min(plan.max_steps or limit, limit)
+
+
 class InstanceDataModule(L.LightningDataModule):
     """The loaders of a run.
 
@@ -103,8 +109,7 @@ class InstanceDataModule(L.LightningDataModule):
         self._shares = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.steps_per_epoch = plan.epoch_steps or -(-len(train) // (plan.batch_size * plan.accumulate))
         self.pace: Pace | None = None
-        limit = plan.max_steps or plan.epochs * self.steps_per_epoch
-        self.total_steps = min(limit, plan.epochs * self.steps_per_epoch)
+        self.total_steps = count_steps(plan, self.steps_per_epoch)
         self.num_epochs = -(-self.total_steps // self.steps_per_epoch)
 
     def list_batches(self, epoch: int) -> list[list[tuple[int, int]]]:

@@ -1,12 +1,13 @@
 """The training and validation step."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from manymask.core import Category, Instances, Window, match_categories
 from manymask.errors import TrainingError
@@ -25,6 +26,8 @@ _REMEDY = (
 )
 # Where multistep's learning rate falls, as shares of the run (the baseline recipe).
 MILESTONES = (0.8, 0.9)
+# The share of the run before which trapezoid's learning rate is constant.
+HOLD_SHARE = 0.8
 
 
 class TrainingModule(L.LightningModule):
@@ -35,6 +38,7 @@ class TrainingModule(L.LightningModule):
         num_batches: Batches of the epoch so far.
         last_learning_rate: Learning rate of the last step.
         scores: Scores of the last validation.
+        average: The moving average of the network's weights; None where the plan has none.
         pace: What the learning rate follows in a run with a time budget.
         score_threshold: The plan's, or what the last validation gave the highest F1 with.
     """
@@ -50,6 +54,11 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
+        self.average = (
+            AveragedModel(network, multi_avg_fn=self._move_average, use_buffers=True) if plan.weight_average else None
+        )
+        if self.average is not None:
+            self.average.requires_grad_(False)
         self.plan = plan
         self.preprocessing = Preprocessing.of(plan)
         self.postprocessing = Postprocessing.of(plan)
@@ -87,6 +96,8 @@ class TrainingModule(L.LightningModule):
         share = min(step / self.total_steps, 1.0) if self.pace is None else self.pace.share
         if self.plan.scheduler == "cosine":
             return warmup * 0.5 * (1 + math.cos(math.pi * share))
+        if self.plan.scheduler == "trapezoid":
+            return warmup * min((1 - share) / (1 - HOLD_SHARE), 1.0)
         if self.plan.scheduler == "multistep":
             if self.pace is not None:
                 return warmup * 0.1 ** sum(share >= milestone for milestone in MILESTONES)
@@ -141,6 +152,27 @@ class TrainingModule(L.LightningModule):
         self.last_learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss
 
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """Step, then move the average of the weights."""
+        super().optimizer_step(*arguments, **settings)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    @torch.no_grad()
+    def _move_average(self, averages: Sequence[Tensor], values: Sequence[Tensor], num_steps: Tensor | int) -> None:
+        # Early on the last tenth of the steps, so that the random weights of the start are soon forgotten.
+        decay = min(self.plan.weight_average, (1 + int(num_steps)) / (10 + int(num_steps)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:  # BatchNorm's count of batches
+                average.copy_(value)
+
+    @property
+    def kept_network(self) -> MaskRCNN:
+        """The network whose weights are validated and kept: the average, where there is one."""
+        return self.network if self.average is None else cast(MaskRCNN, self.average.module)
+
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation.
 
@@ -156,7 +188,7 @@ class TrainingModule(L.LightningModule):
                 f"{', '.join(self._last_names)}; {_REMEDY}"
             )
         # The method alone: the copy as an attribute would become part of the checkpoints.
-        self._detect = speed_up(self.network, self.device, self.plan.precision).forward
+        self._detect = speed_up(self.kept_network, self.device, self.plan.precision).forward
 
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""

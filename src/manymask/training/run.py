@@ -23,14 +23,25 @@ from manymask.modeling.build import assemble_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.weights import load_starting_weights
-from manymask.plan import AUTO, SETTINGS, Plan, change_plan, list_changes, load_plan, make_plan, read_plan, write_plan
+from manymask.plan import (
+    AUTO,
+    LENGTH,
+    SETTINGS,
+    Plan,
+    change_plan,
+    list_changes,
+    load_plan,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from manymask.planning.planner import Decision, write_explanation
-from manymask.run_folder import MetricsRow, RunFolder, count_epochs
+from manymask.run_folder import MetricsRow, RunFolder, count_epochs, read_rows
 from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
 from manymask.training.failures import explain_failures
 from manymask.training.global_state import keep_global_state
-from manymask.training.loading import InstanceDataModule
-from manymask.training.module import TrainingModule
+from manymask.training.loading import InstanceDataModule, count_steps
+from manymask.training.module import HOLD_SHARE, TrainingModule
 from manymask.training.setup import TrainingData, check_start, decide_settings, read_data, split_data
 from manymask.training.time_budget import Pace
 from manymask.wording import count_of, list_some
@@ -217,6 +228,25 @@ def check_changes(plan: Plan, recipe: str | None, settings: Mapping[str, Any]) -
     return new_plan
 
 
+def check_length(plan: Plan, checkpoint: Path, steps_per_epoch: int) -> bool:
+    """Whether a run that is resumed is to be longer or shorter than it was to be at a checkpoint.
+
+    Raises:
+        PlanError: Its learning rate was falling already at the checkpoint, or would have been.
+    """
+    old = load_plan(read_checkpoint(checkpoint)[CHECKPOINT_KEY]["plan"], str(checkpoint))
+    if all(getattr(old, name) == getattr(plan, name) for name in LENGTH):
+        return False
+    num_steps = min(count_steps(either, steps_per_epoch) for either in (old, plan))
+    if (read_rows(checkpoint)[-1]["step"] or 0) > HOLD_SHARE * num_steps:
+        raise PlanError(
+            f"the learning rate falls from step {HOLD_SHARE * num_steps:.0f} of {num_steps} on, which {checkpoint} is "
+            "past; resume from an earlier epoch's checkpoint, of which keep_checkpoints=all keeps all, or start a new "
+            "run from these weights"
+        )
+    return True
+
+
 def reload_data(
     plan: Plan, data: str | Path | None, val: str | Path | None, data_format: str | None, progress: Progress | None
 ) -> TrainingData:
@@ -274,9 +304,11 @@ def fit(
     num_epochs = datamodule.num_epochs
     rows: list[MetricsRow] = []
     if checkpoint is not None:
+        is_prolonged = check_length(plan, checkpoint, datamodule.steps_per_epoch)
         rows = folder.rewind(checkpoint)
         num_done = len(rows)
-        num_epochs = min(num_epochs, count_epochs(folder.last, plan, rows))
+        if not is_prolonged:
+            num_epochs = min(num_epochs, count_epochs(folder.last, plan, rows))
         if num_done >= num_epochs:
             logger.info(f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do")
             return
