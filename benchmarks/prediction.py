@@ -76,8 +76,8 @@ def make_step(model):
     return step
 
 
-def start(tree, arguments):
-    command = [sys.executable, __file__, "--work", "--model", arguments.model, "--threads", str(arguments.threads)]
+def start(tree, model, arguments):
+    command = [sys.executable, __file__, "--work", "--model", model, "--threads", str(arguments.threads)]
     environment = os.environ | {"PYTHONPATH": str(Path(tree, "src").resolve())}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -129,7 +129,8 @@ def compare(arguments):
     from manymask.core import Category
     from manymask.metrics import score_image, summarize_headline
 
-    processes = [start(tree, arguments) for tree in (arguments.before, arguments.after)]
+    models = arguments.model, arguments.after_model or arguments.model
+    processes = [start(*pair, arguments) for pair in zip((arguments.before, arguments.after), models, strict=True)]
     if arguments.train:
         rounds = [[ask(process, "train") for process in processes] for _ in range(arguments.images + 1)][1:]
         middle = [{kind: statistics.median(r[i][kind] for r in rounds) for kind in rounds[0][0]} for i in (0, 1)]
@@ -165,6 +166,7 @@ def main():
     parser.add_argument("after", nargs="?")
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--model", default="nuclei")
+    parser.add_argument("--after-model", help="another for the second tree, such as an exported folder")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--train", action="store_true")
