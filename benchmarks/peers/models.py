@@ -55,7 +55,8 @@ class StarDist(Peer):
             paths = sorted((data / part / "images").iterdir())
             images[part] = [self._prepare(read_rgb(path)) for path in paths]
             labels[part] = [fill_label_holes(read_labels(data / part / "labels" / path.name)) for path in paths]
-        model = StarDist2D(Config2D(n_rays=32, grid=(2, 2), train_tensorboard=False), name=self.source.name, basedir=str(self.source.parent))
+        config = Config2D(n_rays=32, grid=(2, 2), train_tensorboard=False)
+        model = StarDist2D(config, name=self.source.name, basedir=str(self.source.parent))
         model.prepare_for_training()
         end = time.monotonic() + 60 * minutes
 
