@@ -119,6 +119,13 @@ class Plan(BaseModel):
     mask_alignment: Annotated[Literal["torchvision", "exact"], INHERITED] = "torchvision"
     """How features, mask targets and pasted masks lie on the pixels: as torchvision's COCO weights expect it, up to a
     pixel off; or exactly."""
+    box_stages: Annotated[int, INHERITED] = Field(default=1, ge=1, le=2)
+    """Box heads in a row: a second one refines what the first found and is trained for closer boxes (Cascade R-CNN)."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """Loss of the box heads' boxes: smooth L1 of their four numbers, or generalised IoU (arXiv 1902.09630)."""
+    dense_loss: float = Field(default=0.0, ge=0, lt=100)
+    """Weight of a loss at every cell of the finest level: foreground, borders between touching objects, and offsets to
+    their centres. Its head is there in training alone."""
     epochs: Annotated[int, SCHEDULE] = Field(default=100, ge=1)
     """Number of epochs; each ends with a validation and a checkpoint."""
     epoch_steps: Annotated[Annotated[int, Field(ge=1)] | None, _OR_NONE, SCHEDULE] = None

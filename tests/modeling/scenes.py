@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manymask.core import InstanceLayers, encode_crops, paint_layers
 
@@ -24,3 +24,8 @@ def make_scene(
     for i, (left, top, crop) in enumerate(crops):
         masks[i, top : top + crop.shape[0], left : left + crop.shape[1]] = torch.from_numpy(crop)
     return layers, masks, torch.from_numpy(runs.boxes)
+
+
+def shift_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model with other numbers."""
+    return {name: value + 0.5 if value.is_floating_point() else value for name, value in model.state_dict().items()}

@@ -16,6 +16,7 @@ from manymask.modeling.build import build_model
 from manymask.modeling.catalogue import EXPORT_FILE, find_model
 from manymask.prediction import Model, export, exporting, load_model, predict, predict_files
 from manymask.prediction.detectors import GraphDetector
+from manymask.prediction.runtimes import GRAPHS
 from manymask.synthetic import make_categories, make_sample
 from manymask.training import train
 from tests.tiny_model import CATEGORIES, write_tiny_model
@@ -67,6 +68,17 @@ def test_finds_what_the_network_finds(folders, checkpoint, cells, engine, settin
     assert exported.categories == trained.categories == CATEGORIES
     assert exported.source == folders[engine] / EXPORT_FILE
     assert_alike(find_all(trained, cells), find_all(exported, cells))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_box_stages(cells, tmp_path, engine):
+    checkpoint = write_tiny_model(tmp_path / "best.ckpt", box_stages=2)
+    content = torch.load(checkpoint)
+    content["state_dict"]["network.roi_heads.second.box_predictor.cls_score.weight"] *= 20  # so that both differ
+    torch.save(content, checkpoint)
+    folder = export(checkpoint, tmp_path / "exported", to=engine)
+    assert len(list(folder.glob("box_head_2.*"))) == len(list(folder.glob("mask_head.*")))
+    assert_alike(*(find_all(load_model(each, settings={"precision": "fp32"}), cells) for each in (checkpoint, folder)))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -233,7 +245,7 @@ def test_layers_that_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("factor", "told"), [(1.01, "1\\.0e-02"), (np.nan, "nan")])
 def test_graphs_that_compute_something_else(checkpoint, folders, written, tmp_path, monkeypatch, factor, told):
-    graphs = exporting.open_graphs(folders["openvino"], "openvino")
+    graphs = exporting.open_graphs(folders["openvino"], "openvino", GRAPHS[:3])
     spoilt = graphs | {"mask_head": lambda values: [factor * output for output in graphs["mask_head"](values)]}
     monkeypatch.setattr(exporting, "open_graphs", lambda *_: spoilt)
     with pytest.raises(ManymaskError, match=rf"do not compute what its network does .* mask_head {told}"):

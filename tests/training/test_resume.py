@@ -14,6 +14,7 @@ from tests.training.runs import (
     find_differences,
     list_arguments,
     list_contents,
+    load_checkpoint,
     make_data,
     read_rows,
     run_in_process,
@@ -49,6 +50,18 @@ class TestKilled:
         assert find_differences(run / "last.ckpt", output / "last.ckpt") == []
         plan = read_plan(output / "plan.json")
         assert (plan.data.path, plan.num_workers) == (str(tmp_path / "new"), 1)
+
+    def test_with_all_heads(self, data, start, output, tmp_path):
+        settings = {"dense_loss": 1.0, "box_stages": 2, "box_loss": "giou"}
+        whole = train(data, output=tmp_path / "whole", recipe="baseline", settings=SETTINGS | settings)
+        start(("SIGKILL", 1, 1), **settings)
+        train(resume=output)
+        assert find_differences(whole / "last.ckpt", output / "last.ckpt") == []
+        names = load_checkpoint(output / "last.ckpt")["state_dict"]
+        for part in ("dense_head.0.weight", "second.box_predictor.bbox_pred.weight"):
+            assert f"network.roi_heads.{part}" in names
+        losses = ("loss_dense", "loss_classifier_2", "loss_box_reg_2")
+        assert all(0 < float(row[name]) < 10 for row in read_rows(output) for name in losses)
 
     def test_before_the_first_epoch_ended(self, start, output, caplog):
         start(("SIGKILL", 0, 1), max_steps=2)

@@ -21,6 +21,9 @@ _LOSSES = {
     "loss_mask": "mask head",
     "loss_objectness": "RPN: objectness",
     "loss_rpn_box_reg": "RPN: box",
+    "loss_classifier_2": "second box head: class",
+    "loss_box_reg_2": "second box head: box",
+    "loss_dense": "dense head",
 }
 _SCORES = {"val_mask_AP": "mask AP", "val_mask_AP50": "mask AP50", "val_mask_AP75": "mask AP75", "val_box_AP": "box AP"}
 
@@ -103,8 +106,8 @@ def _add_axes(figure: Figure, columns: int, place: int, sharey: Axes | None = No
 def _plot_columns(axes: Axes, rows: Sequence[Mapping[str, int | float | None]], names: Mapping[str, str]) -> None:
     """One line a column, the first in bold black; columns without a defined value are left out."""
     epochs = _get_column(rows, "epoch")
-    colors = ["black", *([value / 255 for value in PALETTE[i]] for i in (5, 2, 1, 4, 6))]
-    for (column, label), color, marker in zip(names.items(), colors, "os^Dvp", strict=False):
+    colors = ["black", *([value / 255 for value in PALETTE[i]] for i in (5, 2, 1, 4, 6, 3, 0)), "0.5"]
+    for (column, label), color, marker in zip(names.items(), colors, "os^Dvp<>*", strict=False):
         values = _get_column(rows, column)
         if np.isfinite(values).any():
             width = 2.5 if column == next(iter(names)) else 1.5

@@ -1,6 +1,8 @@
 """The networks by name, built for a plan."""
 
 from collections.abc import Callable, Container, Mapping
+from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 from torch import nn
@@ -25,6 +27,7 @@ from manymask.modeling.backbones import (
     SeparableConv2d,
     TimmBackbone,
 )
+from manymask.modeling.dense_head import DenseHead
 from manymask.modeling.network import MaskRCNN
 from manymask.modeling.roi_heads import CrowdRoIHeads, LevelPooler
 from manymask.modeling.rpn import CrowdRegionProposalNetwork, Float32AnchorGenerator
@@ -38,6 +41,9 @@ MASK_SUPPRESSION_BOX_IOU = 0.8
 # Proposals an image: in training, torchvision's number and that of maskrcnn_compact; at prediction. A higher cap on
 # detections raises them.
 PROPOSALS, COMPACT_PROPOSALS, PROPOSALS_IN_USE = 2000, 500, 1000
+# IoU from which a box is an object, for each box stage, and what the second stage multiplies deltas by (Cascade R-CNN,
+# arXiv 1712.00726, section 4.2; the first has torchvision's 10, 10, 5, 5).
+FIRST_IOU, SECOND_IOU, SECOND_DELTA_WEIGHTS = 0.5, 0.6, (20.0, 20.0, 10.0, 10.0)
 # Feature levels that anchors lie on: the four of the pyramid and the one that is pooled from the last.
 LEVELS = 5
 
@@ -93,23 +99,34 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
         nms_thresh=plan.rpn_nms,
     )
     by_masks = plan.suppression == "mask"
-    roi_heads = CrowdRoIHeads(
+    make_heads = partial(
+        CrowdRoIHeads,
         LevelPooler(7, *pooling),
-        parts["box_head"],
-        parts["box_predictor"],
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
         batch_size_per_image=plan.roi_samples,
         positive_fraction=0.25,
-        bbox_reg_weights=None,
         score_thresh=plan.min_score,
         nms_thresh=max(plan.nms, MASK_SUPPRESSION_BOX_IOU) if by_masks else plan.nms,
         detections_per_img=2 * plan.max_detections if by_masks else plan.max_detections,  # masks are compared later
+        is_exact=plan.mask_alignment == "exact",
+        box_loss=plan.box_loss,
+    )
+    box_parts, second = (parts["box_head"], parts["box_predictor"]), None
+    if plan.box_stages == 2:
+        second = make_heads(*deepcopy(box_parts), SECOND_IOU, SECOND_IOU, bbox_reg_weights=SECOND_DELTA_WEIGHTS)
+    roi_heads = make_heads(
+        *box_parts,
+        FIRST_IOU,
+        FIRST_IOU,
+        bbox_reg_weights=None,
         mask_roi_pool=LevelPooler(plan.mask_resolution // 2, *pooling),  # the predictor doubles it
         mask_head=parts["mask_head"],
         mask_predictor=parts["mask_predictor"],
-        is_exact=plan.mask_alignment == "exact",
+        second=second,
+        # Last, so that the other parts' random weights are the same with it.
+        dense_head=DenseHead(backbone.out_channels, first_stride, plan.dense_loss) if plan.dense_loss else None,
     )
+    if second is not None:
+        roi_heads.copy_first_stage()
     model = MaskRCNN(backbone, rpn, roi_heads)
     if plan.architecture == "maskrcnn_resnet50_fpn" and plan.weights == "coco":
         for module in model.modules():

@@ -21,6 +21,8 @@ their moving average, where there is one, under ``average.module.``."""
 
 NETWORK_PREFIX = "network."
 AVERAGE_PREFIX = "average.module."
+DENSE_PART = "roi_heads.dense_head."
+"""A part that is there in training alone."""
 EXPORT_FORMAT = 2
 """Of the graphs and of ``EXPORT_FILE``, which holds under ``CHECKPOINT_KEY`` what a checkpoint does."""
 
@@ -141,6 +143,7 @@ def write_model(checkpoint: dict[str, Any], path: Path) -> None:
     state = {
         name: (value.half() if value.ndim > 1 and value.is_floating_point() else value).contiguous()
         for name, value in strip_prefix(checkpoint["state_dict"]).items()
+        if not name.startswith(DENSE_PART)
     }
     with replace_file(path) as file:
         file.write(save(state, {CHECKPOINT_KEY: json.dumps(checkpoint[CHECKPOINT_KEY])}))

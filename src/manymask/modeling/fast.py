@@ -55,15 +55,10 @@ def _run_parts(network: MaskRCNN) -> list[Tensor]:
     levels = list(features.values())
     objectness, deltas = parts.rpn.head(levels)
     boxes = [torch.tensor([[0.0, 0.0, 64.0, 64.0]])]
-    class_logits, box_deltas = parts.roi_heads._run_box_head(features, boxes, size)
-    return [
-        *levels,
-        *objectness,
-        *deltas,
-        class_logits,
-        box_deltas,
-        parts.roi_heads._run_mask_head(features, boxes, size),
-    ]
+    heads = parts.roi_heads
+    stages = [heads] if heads.second is None else [heads, heads.second]
+    of_boxes = [output for stage in stages for output in stage._run_box_head(features, boxes, size)]
+    return [*levels, *objectness, *deltas, *of_boxes, heads._run_mask_head(features, boxes, size)]
 
 
 def fold_norms(network: nn.Module, run: Callable[[], object]) -> None:

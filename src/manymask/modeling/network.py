@@ -40,7 +40,7 @@ class MaskRCNN(GeneralizedRCNN):
 
     It takes images (3, H, W) as ``manymask.modeling.preprocessing`` makes them. In training it takes targets too, with
     ``boxes`` (N, 4) in pixels of the image, ``labels`` (N,) and ``layers`` (L, H', W') of any resolution, and returns
-    the five losses. Else it returns the ``Detections`` of each image, with mask probabilities (N, 28, 28), which
+    the losses by name. Else it returns the ``Detections`` of each image, with mask probabilities (N, 28, 28), which
     ``paste_masks`` turns into runs. ``manymask.modeling.build`` puts the parts together.
     """
 

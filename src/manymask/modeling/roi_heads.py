@@ -9,10 +9,11 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, generalized_box_iou_loss
 from torchvision.ops.poolers import initLevelMapper  # pyright: ignore[reportPrivateImportUsage]
 
 from manymask.core import find_layers
+from manymask.modeling.dense_head import DenseHead
 from manymask.modeling.detections import Detections
 from manymask.modeling.pooling import pool_boxes
 from manymask.modeling.rpn import Float32BoxCoder
@@ -22,6 +23,11 @@ from manymask.modeling.targets import sample_mask_targets
 DETECTIONS_AT_ONCE = 256
 # Entries of the (instances x proposals) IoU that are looked at at once.
 IOUS_AT_ONCE = 1 << 20
+# Of the generalised IoU, whose sum is divided by all samples, as mmdetection's faster_rcnn_r50_fpn_giou_1x has it; a
+# quarter of the samples at most are objects, so that each counts 2.5 times, where DETR (arXiv 2005.12872) takes 2.
+GIOU_WEIGHT = 10.0
+# Of the losses of the second box stage, as mmdetection's cascade_rcnn has it.
+SECOND_STAGE_WEIGHT = 0.5
 
 
 class LevelPooler(MultiScaleRoIAlign):
@@ -74,12 +80,25 @@ class CrowdRoIHeads(RoIHeads):
             torchvision's pooling takes them for 0, 4, 8, and its mask targets are half a pixel off likewise. That holds
             for bodies whose strides come from odd kernels, as ResNet's; cells of patches (ConvNeXt, Swin) lie up to
             half a stride further on, which training has to learn. Boxes below 4 pixels are pooled as if of 4.
+        box_loss: ``smooth_l1`` or ``giou``.
+        second: The second box stage of Cascade R-CNN (arXiv 1712.00726), which gets the boxes that the first has
+            refined, and whose thresholds and weights of deltas are for closer ones; only its box head is used.
+        dense_head: A head of the finest features, which is trained beside the others.
         **settings: torchvision's.
     """
 
-    def __init__(self, *arguments: Any, is_exact: bool, **settings: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        is_exact: bool,
+        box_loss: str = "smooth_l1",
+        second: "CrowdRoIHeads | None" = None,
+        dense_head: DenseHead | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(*arguments, **settings)
-        self.is_exact = is_exact
+        self.is_exact, self.box_loss = is_exact, box_loss
+        self.second, self.dense_head = second, dense_head
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
 
     def _shift(self, boxes: list[Tensor]) -> list[Tensor]:
@@ -117,14 +136,79 @@ class CrowdRoIHeads(RoIHeads):
         """Losses in training, else detections."""
         if not self.training:
             return self._detect(features, proposals, image_shapes), {}
-        proposals, rows, labels, regression_targets = self.select_training_samples(proposals, targets)
-        class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
-        loss_classifier, loss_box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression_targets)
+        proposals, rows, labels, _ = self.select_training_samples(proposals, targets)
+        targets = targets or []
+        outputs = self._run_box_head(features, proposals, image_shapes)
+        own = self._compute_box_losses(*outputs, proposals, rows, labels, targets)
+        second = {} if self.second is None else self._train_second(features, *outputs, proposals, image_shapes, targets)
         is_object = [image_labels > 0 for image_labels in labels]
         proposals = [boxes[keep] for boxes, keep in zip(proposals, is_object, strict=True)]
         rows = [image_rows[keep] for image_rows, keep in zip(rows, is_object, strict=True)]
-        loss_mask = self._compute_mask_loss(features, proposals, rows, image_shapes, targets or [])
-        return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+        loss_mask = self._compute_mask_loss(features, proposals, rows, image_shapes, targets)
+        losses = {"loss_classifier": own[0], "loss_box_reg": own[1], "loss_mask": loss_mask, **second}
+        if self.dense_head is not None:
+            losses["loss_dense"] = self.dense_head.compute_loss(features["0"], image_shapes, targets)
+        return [], losses
+
+    def _compute_box_losses(
+        self,
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: list[Tensor],
+        rows: list[Tensor],
+        labels: list[Tensor],
+        targets: list[dict[str, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """The losses of the classes and of the boxes of those proposals that are objects."""
+        # The box of zeros is for proposals of an image without any.
+        matched = [F.pad(target["boxes"].float(), (0, 0, 0, 1))[own] for target, own in zip(targets, rows, strict=True)]
+        if self.box_loss == "smooth_l1":
+            return fastrcnn_loss(class_logits, box_regression, labels, self.box_coder.encode(matched, proposals))
+        classes = torch.cat(labels)
+        objects = torch.nonzero(classes > 0).flatten()
+        boxes = self.box_coder.decode(box_regression, proposals)[objects, classes[objects]]
+        loss = generalized_box_iou_loss(boxes, torch.cat(matched)[objects], reduction="sum")
+        return F.cross_entropy(class_logits, classes), GIOU_WEIGHT * loss / len(classes)
+
+    def _train_second(
+        self,
+        features: dict[str, Tensor],
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """The losses of the second stage, on all that the first made of its samples."""
+        second: Any = self.second
+        refined = self._refine(class_logits.detach(), box_regression.detach(), proposals, image_shapes)
+        boxes, classes = ([target[name] for target in targets] for name in ("boxes", "labels"))
+        rows, labels = second.assign_targets_to_proposals(refined, [own.float() for own in boxes], classes)
+        outputs = second._run_box_head(features, refined, image_shapes)
+        losses = second._compute_box_losses(*outputs, refined, rows, labels, targets)
+        names = ("loss_classifier_2", "loss_box_reg_2")
+        return {name: SECOND_STAGE_WEIGHT * loss for name, loss in zip(names, losses, strict=True)}
+
+    def _refine(
+        self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[Tensor]:
+        """The box that its likeliest class gives each proposal."""
+        likeliest = class_logits[:, 1:].argmax(dim=1) + 1
+        boxes = self.box_coder.decode(box_regression, proposals)[torch.arange(len(likeliest)), likeliest]
+        parts = boxes.split([len(own) for own in proposals])
+        return [clip_boxes_to_image(own, shape) for own, shape in zip(parts, image_shapes, strict=True)]
+
+    @torch.no_grad()
+    def copy_first_stage(self) -> None:
+        """Make the second stage a copy of the first: of a box it makes what the first would make."""
+        second: Any = self.second
+        for name in ("box_head", "box_predictor"):
+            second.get_submodule(name).load_state_dict(self.get_submodule(name).state_dict())
+        # Its coder divides by other weights.
+        factor = torch.tensor(second.box_coder.weights) / torch.tensor(self.box_coder.weights)
+        deltas = second.box_predictor.bbox_pred
+        deltas.weight *= factor.repeat(len(deltas.weight) // 4)[:, None]
+        deltas.bias *= factor.repeat(len(deltas.bias) // 4)
 
     def _run_box_head(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -171,7 +255,12 @@ class CrowdRoIHeads(RoIHeads):
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[Detections]:
         class_logits, box_regression = self._run_box_head(features, proposals, image_shapes)
-        detections = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
+        last = self
+        if self.second is not None:
+            last, proposals = self.second, self._refine(class_logits, box_regression, proposals, image_shapes)
+            logits, box_regression = last._run_box_head(features, proposals, image_shapes)
+            class_logits = ((class_logits.softmax(dim=1) + logits.softmax(dim=1)) / 2).log()  # softmax gives the mean
+        detections = last.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
         results = []
         for index, (boxes, scores, labels) in enumerate(zip(*detections, strict=True)):
             of_image = {name: feature[index : index + 1] for name, feature in features.items()}

@@ -1,7 +1,8 @@
-"""Mask targets, sampled from the layers inside each proposal."""
+"""Targets of the heads: masks inside each proposal and dense maps, both sampled from the layers."""
 
 import torch
-from jaxtyping import Float32, Int32, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 # Points sampled at once: about 30 MB of temporaries.
@@ -73,3 +74,43 @@ def _place_samples(
     position = position.clamp(0, length - 1)
     low = position.long().clamp(max=length - 1)
     return low, (low + 1).clamp(max=length - 1), position - low, is_inside
+
+
+def make_dense_targets(
+    layers: Int32[Tensor, "layers height width"],
+    boxes: Float32[Tensor, "instances 4"],
+    size: tuple[int, int],
+    stride: int,
+) -> tuple[Float32[Tensor, "4 rows columns"], Bool[Tensor, "rows columns"]]:
+    """What holds at each cell of a feature map: foreground, border, and the offset to the object's centre.
+
+    Cell k has its centre on pixel ``stride`` x k, as ``CrowdRoIHeads`` says. Ids are read there and nowhere else, so
+    that memory grows as layers x cells. A border is where objects touch or overlap, up to a cell apart: ids of two of
+    them lie among a cell and its eight neighbours.
+
+    Args:
+        layers: Ids of the instances, of any resolution.
+        boxes: x1 y1 x2 y2 in pixels of the image that the features are of.
+        size: (height, width) of that image.
+        stride: Pixels of it from cell to cell.
+
+    Returns:
+        Foreground and border, 0 or 1, and the offsets across and down from the cell to the centre of the object's box,
+        in halves of the box's sides; then where these offsets hold: inside one object alone.
+    """
+    y, x = (torch.arange(0, length, stride, device=boxes.device) + 0.5 for length in size)
+    row, column = (
+        (place * (own / length)).long().clamp(max=own - 1)
+        for place, own, length in zip((y, x), layers.shape[-2:], size, strict=True)
+    )
+    ids = layers[:, row[:, None], column]
+    has_one = (ids > 0).sum(dim=0) == 1
+    is_foreground = (ids > 0).any(dim=0)
+    # The highest id around a cell, and the lowest counted down from above all ids; float32 holds both exactly.
+    above = len(boxes) + 1
+    extremes = torch.stack([ids.amax(dim=0), torch.where(ids > 0, above - ids, 0).amax(dim=0)])
+    highest, lowest = F.max_pool2d(extremes.float(), 3, stride=1, padding=1)
+    x1, y1, x2, y2 = F.pad(boxes.float(), (0, 0, 1, 0))[torch.where(has_one, ids.sum(dim=0), 0).long()].unbind(dim=-1)
+    across = (x1 + x2 - 2 * x) / (x2 - x1).clamp(min=1)
+    down = (y1 + y2 - 2 * y[:, None]) / (y2 - y1).clamp(min=1)
+    return torch.stack([is_foreground.float(), (highest + lowest > above).float(), across, down]), has_one

@@ -11,7 +11,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskR
 from manymask.errors import CheckpointError
 from manymask.modeling.backbones import create_timm_body, first_line
 from manymask.modeling.catalogue import resolve_weights
-from manymask.modeling.checkpoint import read_state_dict
+from manymask.modeling.checkpoint import DENSE_PART, read_state_dict
 from manymask.modeling.network import MaskRCNN
 from manymask.plan import Plan
 
@@ -20,7 +20,8 @@ COCO_WEIGHTS = {
     "maskrcnn_resnet50_fpn_v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1,
 }
 # The parts that depend on the number of classes and are made anew for other classes.
-CLASS_PARTS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
+SECOND_STAGE = "roi_heads.second."
+CLASS_PARTS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.", f"{SECOND_STAGE}box_predictor.")
 
 
 def load_starting_weights(model: MaskRCNN, plan: Plan) -> None:
@@ -70,10 +71,16 @@ def _explain_download(source: str, error: Exception) -> CheckpointError:
 def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict with torchvision's keys; where its classes are others, the class-specific parts stay new.
 
+    A second box stage that the weights lack starts as a copy of the first. The head of the dense loss stays new where
+    they lack it, and is left out where the model lacks it.
+
     Raises:
         CheckpointError: A part besides the class-specific ones is missing, of another shape or not known.
     """
     own = model.state_dict()
+    state = {name: value for name, value in state.items() if name in own or not name.startswith(DENSE_PART)}
+    lacking = [part for part in (DENSE_PART, SECOND_STAGE) if not any(name.startswith(part) for name in state)]
+    state |= {name: value for name, value in own.items() if name.startswith(tuple(lacking))}
     class_parts = {name for name in own if name.startswith(CLASS_PARTS)}
     if any(name in state and state[name].shape != own[name].shape for name in class_parts):
         state = {name: value for name, value in state.items() if name not in class_parts}
@@ -86,5 +93,9 @@ def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> N
     if wrong:
         raise CheckpointError(
             f"{source} does not fit the architecture: {len(wrong)} of its parts are missing, unknown or of another "
-            f"shape, {wrong[0]} first; set architecture, backbone and aspect_ratios as the weights were trained with"
+            f"shape, {wrong[0]} first; set architecture, backbone, aspect_ratios and box_stages as the weights were "
+            "trained with"
         )
+    heads: Any = model.roi_heads
+    if heads.second is not None and SECOND_STAGE in lacking:
+        heads.copy_first_stage()

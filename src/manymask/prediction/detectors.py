@@ -12,7 +12,7 @@ from manymask.modeling.detections import Detections
 from manymask.modeling.device import autocast
 from manymask.modeling.fast import speed_up
 from manymask.modeling.network import MaskRCNN
-from manymask.prediction.runtimes import Graph, to_array
+from manymask.prediction.runtimes import SECOND_BOX_HEAD, Graph, to_array
 
 
 @runtime_checkable
@@ -61,9 +61,11 @@ class GraphDetector(TorchDetector):
     def __init__(self, network: MaskRCNN, graphs: Mapping[str, Graph]) -> None:
         trunk = _GraphTrunk(graphs["trunk"])
         network.backbone, network.rpn.head = trunk, _TrunkHead(trunk)
-        for name in ("box", "mask"):
-            setattr(network.roi_heads, f"{name}_head", _GraphLayers(graphs[f"{name}_head"]))
-            setattr(network.roi_heads, f"{name}_predictor", nn.Identity())
+        heads: Any = network.roi_heads
+        heads.box_head, heads.box_predictor = _GraphLayers(graphs["box_head"]), nn.Identity()
+        heads.mask_head, heads.mask_predictor = _GraphLayers(graphs["mask_head"]), nn.Identity()
+        if heads.second is not None:
+            heads.second.box_head, heads.second.box_predictor = _GraphLayers(graphs[SECOND_BOX_HEAD]), nn.Identity()
         self.network, self.device, self.precision = network.eval(), torch.device("cpu"), "fp32"
 
 
@@ -72,15 +74,18 @@ def split_network(network: MaskRCNN) -> dict[str, nn.Module]:
 
     ``trunk`` makes of a batch of images, padded to a multiple of ``LARGEST_STRIDE``, the five levels of the pyramid
     with their channels last, then the RPN's logits and its deltas on each; ``box_head`` of pooled features class logits
-    and deltas; ``mask_head`` mask logits.
+    and deltas, as ``box_head_2`` of a second box stage does; ``mask_head`` mask logits.
     """
     rpn: Any = network.rpn
     heads: Any = network.roi_heads
-    return {
+    parts: dict[str, nn.Module] = {
         "trunk": _Trunk(network.backbone, rpn.head),
         "box_head": nn.Sequential(heads.box_head, heads.box_predictor),
         "mask_head": nn.Sequential(heads.mask_head, heads.mask_predictor),
     }
+    if heads.second is not None:
+        parts[SECOND_BOX_HEAD] = nn.Sequential(heads.second.box_head, heads.second.box_predictor)
+    return parts
 
 
 class _Trunk(nn.Module):

@@ -28,7 +28,7 @@ from manymask.plan import change_plan
 from manymask.prediction.detectors import TorchDetector, split_network
 from manymask.prediction.model import Model, load_model
 from manymask.prediction.runtimes import (
-    GRAPHS,
+    SECOND_BOX_HEAD,
     SUFFIXES,
     check_engine,
     has_vnni,
@@ -61,8 +61,8 @@ def export(
 ) -> Path:
     """Write a trained model as a folder that ``load_model``, ``predict`` and ``evaluate`` take like a run.
 
-    The layers become three graphs (``prediction.detectors.split_network``); what joins them stays this package's code.
-    They are compared with the network on a drawn image before anything is written.
+    The layers become graphs (``prediction.detectors.split_network``); what joins them stays this package's code. They
+    are compared with the network on a drawn image before anything is written.
 
     Args:
         source: A run folder, a checkpoint, or a shipped model's name.
@@ -97,12 +97,13 @@ def export(
         raise PlanError("exported models run on the CPU only; leave device out")
     model = load_model(source, "cpu", settings)
     network = _get_network(model)
-    steps = _Steps(progress, len(GRAPHS) * (1 + len(images)))
+    parts = split_network(network)
+    steps = _Steps(progress, len(parts) * (1 + len(images)))
     if int8 and not has_vnni():
         logger.info("this processor has no VNNI instructions, without which int8 gains less")
     with TemporaryDirectory() as scratch, torch.no_grad():
         folder = Path(scratch)
-        parts, inputs = split_network(network), _make_inputs(network, _draw_image(model))
+        inputs = _make_inputs(network, _draw_image(model))
         for name, part in parts.items():
             steps.tell(f"exporting {name}")
             _write_part(part, inputs[name], to, folder / name, str(source))
@@ -130,7 +131,7 @@ def export(
             CHECKPOINT_KEY: _describe_model(model),
         }
         with record_outputs(output, "export", names):
-            for name in names[:-1]:
+            for name in list_files(to, parts):
                 copy_file(folder / name, output / name)
             write_json(output / EXPORT_FILE, own)  # last: without it the folder is no model
     steps.tell("exported")
@@ -202,7 +203,7 @@ def _compare(
     parts: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], engine: str, folder: Path
 ) -> dict[str, float]:
     """For each graph the largest difference to its part, as a fraction of the part's largest value."""
-    graphs, differences = open_graphs(folder, engine, "fp32"), {}
+    graphs, differences = open_graphs(folder, engine, parts, "fp32"), {}
     for name, part in parts.items():
         outputs = part(inputs[name])
         pairs = zip(
@@ -224,7 +225,7 @@ def _quantize(model: Model, folder: Path, files: Sequence[Path], steps: "_Steps"
         image = _take_view(model, normalize_pixels(read_pixels(file), str(file), normalization))
         return to_array(_make_inputs(network, image)[name])
 
-    for name in GRAPHS:
+    for name in split_network(network):
         quantize_graph(folder / f"{name}.xml", files, partial(prepare, name=name))
 
 
@@ -245,8 +246,10 @@ def _make_inputs(network: MaskRCNN, image: Tensor) -> dict[str, Tensor]:
     proposals, _ = network.rpn(images, features)
     chosen = [proposals[0][: 4 * LARGEST_STRIDE]]
     heads: Any = network.roi_heads
+    pooled = heads.box_roi_pool(features, chosen, images.image_sizes)
     return {
         "trunk": images.tensors,
-        "box_head": heads.box_roi_pool(features, chosen, images.image_sizes),
+        "box_head": pooled,
+        SECOND_BOX_HEAD: pooled,
         "mask_head": heads.mask_roi_pool(features, chosen, images.image_sizes),
     }

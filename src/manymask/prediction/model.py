@@ -20,7 +20,7 @@ from manymask.modeling.device import choose_device
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.modeling.weights import load_weights
 from manymask.plan import INFERENCE, SETTINGS, Plan, change_plan, list_marked, load_plan
-from manymask.prediction.detectors import Detector, GraphDetector, TorchDetector
+from manymask.prediction.detectors import Detector, GraphDetector, TorchDetector, split_network
 from manymask.prediction.runtimes import open_graphs
 
 
@@ -94,9 +94,10 @@ def load_model(
             f"device is {plan.device}, but {source} is an exported model, which runs on the CPU only; leave device "
             "out, or give the run or checkpoint that it was made from"
         )
-    network = assemble_model(len(categories) + 1, plan)
+    network = assemble_model(len(categories) + 1, plan.model_copy(update={"dense_loss": 0.0}))  # for training alone
     if is_exported:
-        detector = GraphDetector(network, open_graphs(path.parent, checkpoint.get("engine", ""), plan.precision))
+        graphs = open_graphs(path.parent, checkpoint.get("engine", ""), split_network(network), plan.precision)
+        detector = GraphDetector(network, graphs)
     else:
         load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
         detector = TorchDetector(network, choose_device(plan.device), plan.precision)

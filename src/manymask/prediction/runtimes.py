@@ -5,7 +5,7 @@ A graph is dynamic in the number of its inputs, and the one named ``trunk`` in t
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,9 @@ from manymask.modeling.network import LARGEST_STRIDE
 Graph = Callable[[np.ndarray], Sequence[np.ndarray]]
 """What runs a graph: from its input to its outputs."""
 
-GRAPHS = ("trunk", "box_head", "mask_head")
+SECOND_BOX_HEAD = "box_head_2"
+GRAPHS = ("trunk", "box_head", "mask_head", SECOND_BOX_HEAD)
+"""All that there may be; the last is there of networks with a second box stage."""
 SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
 """Endings of a graph's files by the library that runs it, the one to open first."""
 
@@ -100,13 +102,13 @@ def has_vnni() -> bool:
     return torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
 
 
-def list_files(engine: str) -> list[str]:
-    """The names of the files of all graphs."""
-    return [name + suffix for name in GRAPHS for suffix in SUFFIXES[engine]]
+def list_files(engine: str, graphs: Iterable[str] = GRAPHS) -> list[str]:
+    """The names of the files of graphs."""
+    return [name + suffix for name in graphs for suffix in SUFFIXES[engine]]
 
 
-def open_graphs(folder: Path, engine: str, precision: str = "auto") -> dict[str, Graph]:
-    """The graphs of a folder by name.
+def open_graphs(folder: Path, engine: str, graphs: Iterable[str], precision: str = "auto") -> dict[str, Graph]:
+    """Those graphs of a folder, by name.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the engine is not known.
@@ -115,7 +117,7 @@ def open_graphs(folder: Path, engine: str, precision: str = "auto") -> dict[str,
     """
     if engine not in SUFFIXES:
         raise CheckpointError(f"{folder} was exported to {engine!r}, which is not known here; export the model anew")
-    return {name: open_graph(folder / f"{name}{SUFFIXES[engine][0]}", engine, precision) for name in GRAPHS}
+    return {name: open_graph(folder / f"{name}{SUFFIXES[engine][0]}", engine, precision) for name in graphs}
 
 
 def open_graph(path: Path, engine: str, precision: str = "auto") -> Graph:

@@ -7,6 +7,9 @@ from manymask.plan import RECIPES, SETTINGS, Plan
 from manymask.reporting.charts import Chart, Frame, Line, choose_ticks
 
 _LOSSES = {
+    "loss_dense": ("dense", 5, "1 3"),
+    "loss_box_reg_2": ("box 2", 3, "1 3"),
+    "loss_classifier_2": ("class 2", 1, "1 3"),
     "loss_rpn_box_reg": ("RPN box", 6, "2 3"),
     "loss_objectness": ("RPN object", 4, "2 3"),
     "loss_box_reg": ("box", 3, "6 3"),
