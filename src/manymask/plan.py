@@ -175,11 +175,18 @@ class Plan(BaseModel):
     augmentation: Literal["none", "flip", "dihedral"] = "none"
     """What training images are put through at random: nothing, left-right flips, or all flips and quarter turns."""
     scale_jitter: float = Field(default=0.0, ge=0, le=1)
-    """Share that training images are made larger or smaller by at random, at most."""
+    """Share that training images are made larger or smaller by at random, at most; 1 is half to twice the size."""
     intensity_jitter: float = Field(default=0.0, ge=0, le=1)
     """Strength of random changes of the training images' gamma, brightness, colours and noise."""
+    stain_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Share that the stains of training images in colour on a bright ground are made stronger or weaker by, at most."""
+    contact_paste: float = Field(default=0.0, ge=0, le=1)
+    """Share of the crops that one to six of their own objects are copied into, in contact with others."""
+    touching_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the crops that hold a place where two objects touch, of images where some do."""
     sampling: Literal["uniform", "balanced"] = "uniform"
-    """How often images are drawn: all alike, or by how many crops they hold and how rare their classes are."""
+    """How often images are drawn: all alike; or balanced by kind (in colour or grey, with objects brighter or darker
+    than the rest), by the root of how many crops they hold, and by how rare their classes are."""
     crowd_as_objects: Annotated[bool, INFERENCE] = False
     """Whether COCO's crowd regions (``iscrowd`` 1), as which CVAT writes brush strokes, are objects like the others, in
     training and in scores."""

@@ -136,6 +136,27 @@ class TestPixels:
         assert found.is_constant
         assert (found.hash, found.trends) == (None, (0, 0))
 
+    @pytest.mark.parametrize(
+        ("ground", "light", "is_in_color", "is_bright"),
+        [
+            ([20], [200], False, True),
+            ([200], [20], False, False),
+            ([20, 20, 20], [200, 201, 199], False, True),
+            ([220, 190, 220], [90, 40, 130], True, False),
+            ([0, 5, 0], [0, 200, 10], True, True),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "int64"])
+    def test_kind(self, ground, light, is_in_color, is_bright, dtype):
+        masks = draw_masks((10, 10, 30, 30))
+        pixels = np.where(masks[0, ..., None], light, ground).astype(dtype)
+        found = measure(masks, pixels)
+        assert (found.is_in_color, found.has_bright_objects) == (is_in_color, is_bright)
+
+    @pytest.mark.parametrize("masks", [draw_masks(), draw_masks((0, 0, 60, 80))])
+    def test_kind_without_objects_or_ground(self, masks):
+        assert measure(masks).has_bright_objects is None
+
     def test_trends(self):
         ramp = np.repeat(np.arange(60, dtype=np.uint8)[:, None, None], 80, axis=1)
         down, right = measure(pixels=ramp).trends

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from manymask.core import InstanceLayers
+from manymask.core import InstanceLayers, Window
 from manymask.plan import make_plan
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
 
 
 def augment(image, layers, plan, generator):
     """What training makes of a whole image and its layers."""
-    draw = draw_augmentation(Augmentation.of(plan), tuple(image.shape[1:]), generator)
+    draw = draw_augmentation(Augmentation.of(plan), layers, generator)
     rows, columns = draw.window.slices
     part = InstanceLayers(layers.as_subclass(torch.Tensor)[:, rows, columns])
     return apply_augmentation(image[:, rows, columns], part, draw, generator)
@@ -194,3 +194,116 @@ class TestJitter:
         )
         ratios = changed.mean(dim=(1, 2)) / image.mean(dim=(1, 2))
         assert len({round(ratio, 3) for ratio in ratios.tolist()}) == 3
+
+    @pytest.mark.parametrize(
+        ("seed", "expected"),
+        [
+            (0, (Window(6, 22, 28, 28), (24, 24), 0, True)),
+            (1, (Window(4, 6, 35, 35), (24, 24), 1, False)),
+            (2, (Window(12, 14, 20, 20), (24, 24), 2, True)),
+        ],
+    )
+    def test_draws_are_those_of_earlier_versions(self, seed, expected):
+        """Or a resumed run would see other crops."""
+        settings = Augmentation(24, "dihedral", scale_jitter=0.5, intensity_jitter=0.2)
+        layers = InstanceLayers(torch.ones(1, 40, 56, dtype=torch.int32))
+        draw = draw_augmentation(settings, layers, torch.Generator().manual_seed(seed))
+        assert (draw.window, draw.size, draw.num_turns, draw.is_mirrored) == expected
+
+    def test_crops_of_half_and_twice_the_size(self):
+        """Enlarging reads a smaller window; shrinking a larger one, which the image may end."""
+        layers = InstanceLayers(torch.zeros(1, 100, 70, dtype=torch.int32))
+        sides = []
+        for seed in range(60):
+            settings = Augmentation(40, scale_jitter=1.0)
+            draw = draw_augmentation(settings, layers, torch.Generator().manual_seed(seed))
+            factors = np.divide(draw.size, draw.window[2:])
+            assert 0.5 <= factors.min() <= factors.max() <= 2
+            assert factors.max() / factors.min() < 1.03
+            assert draw.size == (40, 40) or (draw.window.width == 70 and draw.size[1] < 40)
+            sides.append(draw.window.height)
+        assert min(sides) < 25
+        assert max(sides) > 75
+
+
+class TestTouchingShare:
+    def make_layers(self):
+        """Two instances touch at row 60, column 91; a third is alone."""
+        layers = torch.zeros(1, 100, 120, dtype=torch.int32)
+        layers[0, 60, 90], layers[0, 60, 91], layers[0, 5, 5] = 3, 1, 2
+        return InstanceLayers(layers)
+
+    def list_windows(self, layers, share, number=200):
+        settings = Augmentation(24, touching_share=share)
+        return [
+            draw_augmentation(settings, layers, torch.Generator().manual_seed(seed)).window for seed in range(number)
+        ]
+
+    def test_every_crop_holds_the_place(self):
+        windows = self.list_windows(self.make_layers(), 1.0)
+        places = [(60 - window.top, 91 - window.left) for window in windows]
+        assert {window[2:] for window in windows} == {(24, 24)}
+        assert 0 <= np.min(places) <= np.max(places) < 24 + 1
+        rows, columns = ({place[axis] for place in places} for axis in (0, 1))
+        assert len(rows) > 20
+        assert len(columns) > 20
+
+    def test_share(self):
+        windows = self.list_windows(self.make_layers(), 0.5, 400)
+        held = np.mean([60 in range(w.top, w.top + 24) and 90 in range(w.left, w.left + 25) for w in windows])
+        assert 0.45 < held < 0.65
+
+    def test_others_are_drawn_as_before(self):
+        """So are all where no instances touch, or where the image is no larger than the crop."""
+        alone = torch.zeros(1, 100, 120, dtype=torch.int32)
+        alone[0, 60, 90] = alone[0, 70, 91] = 1
+        assert self.list_windows(InstanceLayers(alone), 1.0) == self.list_windows(InstanceLayers(alone), 0.0)
+        small = InstanceLayers(self.make_layers()[:, 50:70, 80:100])
+        assert self.list_windows(small, 1.0) == self.list_windows(small, 0.0)
+
+    def test_at_the_border(self):
+        layers = torch.zeros(1, 100, 120, dtype=torch.int32)
+        layers[0, 98], layers[0, 99] = 1, 2
+        assert {window.top for window in self.list_windows(InstanceLayers(layers), 1.0)} <= set(range(75, 77))
+
+
+class TestStainJitter:
+    def change(self, image, is_object=None, strength=0.25, seed=0):
+        layers = torch.zeros(1, *image.shape[1:], dtype=torch.int32)
+        if is_object is not None:
+            layers[0, is_object] = 1
+        plan = make_plan(settings={"min_size": 0, "stain_jitter": strength})
+        return augment(image, InstanceLayers(layers), plan, torch.Generator().manual_seed(seed))[0]
+
+    def make_tissue(self, ground=(0.95, 0.85, 0.95), nucleus=(0.4, 0.2, 0.6)):
+        image = torch.tensor(ground)[:, None, None].repeat(1, 20, 20)
+        image[:, 5:15, 5:15] = torch.tensor(nucleus)[:, None, None]
+        return image
+
+    def test_stains_change_within_the_strength(self):
+        image, found = self.make_tissue(), []
+        for seed in range(30):
+            changed = self.change(image, seed=seed)
+            assert 0 <= changed.min() <= changed.max() <= 1
+            assert torch.equal(changed, self.change(image, seed=seed))
+            assert changed[:, 10, 10].mean() < changed[:, 0, 0].mean()  # nuclei stay the darker ones
+            found.append((changed[:, 10, 10].log() / image[:, 10, 10].log()).tolist())
+        ratios = np.array(found)
+        assert 0.5 < ratios.min() < 0.9
+        assert 1.1 < ratios.max() < 1.6
+        assert np.ptp(ratios, axis=1).mean() > 0.05  # the colour changes, not the brightness alone
+
+    def test_other_images_stay(self):
+        grey = self.make_tissue((0.9, 0.9, 0.9), (0.2, 0.2, 0.2))
+        dark = self.make_tissue((0.05, 0.02, 0.1), (0.9, 0.1, 0.6))
+        assert torch.equal(self.change(grey), grey)
+        assert torch.equal(self.change(dark), dark)
+        assert torch.equal(self.change(self.make_tissue(), strength=0), self.make_tissue())
+
+    def test_ground_is_what_no_instance_covers(self):
+        image = self.make_tissue()
+        everywhere = torch.ones(20, 20, dtype=torch.bool)
+        assert torch.equal(self.change(image, everywhere), image)
+        nucleus = image[0] < 0.5
+        mostly = self.make_tissue((0.1, 0.05, 0.2), (0.95, 0.85, 0.95))
+        assert not torch.equal(self.change(mostly, ~nucleus), mostly)

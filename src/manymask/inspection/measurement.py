@@ -8,8 +8,9 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from scipy.spatial import KDTree
+from torch import Tensor
 from torchvision import ops
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
@@ -28,6 +29,8 @@ _MIN_BACKGROUND_RATIO = 10
 # Boxes are compared in blocks of this many, so that memory does not grow with instances x instances.
 _BOX_BLOCK = 256
 _HASH_SIDE = 32
+# Of the range of an image in colour, that its channels differ by on average; JPEG makes grey images differ by less.
+_MIN_COLOR = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,8 @@ class ImageFacts:
         dark_and_bright: 1 % and 99.8 % value over all channels.
         channel_ranges: 0.1 % and 99.9 % value of each channel.
         trends: Lower less upper and right less left half's mean grey, in units of the image's deviation.
+        is_in_color: Whether its channels differ by more than 2 % of its range on average.
+        has_bright_objects: Whether its objects are brighter than the rest; None where there are none, or is no rest.
         hash: 64 bits that images alike share (``hash_grey``); None where the image is constant.
         pixels_digest: Equal for equal pixels of equal type only.
         labels_digest: Equal for equal masks of equal classes only, in whatever order.
@@ -107,6 +112,8 @@ class ImageFacts:
     dark_and_bright: tuple[float, float]
     channel_ranges: tuple[tuple[float, float], ...]
     trends: tuple[float, float]
+    is_in_color: bool
+    has_bright_objects: bool | None
     hash: int | None
     pixels_digest: bytes
     labels_digest: bytes
@@ -127,7 +134,8 @@ def measure_sample(sample: Sample) -> ImageFacts:
     scale = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
     step = max(1, int(np.ceil(np.sqrt(pixels.shape[0] * pixels.shape[1] / _MAX_LOOKED_AT))))
     looked_at = (pixels if is_finite else np.zeros_like(pixels))[::step, ::step]
-    grey = keep_differences(looked_at) @ np.full(pixels.shape[2], 1 / pixels.shape[2], dtype=np.float32)
+    differences = keep_differences(looked_at)
+    grey = differences @ np.full(pixels.shape[2], 1 / pixels.shape[2], dtype=np.float32)
     dark, bright = np.percentile(looked_at, [1, 99.8]) / scale
     channels = np.percentile(looked_at, [0.1, 99.9], axis=(0, 1)) / scale
     return ImageFacts(
@@ -141,11 +149,23 @@ def measure_sample(sample: Sample) -> ImageFacts:
         dark_and_bright=(float(dark), float(bright)),
         channel_ranges=tuple((low, high) for low, high in zip(*channels.tolist(), strict=True)),
         trends=(_measure_trend(grey), _measure_trend(grey.T)),
+        is_in_color=bool(np.ptp(differences, axis=2).mean() > _MIN_COLOR * np.ptp(np.percentile(grey, [1, 99.8]))),
+        has_bright_objects=_compare_objects(grey, sample.layers.as_subclass(Tensor)[:, ::step, ::step].numpy()),
         hash=hash_grey(grey) if is_finite and low < high else None,
         pixels_digest=_digest(pixels),
         labels_digest=_digest_labels(runs, sample.labels, sample.iscrowd),
         instances=measure_instances(runs, sample.labels, sample.iscrowd),
     )
+
+
+def _compare_objects(
+    grey: Float[np.ndarray, "height width"], layers: Int[np.ndarray, "layers height width"]
+) -> bool | None:
+    """Whether objects are brighter than the rest; None where there are none, or is no rest."""
+    is_object = layers.any(axis=0)
+    if is_object.all() or not is_object.any():
+        return None
+    return bool(grey[is_object].mean() > grey[~is_object].mean())
 
 
 def _measure_trend(grey: Float[np.ndarray, "_ _"]) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,6 +16,7 @@ from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.plan import Plan
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
+from manymask.training.contacts import paste_in_contact
 from manymask.training.time_budget import Pace
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
@@ -53,10 +55,14 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         index, place = item
         sample = self.dataset[index]
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
-        draw = draw_augmentation(Augmentation.of(self.plan), sample.image.size, generator)
+        draw = draw_augmentation(Augmentation.of(self.plan), sample.layers, generator)
         layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
         image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
-        return image, make_target(layers, sample.labels, sample.iscrowd), sample.name
+        labels, iscrowd = sample.labels, sample.iscrowd
+        if self.plan.contact_paste and torch.rand((), generator=generator).item() < self.plan.contact_paste:
+            image, layers, copied = paste_in_contact(image, layers, ~iscrowd, generator)
+            labels, iscrowd = np.append(labels, labels[copied]), np.append(iscrowd, iscrowd[copied])
+        return image, make_target(layers, labels, iscrowd), sample.name
 
 
 class ValidationImages(_Images, TorchDataset[ValidationItem]):
