@@ -76,6 +76,7 @@ VALUES = {
     "contact_paste": ("0.3", 0.3),
     "touching_share": ("0.5", 0.5),
     "tta": ("true", True),
+    "object_size": ("auto", "auto"),
     "sampling": ("balanced", "balanced"),
     "val_fraction": ("0.2", 0.2),
     "group_by": (r"^slide\d+", r"^slide\d+"),
@@ -93,7 +94,7 @@ VALUES = {
     "keep_checkpoints": ("best", "best"),
 }
 # What settings need beside them.
-NEEDED = {name: {"min_size": "0"} for name in ("scale", "crop_size", "scale_jitter")}
+NEEDED = {name: {"min_size": "0"} for name in ("scale", "crop_size", "scale_jitter", "object_size")}
 NEEDED["convolutions"] = {"architecture": "maskrcnn_compact", "weights": "none"}
 
 

@@ -63,6 +63,7 @@ def ship(checkpoint: Path, folder: Path, name: str) -> Card:
     card = Card(
         classes=("round", "[long]"),
         box_sizes=(6, 90),
+        object_sizes=(6, 11, 17, 24, 42),
         data="drawn cells",
         licence="CC0",
         scores="F1 0.1",

@@ -51,6 +51,10 @@ def _list_from_text(value: Any) -> Any:
 _OR_NONE, _LIST = BeforeValidator(_none_from_text), BeforeValidator(_list_from_text)
 
 
+ObjectSizes = tuple[float, float, float, float, float]
+"""The 5 %, 25 %, 50 %, 75 % and 95 % quantiles of objects' sizes."""
+
+
 class DataRecord(BaseModel):
     """What a run was trained on, so that a resume on other data is refused and a model knows its classes.
 
@@ -66,6 +70,8 @@ class DataRecord(BaseModel):
         train_digests: Of the pixels of each of ``train_names``, by which an image is known in any place; none in plans
             of before these were kept.
         val_digests: The same of ``val_names``.
+        object_sizes: 5 %, 25 %, 50 %, 75 % and 95 % quantiles of the training objects' size, the square root of their
+            area in pixels of the file; none in plans of before these were kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +86,7 @@ class DataRecord(BaseModel):
     max_instances: int
     train_digests: tuple[str, ...] = ()
     val_digests: tuple[str, ...] = ()
+    object_sizes: ObjectSizes | None = None
 
 
 class Plan(BaseModel):
@@ -220,6 +227,10 @@ class Plan(BaseModel):
     tta: Annotated[bool, INFERENCE] = False
     """Test-time augmentation: predict flipped and enlarged views of an image too, and merge what they find; training's
     own validations do without."""
+    object_size: Annotated[Annotated[float, Field(ge=1)] | Literal["auto"] | None, _OR_NONE, INFERENCE] = None
+    """Size of an image's objects, the square root of their area in pixels of the file, by which the image is resized so
+    that they look as large as those in training; ``auto`` measures it in each image, ``none`` leaves images as they
+    are. Training's own validations do without."""
     keep_checkpoints: Literal["all", "best"] = "all"
     """Which epochs' checkpoints stay: all, or only the best and the last."""
     data: DataRecord | None = None
@@ -260,6 +271,8 @@ class Plan(BaseModel):
              "images; set min_size=0"),
             (self.min_size > 0 and self.scale_jitter > 0,
              f"min_size is {self.min_size}, which would undo scale_jitter; set min_size=0"),
+            (self.min_size > 0 and self.object_size is not None,
+             f"min_size is {self.min_size}, which would undo object_size; set min_size=0"),
             (self.min_size > self.max_size, f"min_size is {self.min_size}, but max_size only {self.max_size}"),
             (cap != "auto" and cap < 1, f"detections_per_image is {cap}, expected auto or at least 1"),
             (len(self.anchor_sizes) != 5 or min(self.anchor_sizes) < 2,

@@ -16,6 +16,7 @@ from manymask.cli.options import (
     FormatOption,
     GroupOption,
     ModelArgument,
+    ObjectSizeOption,
     RecipeOption,
     SetOption,
     SettingsCommand,
@@ -147,6 +148,7 @@ def evaluate(
     group_by: GroupOption = None,
     device: DeviceOption = None,
     tta: TtaOption = False,
+    object_size: ObjectSizeOption = None,
     settings: SetOption = None,
 ) -> None:
     """Score a model, or predictions of any tool, on labelled images: evaluation.json, with intervals."""
@@ -154,7 +156,9 @@ def evaluate(
     from manymask.metrics.summary import format_scores
 
     folder = output or scoring.choose_folder(source) / "evaluation"
-    arguments = parse_arguments(settings, group_by=group_by, device=device, tta=tta or None)
+    arguments = parse_arguments(
+        settings, group_by=group_by, device=device, tta=tta or None, object_size=object_size
+    )
     with show_progress() as progress:
         scores = scoring.evaluate(source, data, output=folder, data_format=data_format, **arguments, progress=progress)
     title, names, rows = format_scores(scores)
@@ -268,6 +272,7 @@ def predict(
     ] = None,
     device: DeviceOption = None,
     tta: TtaOption = False,
+    object_size: ObjectSizeOption = None,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write COCO results, label images and overlays."""
@@ -275,7 +280,8 @@ def predict(
         from manymask import prediction
         from manymask.outputs import OUTPUTS
 
-        loaded = prediction.load_model(model, settings=parse_options(settings, device=device, tta=tta or None))
+        values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
+        loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
             loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, progress=progress
         )
@@ -322,8 +328,10 @@ def models() -> None:
     rows = []
     for name, card in read_cards().items():
         size = f"{list_shipped()[name].stat().st_size / 1e6:.0f} MB"
-        rows.append((name, size, card.parameters, ", ".join(card.classes), card.data, card.licence, card.scores))
-    print_table("Shipped models", ("name", "size", "parameters", "classes", "data", "licence", "scores"), rows)
+        small, _, median, _, large = card.object_sizes
+        objects = f"{', '.join(card.classes)}; {small:.0f} to {large:.0f} pixels, median {median:.0f}"
+        rows.append((name, size, card.parameters, objects, card.data, card.licence, card.scores))
+    print_table("Shipped models", ("name", "size", "parameters", "objects", "data", "licence", "scores"), rows)
     typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
 
 

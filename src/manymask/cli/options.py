@@ -46,6 +46,15 @@ TtaOption = Annotated[
     bool, typer.Option("--tta", help="Predict flipped and enlarged views too, and merge them: better, but slower.")
 ]
 
+ObjectSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|PIXELS",
+        help="Resize each image so that its objects look as large as those in training; auto measures them, or give the "
+        "root of their area in pixels. [none]",
+    ),
+]
+
 
 class SettingsCommand(TyperCommand):
     """A command that takes settings as options of their own: ``--epochs 5`` is short for ``--set epochs=5``."""

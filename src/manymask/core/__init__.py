@@ -18,6 +18,7 @@ from manymask.core.layers import compact_layers as compact_layers
 from manymask.core.layers import encode_layers as encode_layers
 from manymask.core.layers import find_layers as find_layers
 from manymask.core.layers import paint_layers as paint_layers
+from manymask.core.merging import merge_scales as merge_scales
 from manymask.core.merging import merge_views as merge_views
 from manymask.core.overlap import Overlaps as Overlaps
 from manymask.core.overlap import compute_iou as compute_iou

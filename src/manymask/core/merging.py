@@ -39,6 +39,49 @@ def merge_views(views: Sequence[Instances]) -> Instances:
     return merged[rows[runs.areas[rows] > 0]]
 
 
+
+def merge_scales(passes: Sequence[Instances], limits: Sequence[float]) -> Instances:
+    """Merge what passes over one image at different scales found, each for objects of its own sizes; by falling score.
+
+    Of two instances of a class from different passes, one of which lies more than half in the other, the better one
+    stays: a part of a large object that a fine pass took for an object, or a cluster that a coarse one took for one.
+
+    Args:
+        passes: The instances of each pass, the finest first, all in the image's own coordinates; at least one pass.
+        limits: Between each two passes the size, as square root of the area in pixels, from which an object is the
+            next, coarser pass's.
+    """
+    pass_of_size = [np.searchsorted(limits, np.sqrt(found.runs.areas), "right") for found in passes]
+    own = [found[sizes == place] for place, (found, sizes) in enumerate(zip(passes, pass_of_size, strict=True))]
+    pass_of = np.repeat(np.arange(len(own)), [len(found) for found in own])
+    instances = concatenate_instances(own)
+    order = np.argsort(-instances.scores, kind="stable")
+    instances, pass_of = instances[order], pass_of[order]
+    pairs, areas = intersect_runs(instances.runs, instances.runs), instances.runs.areas
+    is_rival = 2 * pairs.intersection > np.minimum(areas[pairs.first], areas[pairs.second])
+    is_rival &= (pairs.first < pairs.second) & (pass_of[pairs.first] != pass_of[pairs.second])
+    is_rival &= instances.labels[pairs.first] == instances.labels[pairs.second]
+    return instances[keep_better(pairs.first[is_rival], pairs.second[is_rival], len(instances))]
+
+
+def keep_better(
+    better: Int64[np.ndarray, " rivals"], worse: Int64[np.ndarray, " rivals"], num_instances: int
+) -> Int64[np.ndarray, " kept"]:
+    """The rows that are left when of two rivals the worse one goes, unless the better one is gone before.
+
+    Args:
+        better: A row of each pair of rivals.
+        worse: The other one, which comes after it.
+        num_instances: Number of rows, best first.
+    """
+    is_kept = np.ones(num_instances, dtype=bool)
+    order = np.argsort(better, kind="stable")
+    for first, second in zip(better[order], worse[order], strict=True):
+        if is_kept[first]:
+            is_kept[second] = False
+    return np.flatnonzero(is_kept)
+
+
 def _match_views(instances: Instances, view_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first row of each group of matching instances, at most one of each view, and the group of each row."""
     pairs = intersect_runs(instances.runs, instances.runs)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from manymask.errors import CheckpointError
+from manymask.plan import ObjectSizes
 
 FOLDER = Path(__file__).parents[1] / "models"
 EXPORT_FILE = "model.json"
@@ -18,6 +19,7 @@ class Card(BaseModel):
     Attributes:
         classes: Names of its classes.
         box_sizes: Sides in pixels of the boxes that it is taken for by the planner, the smallest and the largest.
+        object_sizes: Quantiles of the size of its training objects, as the plan's record of data has them.
         data: What it was trained on.
         licence: Licence of the weights.
         scores: What it scores, and on which images.
@@ -28,6 +30,7 @@ class Card(BaseModel):
 
     classes: tuple[str, ...]
     box_sizes: tuple[float, float]
+    object_sizes: ObjectSizes
     data: str
     licence: str
     scores: str

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from manymask.core import Instances, RunLengths, encode_crops, intersect_runs
+from manymask.core.merging import keep_better
 from manymask.plan import Plan
 
 
@@ -133,12 +134,7 @@ def suppress_masks(
     first, second = pairs.first[is_rival], pairs.second[is_rival]
     areas = runs.areas
     iou = pairs.intersection[is_rival] / (areas[first] + areas[second] - pairs.intersection[is_rival])
-    is_kept = np.ones(len(runs), dtype=bool)
-    order = np.argsort(first, kind="stable")
-    for better, worse in zip(first[order][iou[order] > threshold], second[order][iou[order] > threshold], strict=True):
-        if is_kept[better]:
-            is_kept[worse] = False
-    return np.flatnonzero(is_kept)
+    return keep_better(first[iou > threshold], second[iou > threshold], len(runs))
 
 
 def make_instances(detections: Detections, size: tuple[int, int], postprocessing: Postprocessing) -> Instances:

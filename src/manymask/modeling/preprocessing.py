@@ -115,13 +115,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class View:
-    """One look of the network at an image: at a window of it, flipped, enlarged and preprocessed.
+    """One look of the network at an image: at a window of it, flipped, resized and preprocessed.
 
     Attributes:
         window: The part of the image.
         preprocessing: What follows on the rest.
         flips: Whether left and right, and whether top and bottom are exchanged.
-        factor: Enlargement of the window before preprocessing.
+        factor: That the window is resized by before preprocessing.
     """
 
     window: Window
@@ -131,8 +131,8 @@ class View:
 
     @property
     def enlarged_size(self) -> Size:
-        """Of the window before preprocessing."""
-        return round(self.window.height * self.factor), round(self.window.width * self.factor)
+        """Of the resized window before preprocessing."""
+        return max(round(self.window.height * self.factor), 1), max(round(self.window.width * self.factor), 1)
 
     @property
     def size(self) -> Size:
@@ -143,7 +143,8 @@ class View:
         """What the network works on, of an image in [0, 1]."""
         view = image[:, *self.window.slices].flip(self._axes)
         if self.factor != 1:
-            view = F.interpolate(view[None], list(self.enlarged_size), mode="bilinear")[0]
+            size = list(self.enlarged_size)
+            view = F.interpolate(view[None], size, mode="bilinear", antialias=self.factor < 1)[0]
         return self.preprocessing(view)
 
     def map_back(self, detections: Detections) -> Detections:

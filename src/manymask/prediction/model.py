@@ -13,13 +13,13 @@ from manymask.core import Category
 from manymask.core.files import explain_reading
 from manymask.errors import CheckpointError, PlanError
 from manymask.modeling.build import assemble_model
-from manymask.modeling.catalogue import EXPORT_FILE, find_model, list_shipped
+from manymask.modeling.catalogue import EXPORT_FILE, find_model, list_shipped, read_cards
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_exported, strip_prefix
 from manymask.modeling.detections import Postprocessing
 from manymask.modeling.device import choose_device
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.modeling.weights import load_weights
-from manymask.plan import INFERENCE, SETTINGS, Plan, change_plan, list_marked, load_plan
+from manymask.plan import INFERENCE, SETTINGS, ObjectSizes, Plan, change_plan, list_marked, load_plan
 from manymask.prediction.detectors import Detector, GraphDetector, TorchDetector, split_network
 from manymask.prediction.runtimes import open_graphs
 
@@ -43,6 +43,20 @@ class Model:
     source: Path
     is_threshold_chosen: bool = False
     is_epoch_chosen: bool = False
+
+    @cached_property
+    def trained_sizes(self) -> ObjectSizes:
+        """Sizes of its training objects.
+
+        Raises:
+            PlanError: It was trained before they were kept.
+        """
+        if self.plan.data is None or self.plan.data.object_sizes is None:
+            raise PlanError(
+                f"{self.source} does not say how large its training objects were, as models of before did not, so "
+                "object_size cannot act; leave it out, or train the model anew"
+            )
+        return self.plan.data.object_sizes
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -76,12 +90,16 @@ def load_model(
     if wrong := sorted(settings.keys() & set(SETTINGS) - {*changeable}):
         raise PlanError(f"{wrong[0]} is fixed by training; at prediction one can set {', '.join(changeable)}")
     path = find_checkpoint(Path(source))
+    card = read_cards().get(path.stem) if path == list_shipped().get(path.stem) else None
     is_exported = path.name == EXPORT_FILE
     checkpoint = read_exported(path) if is_exported else read_checkpoint(path)
     plan = load_plan(checkpoint[CHECKPOINT_KEY]["plan"], str(path))
     record = plan.data
     if record is None:
         raise CheckpointError(f"{path} does not say which classes it was trained on; train the model anew")
+    if record.object_sizes is None and card is not None:  # a model of before plans held them
+        record = record.model_copy(update={"object_sizes": card.object_sizes})
+        plan = plan.model_copy(update={"data": record})
     plan = change_plan(plan, {"device": str(device), **settings}).resolve_detections(record.max_instances)
     is_threshold_chosen = plan.score_threshold == "auto"
     if is_threshold_chosen:
@@ -102,7 +120,10 @@ def load_model(
         load_weights(network, strip_prefix(checkpoint.get("state_dict", {})), str(path))
         detector = TorchDetector(network, choose_device(plan.device), plan.precision)
     is_epoch_chosen = checkpoint.get("is_epoch_chosen", path.name == "best.ckpt")
-    return Model(detector, plan, categories, path, is_threshold_chosen, is_epoch_chosen)
+    model = Model(detector, plan, categories, path, is_threshold_chosen, is_epoch_chosen)
+    if plan.object_size is not None:
+        _ = model.trained_sizes  # refused before the first image
+    return model
 
 
 def find_checkpoint(source: Path) -> Path:

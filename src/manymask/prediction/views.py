@@ -6,16 +6,18 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from jaxtyping import Float32
+import numpy as np
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from manymask.core import Instances, Window, merge_views
+from manymask.core import Instances, Window, merge_scales, merge_views
 from manymask.core.memory import find_full_memory
 from manymask.errors import ManymaskError
 from manymask.modeling.detections import Detections, Postprocessing, make_instances, suppress_masks
 from manymask.modeling.preprocessing import Preprocessing, Size, View
 from manymask.prediction.detectors import Detector
 from manymask.prediction.model import Model
+from manymask.prediction.object_size import FactorChoice, Scaling, measure_objects
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ TTA_FACTORS = (1.0, 1.25)
 def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], source: str = "an image") -> Instances:
     """Find the instances of one image, (3, height, width) in [0, 1]; with ``tta`` in several views of it.
 
-    Warns where the image is too long for the scale that the model was trained with.
+    With ``object_size`` the image is resized first so that its objects look as large as in training; where they are
+    clearly of two sizes, each size is looked for by itself. Warns where the image is too long for the scale that the
+    model was trained with.
 
     Args:
         model: The model.
@@ -36,14 +40,17 @@ def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], sourc
 
     Raises:
         ManymaskError: Memory is full.
+        PlanError: ``object_size`` is set, and the model does not know the sizes of its training objects.
     """
     size = (image.shape[-2], image.shape[-1])
-    if (lost := model.preprocessing.describe_lost_scale({source: size})) is not None:
-        logger.warning(lost)
     try:
-        found = detect_views(model.detector, image, list_views(size, model.preprocessing, tta=model.plan.tta))
-        views = [make_instances(detections, size, model.postprocessing) for detections in found]
-        return views[0] if len(views) == 1 else _merge(views, model.postprocessing, source)
+        looks = _Looks(model, image)
+        scaling = _choose_scaling(model, looks, size, source)
+        passes = [_predict_at(factor, model, looks, size, source) for factor in scaling.factors]
+        if len(passes) == 1:
+            return passes[0]
+        merged = merge_scales(passes, scaling.limits)
+        return merged[: model.postprocessing.max_detections]
     except (MemoryError, RuntimeError) as error:
         if (memory := find_full_memory(error)) is None:
             raise
@@ -53,16 +60,59 @@ def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], sourc
         ) from error
 
 
-def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False) -> list[View]:
-    """The views of an image of ``size``: the whole as it is, with ``tta`` flipped and enlarged too.
+class _Looks:
+    """What the network finds in the whole of an image at each factor; each is looked at once."""
+
+    def __init__(self, model: Model, image: Float32[Tensor, "3 height width"]) -> None:
+        self.model, self.image = model, image
+        self._found: dict[float, Detections] = {}
+
+    def detect(self, factor: float) -> Detections:
+        """The detections, in pixels of the image."""
+        if factor not in self._found:
+            size = (self.image.shape[-2], self.image.shape[-1])
+            views = list_views(size, self.model.preprocessing, factor=factor)
+            (self._found[factor],) = detect_views(self.model.detector, self.image, views)
+        return self._found[factor]
+
+    def measure(self, factor: float) -> Float64[np.ndarray, " objects"]:
+        """The sizes of what it is sure of."""
+        size, plan = (self.image.shape[-2], self.image.shape[-1]), self.model.plan
+        return measure_objects(self.detect(factor), size, plan.shown_score, plan.mask_threshold)
+
+
+def _choose_scaling(model: Model, looks: _Looks, size: Size, source: str) -> Scaling:
+    if (wanted := model.plan.object_size) is None:
+        return Scaling()
+    choice = FactorChoice.of(model.trained_sizes, size, model.preprocessing)
+    if wanted != "auto":
+        return Scaling((choice.choose(wanted),))
+    scaling = choice.search(looks.measure, size)
+    found = "nothing to measure" if scaling.size is None else f"objects of about {scaling.size:.0f} pixels"
+    logger.info(f"{source}: {found}, seen at {' and '.join(f'{factor:.2g}' for factor in scaling.factors)} times its size")
+    return scaling
+
+
+def _predict_at(factor: float, model: Model, looks: _Looks, size: Size, source: str) -> Instances:
+    """The instances that are found at a factor, in one or several views."""
+    plain, *others = list_views(size, model.preprocessing, tta=model.plan.tta, factor=factor)
+    if (lost := model.preprocessing.describe_lost_scale({source: plain.enlarged_size})) is not None:
+        logger.warning(lost)
+    found = [looks.detect(factor), *detect_views(model.detector, looks.image, others)]
+    views = [make_instances(detections, size, model.postprocessing) for detections in found]
+    return views[0] if len(views) == 1 else _merge(views, model.postprocessing, source)
+
+
+def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False, factor: float = 1.0) -> list[View]:
+    """The views of an image of ``size``: the whole resized by ``factor``, with ``tta`` flipped and enlarged too.
 
     Views are really enlarged: not where ``min_size`` resizes, nor beyond ``max_size``.
     """
-    whole = View(Window(0, 0, *size), preprocessing)
+    whole = View(Window(0, 0, *size), preprocessing, factor=factor)
     if not tta:
         return [whole]
-    limit = 1.0 if preprocessing.min_size else preprocessing.max_size / (preprocessing.scale * max(size))
-    factors = [factor for factor in TTA_FACTORS if factor <= max(limit, 1.0)]
+    limit = 1.0 if preprocessing.min_size else preprocessing.max_size / (preprocessing.scale * max(whole.enlarged_size))
+    factors = [factor * further for further in TTA_FACTORS if further <= max(limit, 1.0)]
     return [replace(whole, flips=flips, factor=factor) for factor in factors for flips in TTA_FLIPS]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from manymask.core import Category, Dataset, Record, Sample, match_categories
@@ -22,7 +23,7 @@ from manymask.modeling.catalogue import list_shipped, resolve_weights
 from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
 from manymask.modeling.preprocessing import Preprocessing
-from manymask.plan import SETTINGS, DataRecord, Plan, load_plan
+from manymask.plan import SETTINGS, DataRecord, ObjectSizes, Plan, load_plan
 from manymask.planning.planner import Decision, fit_schedule, format_value, plan_training
 from manymask.planning.sampling import weigh_images
 from manymask.training.step_cost import find_machine, measure_step
@@ -208,6 +209,7 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         max_instances=max(own[r.name].num_instances for r in train_set.records),
         train_digests=tuple(own[r.name].digest for r in train_set.records),
         val_digests=tuple(val_own[r.name].digest for r in val_set.records),
+        object_sizes=_measure_sizes(train_set, data.inspection),
     )
     _warn_of_copies(record)
     logger.info(
@@ -222,6 +224,16 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     if (lost := Preprocessing.of(plan).describe_lost_scale(sizes)) is not None:
         logger.warning(lost)
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
+
+
+def _measure_sizes(train_set: Dataset, inspection: Inspection) -> ObjectSizes | None:
+    """Quantiles of the objects' sizes; None where the training images hold no object."""
+    facts = {image.name: image.instances for image in inspection.facts}
+    areas = np.concatenate([facts[r.name].areas[facts[r.name].is_object] for r in train_set.records])
+    if len(areas) == 0:
+        return None
+    p5, p25, p50, p75, p95 = np.percentile(np.sqrt(areas), [5, 25, 50, 75, 95]).round(1).tolist()
+    return p5, p25, p50, p75, p95
 
 
 def _warn_of_copies(record: DataRecord) -> None:
