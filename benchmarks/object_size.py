@@ -1,9 +1,9 @@
 """AP(0.5) and processor seconds of enlarged and shrunk images with ``object_size=auto`` and without.
 
-python benchmarks/object_size.py VAL [--model nuclei] [--factors 0.5 1 2 4] [--settings none auto]: VAL is the second part
-that scripts/split_dsb2018 makes. Images are resized bilinearly (smaller ones with a filter), labels by nearest pixels.
-AP(0.5) is TP / (TP + FP + FN) over all images. Image by image, one thread; ``--most-pixels`` leaves out images that are
-larger once resized, so that 8 times takes minutes, not hours.
+python benchmarks/object_size.py VAL [--model nuclei] [--factors 0.5 1 2 4] [--settings none auto]: VAL is the second
+part that scripts/split_dsb2018 makes. Images are resized bilinearly (to smaller ones with a filter), labels to nearest
+pixels. AP(0.5) is TP / (TP + FP + FN) over all images. Image by image, one thread; ``--most-pixels`` leaves out images
+that have more as they are, so that 8 times takes minutes, not hours.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main():
         for row in choose(dataset.records, *arguments.images):
             sample = dataset[row]
             pixels = sample.pixels if factor == 1 else resize(sample.pixels, factor)
-            if pixels.shape[0] * pixels.shape[1] > arguments.most_pixels:
+            if sample.image.size[0] * sample.image.size[1] > arguments.most_pixels:
                 continue
             num_images += 1
             truth = resize_truth(sample.layers.as_subclass(torch.Tensor).numpy(), factor)

@@ -312,6 +312,7 @@ def test_out_of_range(name, value):
         ({"min_size": "2000"}, "min_size is 2000, but max_size only 1333"),
         ({"scale": "2"}, "min_size is 800 and scale 2; set min_size=0 to resize by a factor"),
         ({"scale_jitter": "0.2"}, "min_size is 800, which would undo scale_jitter; set min_size=0"),
+        ({"object_size": "20"}, "min_size is 800, which would undo object_size; set min_size=0"),
         ({"crop_size": "64"}, "min_size is 800 and crop_size 64: .*; set min_size=0"),
         ({"aspect_ratios": ""}, "aspect_ratios is .., expected numbers from 0.05 to 20"),
         ({"aspect_ratios": "1,30"}, "aspect_ratios is .1.0, 30.0., expected numbers from 0.05 to 20"),

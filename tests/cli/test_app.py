@@ -16,6 +16,7 @@ from manymask.formats import read_dataset
 from manymask.modeling import catalogue
 from manymask.plan import SETTINGS, make_plan, parse_settings, read_plan
 from manymask.planning.rules import RULES
+from manymask.prediction import views
 from tests.cells import lose, write_cells, write_results
 from tests.formats.format_files import make_coco
 from tests.tiny_model import ship, write_tiny_model
@@ -431,7 +432,8 @@ def test_models_are_listed_with_their_cards(run, tiny):
     code, out, _ = run("models")
     size = (catalogue.FOLDER / "tiny.safetensors").stat().st_size
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-    assert rows == [["tiny", f"{size / 1e6:.0f} MB", "5 M", "round, [long]", "drawn cells", "CC0", "F1 0.1"]]
+    own = ["5 M", "round, [long]", "6 to 42 pixels", "drawn cells", "CC0", "F1 0.1"]
+    assert rows == [["tiny", f"{size / 1e6:.0f} MB", *own]]
     assert code == 0
     assert out.endswith("manymask predict NAME IMAGES, manymask train DATA --weights NAME\n")
 
@@ -499,6 +501,32 @@ def test_tta(run, model, data, tmp_path, monkeypatch, command):
     for number, (options, num_images) in enumerate([((), 0), (("--tta",), 3), (("--set", "tta=true"), 6)]):
         assert run(command, model, data, "--output", tmp_path / str(number), *options)[0] == 0
         assert views == [4] * num_images
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize("value", ["auto", "400"])
+def test_object_size(run, tiny, data, tmp_path, monkeypatch, command, value):
+    """The option and the setting are the same, and a shipped model of before has its sizes from its card."""
+    factors = []
+    list_views = views.list_views
+    monkeypatch.setattr(
+        views,
+        "list_views",
+        lambda *args, factor, **rest: factors.append(factor) or list_views(*args, factor=factor, **rest),
+    )
+    seen = []
+    for number, options in enumerate([("--object-size", value), ("--set", f"object_size={value}")]):
+        code, _, err = run(command, tiny, data, "--output", tmp_path / str(number), *options)
+        assert code == 0
+        assert err.count("times its size") == (3 if value == "auto" else 0)
+        seen.append(tuple(factors))
+        factors.clear()
+    assert seen[0] == seen[1]
+    assert (0.1 in seen[0]) == (value == "400")  # 24 / 400 is less than the smallest
+
+
+def test_object_size_needs_to_know_those_of_training(run, model, data):
+    assert_one_line(run("predict", model, data, "--object-size", "auto"), "does not say how large its training objects")
 
 
 def test_errors_reach_callers_of_the_app_as_they_are():

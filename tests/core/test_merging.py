@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manymask.core import Instances, RunLengths, merge_views
+from manymask.core import Instances, RunLengths, merge_scales, merge_views
 from manymask.core.merging import vote_runs
 from tests import dense, strategies
 
@@ -95,6 +95,31 @@ class TestMergeViews:
         assert merged.scores.max(initial=0) <= max(view.scores.max(initial=0) for view in views) + 1e-6
         assert (np.diff(merged.scores) <= 0).all()
         assert len(merged) >= max(map(len, views))
+
+
+class TestMergeScales:
+    """A fine pass for objects of up to 5 pixels, a coarse one for larger ones."""
+
+    def test_each_size_is_of_its_own_pass(self):
+        fine, coarse = make((0, 0, 3, 3), (4, 4, 12, 12)), make((4, 4, 12, 11), (0, 0, 3, 2), scores=[0.9, 0.7])
+        merged = merge_scales([fine, coarse], [5.0])
+        assert merged.scores == pytest.approx([0.9, 0.8])
+        np.testing.assert_array_equal(merged.boxes, [[4, 4, 11, 12], [0, 0, 3, 3]])
+
+    @pytest.mark.parametrize(("large_score", "kept"), [(0.9, [[0, 0, 8, 8]]), (0.7, [[0, 0, 3, 3], [4, 4, 7, 7]])])
+    def test_the_better_of_a_cluster_and_its_parts(self, large_score, kept):
+        fine, coarse = make((0, 0, 3, 3), (4, 4, 7, 7)), make((0, 0, 8, 8), scores=[large_score])
+        np.testing.assert_array_equal(merge_scales([fine, coarse], [5.0]).boxes, kept)
+
+    def test_an_object_of_another_class_may_lie_inside(self):
+        merged = merge_scales([make((0, 0, 3, 3), labels=[2]), make((0, 0, 8, 8))], [5.0])
+        assert len(merged) == 2
+
+    def test_instances_of_one_pass_stay(self):
+        assert len(merge_scales([make((0, 0, 4, 4), (1, 1, 3, 3)), make()], [5.0])) == 2
+
+    def test_none(self):
+        assert merge_scales([make(), make()], [5.0]).size == SIZE
 
 
 class TestVoteRuns:

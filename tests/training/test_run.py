@@ -135,6 +135,7 @@ class TestUnusualData:
         plan = read_plan(output / "plan.json")
         assert plan.data.train_names == plan.data.val_names == ("one",)
         assert (plan.data.max_instances, plan.detections_per_image) == (1, 100)
+        assert plan.data.object_sizes == (38.7,) * 5
 
 
 class TestRefused:

@@ -156,9 +156,7 @@ def evaluate(
     from manymask.metrics.summary import format_scores
 
     folder = output or scoring.choose_folder(source) / "evaluation"
-    arguments = parse_arguments(
-        settings, group_by=group_by, device=device, tta=tta or None, object_size=object_size
-    )
+    arguments = parse_arguments(settings, group_by=group_by, device=device, tta=tta or None, object_size=object_size)
     with show_progress() as progress:
         scores = scoring.evaluate(source, data, output=folder, data_format=data_format, **arguments, progress=progress)
     title, names, rows = format_scores(scores)
@@ -328,10 +326,11 @@ def models() -> None:
     rows = []
     for name, card in read_cards().items():
         size = f"{list_shipped()[name].stat().st_size / 1e6:.0f} MB"
-        small, _, median, _, large = card.object_sizes
-        objects = f"{', '.join(card.classes)}; {small:.0f} to {large:.0f} pixels, median {median:.0f}"
-        rows.append((name, size, card.parameters, objects, card.data, card.licence, card.scores))
-    print_table("Shipped models", ("name", "size", "parameters", "objects", "data", "licence", "scores"), rows)
+        objects = f"{card.object_sizes[0]:.0f} to {card.object_sizes[-1]:.0f} pixels"
+        classes = ", ".join(card.classes)
+        rows.append((name, size, card.parameters, classes, objects, card.data, card.licence, card.scores))
+    names = ("name", "size", "parameters", "classes", "objects", "data", "licence", "scores")
+    print_table("Shipped models", names, rows)
     typer.echo("Use one by its name: manymask predict NAME IMAGES, manymask train DATA --weights NAME")
 
 

@@ -50,8 +50,8 @@ ObjectSizeOption = Annotated[
     str | None,
     typer.Option(
         metavar="auto|PIXELS",
-        help="Resize each image so that its objects look as large as those in training; auto measures them, or give the "
-        "root of their area in pixels. [none]",
+        help="Resize each image so that its objects look as large as those in training; auto measures them, or give "
+        "the root of their area in pixels. [none]",
     ),
 ]
 

@@ -39,7 +39,6 @@ def merge_views(views: Sequence[Instances]) -> Instances:
     return merged[rows[runs.areas[rows] > 0]]
 
 
-
 def merge_scales(passes: Sequence[Instances], limits: Sequence[float]) -> Instances:
     """Merge what passes over one image at different scales found, each for objects of its own sizes; by falling score.
 

@@ -26,6 +26,8 @@ FIRST_LOOK, FINEST_LOOK = 160, 1 / 6
 COARSE_LOOKS = (1 / 4, 1 / 8)
 # Objects that tell a size.
 ENOUGH = 3
+# Times that the factor is corrected by what is found at it.
+MOST_CORRECTIONS = 3
 # Factors that differ less are one.
 SAME_FACTOR = 1.25
 # Two groups of objects are of two sizes where their medians differ by this factor, and each has this share of them.
@@ -39,7 +41,7 @@ class Scaling:
     Attributes:
         factors: The factor of each pass over the image, the finest first.
         limits: Between them the size in pixels of the file from which the next, coarser pass sees an object better.
-        size: Median size of its objects; None where nothing was found to measure.
+        size: Median size of its objects in pixels of the file; None where nothing was found to measure.
     """
 
     factors: tuple[float, ...] = (1.0,)
@@ -108,25 +110,26 @@ class FactorChoice:
         factor = next((factor for factor in looks if len(look(factor)) >= ENOUGH), None)
         if factor is None:  # the look with most says what there is, of several the finest
             factor = max(looks, key=lambda factor: (len(look(factor)), factor))
-        for _ in range(3):
+        size = None
+        for _ in range(MOST_CORRECTIONS):
             if len(found := look(factor)) == 0:
-                break
-            following = self.choose(float(np.median(found)))
-            if _is_same(factor, following):
+                return Scaling()
+            if (two := self._choose_two(found)) is not None:
+                return two
+            size = float(np.median(found))
+            if _is_same(factor, following := self.choose(size)):
                 break
             factor = following
-        return self._split(found, factor) if len(found := look(factor)) else Scaling()
+        return Scaling((factor,), size=size)
 
-    def _split(self, found: Float64[np.ndarray, " objects"], factor: float) -> Scaling:
-        """One pass, or two where objects are clearly of two sizes that ask for different factors."""
-        median = float(np.median(found))
+    def _choose_two(self, found: Float64[np.ndarray, " objects"]) -> Scaling | None:
+        """Two passes, where objects are clearly of two sizes that ask for different factors."""
         if (groups := split_sizes(found)) is None:
-            return Scaling((factor,), size=median)
+            return None
         small, large = groups
-        factors = self.choose(small), self.choose(large)
-        if _is_same(*factors):
-            return Scaling((factor,), size=median)
-        return Scaling(factors, (math.sqrt(small * large),), median)
+        # For a part of the objects nothing is enlarged: small ones beside those of training are mostly debris.
+        factors = min(self.choose(small), 1.0), min(self.choose(large), 1.0)
+        return None if _is_same(*factors) else Scaling(factors, (math.sqrt(small * large),), float(np.median(found)))
 
 
 def _list_looks(longest: int) -> list[float]:
@@ -149,14 +152,13 @@ def split_sizes(sizes: Float64[np.ndarray, " objects"]) -> tuple[float, float] |
     Args:
         sizes: Of the objects, above 0.
     """
-    logs = np.sort(np.log2(sizes))
-    counts = np.arange(1, len(logs))
-    least = max(ENOUGH, MIXED_SHARE * len(logs))
-    sums = np.cumsum(logs)[:-1]
-    between = (sums / counts - (logs.sum() - sums) / (len(logs) - counts)) ** 2 * counts * (len(logs) - counts)
-    between[(counts < least) | (len(logs) - counts < least)] = 0
-    if len(between) == 0 or between.max() == 0:
+    if len(sizes) < 2 * ENOUGH:
         return None
-    cut = int(counts[between.argmax()])
+    logs = np.sort(np.log2(sizes))
+    counts, sums = np.arange(1, len(logs)), np.cumsum(logs)[:-1]
+    others = len(logs) - counts
+    cut = 1 + int(np.argmax(counts * others * (sums / counts - (logs.sum() - sums) / others) ** 2))
+    if min(cut, len(logs) - cut) < max(ENOUGH, MIXED_SHARE * len(logs)):
+        return None
     small, large = 2 ** np.median(logs[:cut]), 2 ** np.median(logs[cut:])
     return (float(small), float(large)) if large / small >= MIXED_RATIO else None

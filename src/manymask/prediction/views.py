@@ -89,7 +89,9 @@ def _choose_scaling(model: Model, looks: _Looks, size: Size, source: str) -> Sca
         return Scaling((choice.choose(wanted),))
     scaling = choice.search(looks.measure, size)
     found = "nothing to measure" if scaling.size is None else f"objects of about {scaling.size:.0f} pixels"
-    logger.info(f"{source}: {found}, seen at {' and '.join(f'{factor:.2g}' for factor in scaling.factors)} times its size")
+    logger.info(
+        f"{source}: {found}, seen at {' and '.join(f'{factor:.2g}' for factor in scaling.factors)} times its size"
+    )
     return scaling
 
 
