@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,7 @@ def _predict_at(factor: float, model: Model, looks: _Looks, size: Size, source: 
     plain, *others = list_views(size, model.preprocessing, tta=model.plan.tta, factor=factor)
     if (lost := model.preprocessing.describe_lost_scale({source: plain.enlarged_size})) is not None:
         logger.warning(lost)
-    found = [looks.detect(factor), *detect_views(model.detector, looks.image, others)]
+    found = chain([looks.detect(factor)], detect_views(model.detector, looks.image, others))
     views = [make_instances(detections, size, model.postprocessing) for detections in found]
     return views[0] if len(views) == 1 else _merge(views, model.postprocessing, source)
 
