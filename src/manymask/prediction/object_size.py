@@ -17,11 +17,10 @@ Look = Callable[[float], Float64[np.ndarray, " objects"]]
 SMALLEST_FACTOR, LARGEST_FACTOR = 0.1, 8.0
 # Objects of up to this many times the 95 % quantile of training leave an image as it is.
 MARGIN = 1.25
-# Of an image up to this long, its own prediction takes about as long as a few looks: it comes first.
-SHORT_SIDE = 640
-# Longest side of the first look at a longer one; each further look is at twice the resolution, until this factor, at
-# which all looks together take less than a twentieth of the image's own prediction.
-FIRST_LOOK, FINEST_LOOK = 160, 1 / 6
+# The finest look at a long image takes some five percent of its own prediction; the first one, which is as large as
+# that at an image of SHORT_SIDE, and each further one at twice the resolution, take less. Of an image up to SHORT_SIDE
+# a look would take more than that, since some of its time is the same for all sizes: its own prediction comes first.
+SHORT_SIDE, FINEST_LOOK = 800, 1 / 6
 # Looks at a short image in which as it is next to nothing is found.
 COARSE_LOOKS = (1 / 4, 1 / 8)
 # Objects that tell a size.
@@ -135,8 +134,8 @@ class FactorChoice:
 def _list_looks(longest: int) -> list[float]:
     if longest <= SHORT_SIDE:
         return [1.0, *COARSE_LOOKS]
-    first = FIRST_LOOK / longest
-    num_doublings = max(math.floor(math.log2(FINEST_LOOK / first)), 0)
+    first = FINEST_LOOK * SHORT_SIDE / longest
+    num_doublings = math.floor(math.log2(longest / SHORT_SIDE))
     return [*(first * 2**step for step in range(num_doublings + 1)), 1.0]
 
 
