@@ -91,7 +91,9 @@ def test_large_objects_are_seen_smaller(side, shape):
     model = make_model(boxes := plant(side, shape), shape)
     found = find(model, shape)
     assert len(found) == len(boxes)
-    np.testing.assert_allclose(sorted(found.boxes.tolist()), sorted(boxes), atol=0.01)
+    np.testing.assert_allclose(
+        sorted(found.boxes.tolist()), sorted(boxes), rtol=0.005, atol=0.5
+    )  # sides are whole pixels
     assert model.detector.widths[-1] / shape[1] == pytest.approx(24 / side, rel=0.25)
     assert sum(model.detector.widths) < (2.5 if shape[1] <= 800 else 0.7) * shape[1]
 

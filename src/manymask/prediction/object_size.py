@@ -109,17 +109,17 @@ class FactorChoice:
         factor = next((factor for factor in looks if len(look(factor)) >= ENOUGH), None)
         if factor is None:  # the look with most says what there is, of several the finest
             factor = max(looks, key=lambda factor: (len(look(factor)), factor))
-        size = None
+        median = None
         for _ in range(MOST_CORRECTIONS):
             if len(found := look(factor)) == 0:
                 return Scaling()
             if (two := self._choose_two(found)) is not None:
                 return two
-            size = float(np.median(found))
-            if _is_same(factor, following := self.choose(size)):
+            median = float(np.median(found))
+            if _is_same(factor, following := self.choose(median)):
                 break
             factor = following
-        return Scaling((factor,), size=size)
+        return Scaling((factor,), size=median)
 
     def _choose_two(self, found: Float64[np.ndarray, " objects"]) -> Scaling | None:
         """Two passes, where objects are clearly of two sizes that ask for different factors."""
