@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from manymask.core import read_json, write_json
 from manymask.core.files import copy_file, explain_writing, hold_lock, replace_file
 from manymask.core.outputs import LOCK_NAME, is_unused
 from manymask.errors import CheckpointError, FormatError, PlanError
 from manymask.metrics.catalogue import LOGGED, MetricPath
+from manymask.metrics.stages import StageShares
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.plan import Plan
 
@@ -23,6 +25,7 @@ class RunFolder:
         path: The folder.
         plan_file: The settings and the record of the data.
         explanation_file: Every setting with the reason for it, where rules decided them.
+        diagnosis_file: What the finished run gets right at each stage, on images of training and of validation.
         last: The checkpoint of the last epoch.
         best: The checkpoint of the epoch with the highest validation mask AP.
     """
@@ -30,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plan_file, self.explanation_file = path / "plan.json", path / "plan.md"
+        self.diagnosis_file = path / "diagnosis.json"
         self.last, self.best = path / "last.ckpt", path / "best.ckpt"
 
     def epoch_file(self, epoch: int) -> Path:
@@ -95,6 +99,7 @@ class RunFolder:
             number = file.stem.removeprefix("epoch_")
             if number.isdigit() and int(number) > len(rows):
                 file.unlink()
+        self.diagnosis_file.unlink(missing_ok=True)
         self._restore_best(rows)
         self.write_metrics(rows)
         return rows
@@ -119,6 +124,10 @@ class RunFolder:
             writer.writeheader()
             writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
         draw_curves(rows, self.path / "curves")
+
+    def write_diagnosis(self, diagnosis: Mapping[str, StageShares]) -> None:
+        """Write ``diagnosis.json``, the shares of each set of images by its name."""
+        write_json(self.diagnosis_file, {name: shares.model_dump() for name, shares in diagnosis.items()})
 
     def finish_epoch(self, epoch: int, rows: list[MetricsRow], keep_all: bool) -> None:
         """Make ``last.ckpt`` and ``best.ckpt`` of the epoch's checkpoint; a resume makes up for a kill in between."""
@@ -180,6 +189,21 @@ def read_metrics(path: Path) -> list[MetricsRow]:
     except (ValueError, TypeError) as error:
         raise FormatError(f"{path} is not as training wrote it ({error}); a resume of the run makes it anew") from error
     return rows
+
+
+def read_diagnosis(path: Path) -> dict[str, StageShares]:
+    """What ``diagnosis.json`` of a run folder, or of a checkpoint's, says; nothing where there is none.
+
+    Raises:
+        FormatError: The file was changed since it was written.
+    """
+    path = RunFolder(find_run(path) or path).diagnosis_file
+    if not path.exists():
+        return {}
+    try:
+        return {name: StageShares(**values) for name, values in read_json(path).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path} is not as training wrote it; remove it, and the report does without") from error
 
 
 def read_rows(checkpoint: Path) -> list[MetricsRow]:

@@ -3,8 +3,9 @@
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
+from manymask.core.overlap import intersect_runs
 from manymask.core.runs import RunLengths, expand_ranges
 
 FAR_GAP = 2
@@ -28,6 +29,33 @@ def split_columns(
     top = np.maximum(runs.start[source] - column * height, 0)
     bottom = np.minimum((runs.start + runs.length)[source] - column * height, height)
     return runs.owner[source], column, top, bottom
+
+
+def find_touching(runs: RunLengths, *, by_corners: bool = False) -> Bool[np.ndarray, " instances"]:
+    """Whether an instance shares pixels with another one, or has one right beside or below a pixel of another.
+
+    Args:
+        runs: The masks.
+        by_corners: Whether pixels that share only a corner touch too (8-neighbourhood).
+    """
+    height, width = runs.size
+    owner, column, top, bottom = split_columns(runs)
+    is_inside = column + 1 < width
+    reach = int(by_corners)
+    beside_top, beside_bottom = np.maximum(top - reach, 0), np.minimum(bottom + reach, height)
+    grown = RunLengths.from_intervals(
+        runs.size,
+        len(runs),
+        np.concatenate([owner, owner[is_inside]]),
+        np.concatenate([column * height + top, ((column + 1) * height + beside_top)[is_inside]]),
+        np.concatenate([np.minimum(bottom + 1, height) - top, (beside_bottom - beside_top)[is_inside]]),
+    )
+    overlaps = intersect_runs(grown, runs)
+    is_pair = overlaps.first != overlaps.second
+    is_touching = np.zeros(len(runs), dtype=bool)
+    is_touching[overlaps.first[is_pair]] = True
+    is_touching[overlaps.second[is_pair]] = True
+    return is_touching
 
 
 def find_pieces(runs: RunLengths, gap: int = FAR_GAP) -> tuple[RunLengths, Int64[np.ndarray, " pieces"]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import ops
 
 from manymask.core import Overlaps, RunLengths, Sample, compute_iou, encode_layers, intersect_runs
-from manymask.core.components import find_pieces, split_columns
+from manymask.core.components import find_pieces, find_touching
 from manymask.core.runs import expand_ranges
 from manymask.imaging.intensities import keep_differences
 
@@ -218,7 +218,7 @@ def measure_instances(
     areas, boxes = runs.areas, runs.boxes
     rows = np.flatnonzero((areas > 0) & ~iscrowd)
     objects = runs.select(rows)
-    is_touching[rows] = _find_touching(objects)
+    is_touching[rows] = find_touching(objects)
     box_iou[rows] = _find_neighbor_box_iou(boxes[rows], labels[rows])
     # Each pair of instances comes twice, and each instance once with itself, which is left out.
     overlaps = intersect_runs(objects, objects)
@@ -330,26 +330,6 @@ def _are_on(positions: Int64[np.ndarray, " pixels"], runs: RunLengths, part: sli
     start, length = runs.start[part], runs.length[part]
     place = np.searchsorted(start, positions, "right") - 1
     return positions < np.append(start + length, 0)[place]  # before the first one, place -1 finds the 0
-
-
-def _find_touching(runs: RunLengths) -> Bool[np.ndarray, " instances"]:
-    """Whether an instance shares pixels with another one, or has one right beside or below a pixel of another."""
-    height, width = runs.size
-    owner, column, top, bottom = split_columns(runs)
-    is_inside = column + 1 < width
-    grown = RunLengths.from_intervals(
-        runs.size,
-        len(runs),
-        np.concatenate([owner, owner[is_inside]]),
-        np.concatenate([column * height + top, ((column + 1) * height + top)[is_inside]]),
-        np.concatenate([np.minimum(bottom + 1, height) - top, (bottom - top)[is_inside]]),
-    )
-    overlaps = intersect_runs(grown, runs)
-    is_pair = overlaps.first != overlaps.second
-    is_touching = np.zeros(len(runs), dtype=bool)
-    is_touching[overlaps.first[is_pair]] = True
-    is_touching[overlaps.second[is_pair]] = True
-    return is_touching
 
 
 def _find_neighbor_box_iou(

@@ -126,7 +126,7 @@ def score_image(
         truth=Table.from_instances(truth),
         predictions=Table.from_instances(ranked),
         mask_pairs=Pairs(overlaps.first, overlaps.second, iou, overlaps.intersection.astype(np.float64)),
-        box_pairs=_pair_boxes(ranked.boxes, truth.boxes, truth.iscrowd),
+        box_pairs=pair_boxes(ranked.boxes, truth.boxes, truth.iscrowd),
         num_shown=num_shown,
         num_found=len(predictions),
         foreground=0,
@@ -146,12 +146,12 @@ def _count_covered(runs: RunLengths) -> int:
     return int(np.maximum(end - np.maximum(start, reached), 0).sum())
 
 
-def _pair_boxes(
+def pair_boxes(
     predictions: Float32[np.ndarray, "predictions 4"],
     truth: Float32[np.ndarray, "instances 4"],
     iscrowd: Bool[np.ndarray, " instances"],
 ) -> Pairs:
-    """Pairs of boxes with an IoU of at least 0.5."""
+    """Pairs of boxes with an IoU of at least 0.5, ascending by prediction, then by instance; as ``Pairs`` says."""
     boxes, others = predictions.astype(np.float64), truth.astype(np.float64)
     objects, crowds = np.flatnonzero(~iscrowd), np.flatnonzero(iscrowd)
     row, column = find_close_boxes(boxes, others[objects], alike=True)

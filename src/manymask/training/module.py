@@ -1,6 +1,7 @@
 """The training and validation step."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -41,6 +42,8 @@ class TrainingModule(L.LightningModule):
         average: The moving average of the network's weights; None where the plan has none.
         pace: What the learning rate follows in a run with a time budget.
         score_threshold: The plan's, or what the last validation gave the highest F1 with.
+        seconds_per_image: What an image took in the last validation.
+        most_pixels: Of an image that was validated on.
     """
 
     def __init__(
@@ -73,6 +76,9 @@ class TrainingModule(L.LightningModule):
         self.scores: dict[MetricPath, float | None] = {}
         self.score_threshold = plan.shown_score
         self.pace: Pace | None = None
+        self.seconds_per_image = 0.0
+        self.most_pixels = 0
+        self._validation_started = 0.0
         self._scored: list[ScoredImage] = []
         self._last_names: list[str] = []
         self._detect: Callable[[list[Tensor]], Any] = network.forward
@@ -187,12 +193,14 @@ class TrainingModule(L.LightningModule):
                 f"the weights are not finite after epoch {self.current_epoch + 1}, whose last images are "
                 f"{', '.join(self._last_names)}; {_REMEDY}"
             )
+        self._validation_started = time.monotonic()
         # The method alone: the copy as an attribute would become part of the checkpoints.
         self._detect = speed_up(self.kept_network, self.device, self.plan.precision).forward
 
     def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
         """Predict and keep what scoring needs."""
         for image, truth, image_id in zip(*batch, strict=True):
+            self.most_pixels = max(self.most_pixels, math.prod(truth.size))
             view = View(Window(0, 0, *truth.size), self.preprocessing)
             (found,) = self._detect([view.take(image)])
             instances = make_instances(view.map_back(found), truth.size, self.postprocessing)
@@ -208,6 +216,7 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score all validation images together."""
+        self.seconds_per_image = (time.monotonic() - self._validation_started) / max(len(self._scored), 1)
         self.scores = summarize_headline(self._scored, self.scored_categories)
         if self.plan.score_threshold == "auto":
             self.score_threshold = choose_score_threshold(self._scored)

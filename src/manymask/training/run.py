@@ -38,6 +38,7 @@ from manymask.plan import (
 from manymask.planning.planner import Decision, write_explanation
 from manymask.run_folder import MetricsRow, RunFolder, count_epochs, read_rows
 from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
+from manymask.training.diagnosis import TIME_SHARE, diagnose_run
 from manymask.training.failures import explain_failures
 from manymask.training.global_state import keep_global_state
 from manymask.training.loading import InstanceDataModule, count_steps
@@ -316,7 +317,8 @@ def fit(
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
     if plan.minutes is not None:
         deadline = started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
-        datamodule.pace = module.pace = Pace(num_epochs, deadline, len(rows))
+        kept_back = TIME_SHARE * plan.minutes * 60  # for the diagnosis
+        datamodule.pace = module.pace = Pace(num_epochs, deadline - kept_back, len(rows))
     write_plan(plan, folder.plan_file)  # only now, so that a plan that cannot be built leaves no folder behind
     if explanation is not None:
         write_file(folder.explanation_file, explanation)
@@ -332,6 +334,10 @@ def fit(
         except RuntimeError:
             end_on_signal.check()  # a signal to the whole process group may end a loader before this process looks
             raise
+    seconds = TIME_SHARE * sum(row["seconds"] or 0 for row in rows)
+    if module.pace is not None:
+        seconds = min(seconds, module.pace.seconds_left + kept_back)
+    diagnose_run(folder, data, module, seconds)
 
 
 def _describe_start(plan: Plan, device: torch.device, datamodule: InstanceDataModule, folder: RunFolder) -> str:

@@ -1,0 +1,75 @@
+"""Whether the network can learn a few crowded images by heart; where not, which part of it stands in the way.
+
+``python benchmarks/overfit.py DATA OUTPUT [--weights nuclei] [--steps 400] [--set NAME=VALUE ...]``: DATA holds
+images/ID.png, labels/ID.png and fluorescence.txt, histology.txt, as for ``scripts/split_dsb2018``. Of both kinds the
+four images with the most nuclei are trained on, as in the second run of ``scripts/make_nuclei`` but unchanged.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from manymask.evaluation import evaluate
+from manymask.training import train
+
+KINDS, IMAGES_OF_A_KIND, LONGEST_SIDE = ("fluorescence", "histology"), 4, 400
+VALIDATIONS = 4
+SETTINGS = {
+    "architecture": "maskrcnn_compact",
+    "anchor_sizes": "8,16,32,64,128",
+    "roi_samples": 192,
+    "scale": 1.5,
+    "crop_size": 192,
+    "batch_size": 4,
+    "learning_rate": 0.0004,
+    "sampling": "uniform",
+    "augmentation": "none",
+    "scale_jitter": 0,
+    "intensity_jitter": 0,
+    "epochs": VALIDATIONS,
+    "num_workers": 0,
+}
+
+
+def main():
+    """Train, and print what is found of the images that were trained on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--weights", default="nuclei")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    images = link_images(arguments.data, arguments.output / "images")
+    settings = SETTINGS | {"weights": arguments.weights, "epoch_steps": arguments.steps // VALIDATIONS}
+    settings |= dict(text.split("=", 1) for text in arguments.set)
+    run = train(images / "all", val=images / "all", output=arguments.output / "run", settings=settings)
+    for kind in ("all", *KINDS):
+        result = evaluate(run / "last.ckpt", images / kind, output=arguments.output / f"scores_{kind}", draws=0)
+        at = {t: result.mask.at_thresholds[t].AP for t in result.mask.at_thresholds}
+        print(kind, json.dumps(at))
+
+
+def link_images(data: Path, output: Path) -> Path:
+    """Link the chosen images into folders of their kind and one of all."""
+    for kind in KINDS:
+        counts = []
+        for name in (data / f"{kind}.txt").read_text().split():
+            labels = np.asarray(Image.open(data / "labels" / f"{name}.png"))
+            if max(labels.shape) <= LONGEST_SIDE:
+                counts.append((len(np.unique(labels)), name))
+        for _, name in sorted(counts, reverse=True)[:IMAGES_OF_A_KIND]:
+            for target in (output / kind, output / "all"):
+                for folder in ("images", "labels"):
+                    (target / folder).mkdir(parents=True, exist_ok=True)
+                    (target / folder / f"{kind}-{name}.png").symlink_to((data / folder / f"{name}.png").resolve())
+    return output
+
+
+if __name__ == "__main__":
+    main()
