@@ -7,6 +7,7 @@ import numpy as np
 from manymask.core import Category, Instances, RunLengths, compute_iou, concatenate_instances, intersect_runs
 from manymask.metrics import Evaluation
 from manymask.metrics.error_split import ImageErrors
+from manymask.metrics.stages import SHARES, StageShares
 from manymask.plan import DataRecord, Plan, make_plan
 from manymask.reporting.images import ViewedImage
 from manymask.reporting.page import write_report
@@ -223,6 +224,10 @@ def make_rows(num_epochs: int) -> list[dict]:
     return rows
 
 
+def make_shares(value: float | None) -> StageShares:
+    return StageShares(num_images=12, num_objects=3400, **dict.fromkeys(SHARES, value))
+
+
 def write_page(
     path: Path, images: list[ViewedImage], categories: tuple[Category, ...] = CATEGORIES, **changes: object
 ) -> str:
@@ -232,6 +237,7 @@ def write_page(
         "title": "runs/base",
         "plan": make_run_plan(),
         "rows": make_rows(30),
+        "diagnosis": {"training": make_shares(0.9), "validation": make_shares(None)},
         "evaluation": evaluation,
         "categories": categories,
         "images": images,

@@ -177,7 +177,7 @@ def test_images_beyond_the_number_are_chosen_evenly_and_the_page_says_so(path, i
 
 def test_images_are_taken_one_at_a_time(path, images):
     evaluation = make_evaluation(images, ["class1", "class2", "class3"])
-    rest = {"title": "a", "plan": None, "rows": [], "evaluation": evaluation, "categories": CATEGORIES}
+    rest = {"title": "a", "plan": None, "rows": [], "diagnosis": {}, "evaluation": evaluation, "categories": CATEGORIES}
     text = write_report(path, images=iter(images), **rest).read_text(encoding="utf-8")
     assert read_json(text, "image-2")["name"]
 
@@ -192,7 +192,13 @@ def test_instances_that_do_not_fit_are_refused():
         encode_image(replace(image, errors=replace(image.errors, instances=np.array([], dtype=str))), 3)
 
 
+def test_shares_of_the_stages(path, images):
+    row = '<th scope="row">true boxes scored as objects</th><td class="number">0.900</td><td class="number">-</td>'
+    assert row in write_page(path, images)
+    assert "true boxes" not in write_page(path, images, diagnosis={})
+
+
 def test_predictions_file_has_no_run(path, images):
-    text = write_page(path, images, plan=None, rows=[])
+    text = write_page(path, images, plan=None, rows=[], diagnosis={})
     assert "<h2>Training</h2>" not in text
     assert "learning_rate" not in text

@@ -15,6 +15,7 @@ from manymask.core.files import write_file
 from manymask.drawing.overlays import PALETTE
 from manymask.metrics import Evaluation
 from manymask.metrics.catalogue import REPORTED
+from manymask.metrics.stages import StageShares, list_shares
 from manymask.plan import Plan
 from manymask.reporting.error_kinds import ERRORS, KINDS
 from manymask.reporting.history import list_settings, make_curves
@@ -31,6 +32,7 @@ def write_report(
     title: str,
     plan: Plan | None,
     rows: Sequence[Mapping[str, Any]],
+    diagnosis: Mapping[str, StageShares],
     evaluation: Evaluation,
     categories: Sequence[Category],
     images: Iterable[ViewedImage],
@@ -44,6 +46,7 @@ def write_report(
         title: Its heading.
         plan: The run's plan; None where the predictions come from elsewhere.
         rows: The run's ``metrics.csv``, one mapping an epoch with None for what is undefined; may be empty.
+        diagnosis: The run's ``diagnosis.json``; may be empty.
         evaluation: The scores.
         categories: The classes; label i + 1 is ``categories[i]``.
         images: The images to show, in any order.
@@ -79,6 +82,8 @@ def write_report(
         changed=changed,
         same=same,
         curves=make_curves(rows) if rows else [],
+        share_heads=["share", *(f"#{name}" for name in diagnosis)],
+        shares=list_shares(diagnosis) if diagnosis else [],
         thresholds=draw_thresholds(evaluation),
         confused=confused,
         confused_heads=["true ↓ predicted →", *(f"#{name}" for name in confused.values()), Markup("#<em>missed</em>")],

@@ -15,7 +15,7 @@ from manymask.inspection import group_images
 from manymask.metrics import ScoredImage, split_errors
 from manymask.reporting.images import ViewedImage, choose_images
 from manymask.reporting.page import write_report
-from manymask.run_folder import find_run, read_metrics
+from manymask.run_folder import find_run, read_diagnosis, read_metrics
 
 MAX_IMAGES = 60
 """Images that a report shows at most."""
@@ -81,6 +81,7 @@ def report(
             title=path.name or str(path),
             plan=opened.plan,
             rows=read_metrics(path) if opened.plan is not None else [],
+            diagnosis=read_diagnosis(path) if opened.plan is not None else {},
             evaluation=evaluation,
             categories=opened.categories,
             images=view_chosen(),

@@ -52,6 +52,8 @@ FOUND_IOU, PROPOSAL_IOU, BOX_IOU, MASK_IOU = 0.5, 0.7, 0.9, 0.9
 """From which a found mask, a proposal, a predicted box and a true box's mask count."""
 TIME_SHARE = 0.03
 """Share of a run's time that its diagnosis may take."""
+# Less does not pay: to load the network takes as long. So a run of less than about a minute has no diagnosis.
+MIN_SECONDS = 2.0
 # How much longer an image takes than in validation, at most: the heads run on the true boxes too.
 COST = 2.0
 
@@ -68,7 +70,7 @@ def diagnose_run(folder: RunFolder, data: TrainingData, module: TrainingModule, 
         seconds: Time that it may take; where it is not enough for one image of each set, there is no diagnosis.
     """
     datasets, seconds_per_image = {"training": data.train, "validation": data.val}, COST * module.seconds_per_image
-    if seconds < len(datasets) * seconds_per_image:
+    if seconds < max(len(datasets) * seconds_per_image, MIN_SECONDS):
         return
     try:
         checkpoint = folder.best if folder.best.exists() else folder.last
@@ -135,9 +137,7 @@ def diagnose_model(
             image, truth, _ = own[index]
             if max_pixels is None or math.prod(truth.size) <= max_pixels:
                 with torch.inference_mode(), autocast(plan.precision, device):
-                    counts[name].append(
-                        diagnose_image(network, image.to(device), truth, preprocessing, postprocessing)
-                    )
+                    counts[name].append(diagnose_image(network, image.to(device), truth, preprocessing, postprocessing))
     return {name: pool_counts(own) for name, own in counts.items()}
 
 
