@@ -12,6 +12,7 @@ from manymask.run_folder import (
     find_run,
     flatten_scores,
     format_resume,
+    read_diagnosis,
     read_metrics,
     read_rows,
 )
@@ -209,6 +210,13 @@ class TestReadMetrics:
         (folder.path / "metrics.csv").write_bytes(content)
         with pytest.raises(FormatError, match=r"metrics\.csv is not as training wrote it"):
             read_metrics(folder.path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"training": {"AP50": 1}}'], ids=["cut", "list", "fields"])
+def test_diagnosis_that_was_changed(folder, content):
+    folder.diagnosis_file.write_bytes(content)
+    with pytest.raises(FormatError, match=r"diagnosis\.json is not"):
+        read_diagnosis(folder.path)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from hypothesis import given
+from scipy import ndimage
 
 from manymask.core import RunLengths
-from manymask.core.components import FAR_GAP, find_pieces, split_columns
+from manymask.core.components import FAR_GAP, find_pieces, find_touching, split_columns
 from tests import dense, strategies
 from tests.inspection.samples import draw_masks
 
@@ -56,3 +57,11 @@ def test_columns(masks):
     for row, x, begin, end in zip(owner, column, top, bottom, strict=True):
         painted[row, begin:end, x] = True
     np.testing.assert_array_equal(painted, masks)
+
+
+@given(strategies.stacks())
+def test_touching_by_corners(masks):
+    grown = [ndimage.binary_dilation(mask, np.ones((3, 3))) if mask.any() else mask for mask in masks]
+    others = [[row for row in range(len(masks)) if row != own] for own in range(len(masks))]
+    expected = [any((grown[own] & masks[row]).any() for row in others[own]) for own in range(len(masks))]
+    np.testing.assert_array_equal(find_touching(dense.encode_runs(masks), by_corners=True), expected)

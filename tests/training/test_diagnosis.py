@@ -1,4 +1,5 @@
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import make_plan
 from manymask.run_folder import RunFolder, read_diagnosis
 from manymask.training import diagnosis, train
-from manymask.training.diagnosis import diagnose_image, diagnose_model
-from tests.training.runs import SETTINGS, find_differences
+from manymask.training.diagnosis import TIME_SHARE, diagnose_image, diagnose_model
+from tests.training.runs import SETTINGS, find_differences, read_rows
 
 SCALE, SIZE = 2, (60, 60)
 # A and B touch at a corner; C and D are alone, D is small; the last is a crowd region.
@@ -117,7 +118,7 @@ def test_pooled_shares():
 
 
 class TestDiagnoseModel:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def dataset(self, data):
         return read_dataset(data)
 
@@ -135,7 +136,7 @@ class TestDiagnoseModel:
         assert self.diagnose(run, dataset)["all"].num_images == 3
 
     def test_time_is_over(self, run, dataset):
-        assert self.diagnose(run, dataset, seconds=5, seconds_per_image=10)["all"].num_images == 0
+        assert self.diagnose(run, dataset, seconds=5.0, seconds_per_image=10.0)["all"].num_images == 0
 
     def test_large_images_are_left_out(self, run, dataset):
         assert self.diagnose(run, dataset, max_pixels=40 * 48)["all"].num_images == 7
@@ -164,6 +165,23 @@ class TestRun:
         assert "its diagnosis failed (ZeroDivisionError" in caplog.text
         assert (output / "best.ckpt").exists()
         assert not (output / "diagnosis.json").exists()
+
+    @pytest.mark.parametrize("length", [{}, {"minutes": 0.001}], ids=["epochs", "minutes"])
+    def test_its_time_is_a_share_of_the_run(self, length, data, output, monkeypatch):
+        given = []
+        monkeypatch.setattr("manymask.training.run.diagnose_run", lambda *arguments: given.append(arguments[-1]))
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1} | length)
+        took = sum(float(row["seconds"]) for row in read_rows(output))
+        assert given == [pytest.approx(TIME_SHARE * 60 * length["minutes"] if length else TIME_SHARE * took)]
+
+    @pytest.mark.slow
+    def test_time_is_kept_back(self, data, output, monkeypatch):
+        monkeypatch.setattr("manymask.training.run.TIME_SHARE", 0.5)
+        began = time.monotonic()
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"minutes": 0.5})
+        assert time.monotonic() - began < 30
+        assert sum(float(row["seconds"]) for row in read_rows(output)) < 15
+        assert read_diagnosis(output)["training"].num_images == 6
 
     def test_short_run_has_none(self, run):
         assert read_diagnosis(run / "last.ckpt") == {}
