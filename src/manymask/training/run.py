@@ -315,9 +315,9 @@ def fit(
             return
         logger.info(f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
+    kept_back = TIME_SHARE * (plan.minutes or 0) * 60  # for the diagnosis
     if plan.minutes is not None:
         deadline = started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
-        kept_back = TIME_SHARE * plan.minutes * 60  # for the diagnosis
         datamodule.pace = module.pace = Pace(num_epochs, deadline - kept_back, len(rows))
     write_plan(plan, folder.plan_file)  # only now, so that a plan that cannot be built leaves no folder behind
     if explanation is not None:
