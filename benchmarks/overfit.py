@@ -6,15 +6,17 @@ four images with the most nuclei are trained on, as in the second run of ``scrip
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from manymask.evaluation import evaluate
+from manymask.formats import read_dataset
+from manymask.metrics.stages import format_shares
+from manymask.modeling.device import choose_device
 from manymask.training import train
+from manymask.training.diagnosis import diagnose_model
 
 KINDS, IMAGES_OF_A_KIND, LONGEST_SIDE = ("fluorescence", "histology"), 4, 400
 VALIDATIONS = 4
@@ -49,10 +51,8 @@ def main():
     settings = SETTINGS | {"weights": arguments.weights, "epoch_steps": arguments.steps // VALIDATIONS}
     settings |= dict(text.split("=", 1) for text in arguments.set)
     run = train(images / "all", val=images / "all", output=arguments.output / "run", settings=settings)
-    for kind in ("all", *KINDS):
-        result = evaluate(run / "last.ckpt", images / kind, output=arguments.output / f"scores_{kind}", draws=0)
-        at = {t: result.mask.at_thresholds[t].AP for t in result.mask.at_thresholds}
-        print(kind, json.dumps(at))
+    datasets = {kind: read_dataset(images / kind) for kind in ("all", *KINDS)}
+    print(format_shares(diagnose_model(run / "last.ckpt", datasets, choose_device("auto"))))
 
 
 def link_images(data: Path, output: Path) -> Path:

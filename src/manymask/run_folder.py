@@ -99,7 +99,6 @@ class RunFolder:
             number = file.stem.removeprefix("epoch_")
             if number.isdigit() and int(number) > len(rows):
                 file.unlink()
-        self.diagnosis_file.unlink(missing_ok=True)
         self._restore_best(rows)
         self.write_metrics(rows)
         return rows

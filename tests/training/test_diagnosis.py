@@ -11,7 +11,7 @@ from manymask.modeling.build import assemble_model
 from manymask.modeling.detections import Detections, Postprocessing
 from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import make_plan
-from manymask.run_folder import RunFolder, read_diagnosis
+from manymask.run_folder import read_diagnosis
 from manymask.training import diagnosis, train
 from manymask.training.diagnosis import TIME_SHARE, diagnose_image, diagnose_model
 from tests.training.runs import SETTINGS, find_differences, read_rows
@@ -148,14 +148,17 @@ class TestRun:
         """As if the run had taken long enough."""
         monkeypatch.setattr("manymask.training.run.TIME_SHARE", 1e6)
 
-    def test_file_and_table(self, long, data, run, output, caplog):
+    def test_file_and_table(self, long, data, run, output, caplog, monkeypatch):
         caplog.set_level(logging.INFO, "manymask")
         train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert not find_differences(run / "last.ckpt", output / "last.ckpt")
         shares = read_diagnosis(output)
         assert [own.num_images for own in shares.values()] == [6, 1]
         assert f"what best.ckpt gets right at each stage:\n{format_shares(shares)}" in caplog.text
-        RunFolder(output).rewind(output / "checkpoints" / "epoch_001.ckpt")
+        train(resume=output)
+        assert read_diagnosis(output) == shares
+        monkeypatch.undo()
+        train(resume=output / "checkpoints" / "epoch_001.ckpt")  # too short for another one
         assert read_diagnosis(output) == {}
 
     def test_failure_loses_nothing(self, long, data, output, caplog, monkeypatch):

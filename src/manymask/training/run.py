@@ -313,6 +313,7 @@ def fit(
         if num_done >= num_epochs:
             logger.info(f"the run is complete: {num_done} of {num_epochs} epochs are done, nothing is left to do")
             return
+        folder.diagnosis_file.unlink(missing_ok=True)
         logger.info(f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
     kept_back = TIME_SHARE * (plan.minutes or 0) * 60  # for the diagnosis
