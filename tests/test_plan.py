@@ -42,6 +42,8 @@ VALUES = {
     "aspect_ratios": ("1", (1,)),
     "rpn_samples": ("512", 512),
     "roi_samples": ("128", 128),
+    "roi_positives": ("0.5", 0.5),
+    "mask_samples": ("48", 48),
     "mask_resolution": ("14", 14),
     "mask_alignment": ("exact", "exact"),
     "box_stages": ("2", 2),

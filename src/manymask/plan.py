@@ -121,6 +121,10 @@ class Plan(BaseModel):
     """Anchors an image that the RPN's loss is computed on (Faster R-CNN, section 3.1.3)."""
     roi_samples: int = Field(default=512, ge=4)
     """Proposals an image that the heads' losses are computed on (Mask R-CNN, section 3.1, with FPN)."""
+    roi_positives: float = Field(default=0.25, gt=0, le=1)
+    """Share of these that may be objects, as many of the proposals are in crowds."""
+    mask_samples: Annotated[Annotated[int, Field(ge=1)] | None, _OR_NONE] = None
+    """Of those that are objects, how many an image the mask's loss is computed on; ``none`` for all."""
     mask_resolution: Annotated[Literal[14, 28, 56], BeforeValidator(_number_from_text)] = 28
     """Side of the mask head's output, in bins over the box."""
     mask_alignment: Annotated[Literal["torchvision", "exact"], INHERITED] = "torchvision"

@@ -205,6 +205,22 @@ def test_planned_settings(settings):
     assert found.mask_probabilities.shape == (len(found.boxes), num_bins, num_bins)
 
 
+def test_samples_of_the_heads():
+    """Half of the boxes may be objects, and the mask head gets some of these alone."""
+    model = build_small(roi_samples=32, roi_positives=0.5, mask_samples=5)
+    image, target, _ = make_example(12, 96)
+    seen = {}
+    model.roi_heads.box_head.register_forward_hook(lambda _, inputs, __: seen.update(boxes=len(inputs[0])))
+    model.roi_heads.mask_head.register_forward_hook(lambda _, inputs, __: seen.update(masks=len(inputs[0])))
+    sample = model.roi_heads.select_training_samples
+    labels = []
+    model.roi_heads.select_training_samples = lambda *given: labels.append(found := sample(*given)) or found
+    assert_finite(compute_losses(model, [image, image], [target, target]), model)
+    assert seen == {"boxes": 64, "masks": 10}
+    # The true boxes are among the proposals, so that there are twelve objects at least, and more than a quarter.
+    assert all(12 <= (own > 0).sum() <= 16 for own in labels[0][2])
+
+
 def test_weights_fit_whatever_the_masks_are_like(small):
     shapes = {name: value.shape for name, value in small.state_dict().items()}
     for settings in ({"mask_resolution": 14}, {"mask_alignment": "exact"}, {"suppression": "mask"}):

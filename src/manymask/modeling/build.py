@@ -103,7 +103,7 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
         CrowdRoIHeads,
         LevelPooler(7, *pooling),
         batch_size_per_image=plan.roi_samples,
-        positive_fraction=0.25,
+        positive_fraction=plan.roi_positives,
         score_thresh=plan.min_score,
         nms_thresh=max(plan.nms, MASK_SUPPRESSION_BOX_IOU) if by_masks else plan.nms,
         detections_per_img=2 * plan.max_detections if by_masks else plan.max_detections,  # masks are compared later
@@ -121,6 +121,7 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
         mask_roi_pool=LevelPooler(plan.mask_resolution // 2, *pooling),  # the predictor doubles it
         mask_head=parts["mask_head"],
         mask_predictor=parts["mask_predictor"],
+        mask_samples=plan.mask_samples,
         second=second,
         # Last, so that the other parts' random weights are the same with it.
         dense_head=DenseHead(backbone.out_channels, first_stride, plan.dense_loss) if plan.dense_loss else None,

@@ -81,6 +81,7 @@ class CrowdRoIHeads(RoIHeads):
             for bodies whose strides come from odd kernels, as ResNet's; cells of patches (ConvNeXt, Swin) lie up to
             half a stride further on, which training has to learn. Boxes below 4 pixels are pooled as if of 4.
         box_loss: ``smooth_l1`` or ``giou``.
+        mask_samples: How many sampled objects an image the mask's loss is computed on; None for all.
         second: The second box stage of Cascade R-CNN (arXiv 1712.00726), which gets the boxes that the first has
             refined, and whose thresholds and weights of deltas are for closer ones; only its box head is used.
         dense_head: A head of the finest features, which is trained beside the others.
@@ -92,12 +93,13 @@ class CrowdRoIHeads(RoIHeads):
         *arguments: Any,
         is_exact: bool,
         box_loss: str = "smooth_l1",
+        mask_samples: int | None = None,
         second: "CrowdRoIHeads | None" = None,
         dense_head: DenseHead | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(*arguments, **settings)
-        self.is_exact, self.box_loss = is_exact, box_loss
+        self.is_exact, self.box_loss, self.mask_samples = is_exact, box_loss, mask_samples
         self.second, self.dense_head = second, dense_head
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
 
@@ -142,8 +144,12 @@ class CrowdRoIHeads(RoIHeads):
         own = self._compute_box_losses(*outputs, proposals, rows, labels, targets)
         second = {} if self.second is None else self._train_second(features, *outputs, proposals, image_shapes, targets)
         is_object = [image_labels > 0 for image_labels in labels]
-        proposals = [boxes[keep] for boxes, keep in zip(proposals, is_object, strict=True)]
-        rows = [image_rows[keep] for image_rows, keep in zip(rows, is_object, strict=True)]
+        chosen = [torch.nonzero(keep).flatten() for keep in is_object]
+        if self.mask_samples is not None:
+            # In any order: the sampler gives them by their places among the proposals, the best ones first.
+            chosen = [own[torch.randperm(len(own), device=own.device)[: self.mask_samples]] for own in chosen]
+        proposals = [boxes[own] for boxes, own in zip(proposals, chosen, strict=True)]
+        rows = [image_rows[own] for image_rows, own in zip(rows, chosen, strict=True)]
         loss_mask = self._compute_mask_loss(features, proposals, rows, image_shapes, targets)
         losses = {"loss_classifier": own[0], "loss_box_reg": own[1], "loss_mask": loss_mask, **second}
         if self.dense_head is not None:
