@@ -247,7 +247,7 @@ def test_layers_that_cannot_be_exported(checkpoint, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("factor", "told"), [(1.01, "1\\.0e-02"), (np.nan, "nan")])
 def test_graphs_that_compute_something_else(checkpoint, folders, written, tmp_path, monkeypatch, factor, told):
-    graphs = exporting.open_graphs(folders["openvino"], "openvino", GRAPHS[:3])
+    graphs = exporting.open_graphs(folders["openvino"], "openvino", GRAPHS[:3], "fp32")
     spoilt = graphs | {"mask_head": lambda values: [factor * output for output in graphs["mask_head"](values)]}
     monkeypatch.setattr(exporting, "open_graphs", lambda *_: spoilt)
     with pytest.raises(ManymaskError, match=rf"do not compute what its network does .* mask_head {told}"):
