@@ -90,7 +90,11 @@ def test_headers_show_that_a_file_is_cut_short(tmp_path, name):
 def test_other_files_are_decoded_once(tmp_path, monkeypatch):
     path = write_array(tmp_path / "a.png", make_pixels())
     source, decoded = open_image(path), []
-    monkeypatch.setattr(image, "read_raster", lambda *args, read=image.read_raster: decoded.append(args) or read(*args))
+    monkeypatch.setattr(
+        image,
+        "read_raster",
+        lambda *args, read=image.read_raster, **options: decoded.append(args) or read(*args, **options),
+    )
     for window in (Window(0, 0, 2, 2), Window(3, 3, 3, 5), None):
         source.read(window)
     assert decoded == [(path, None)]

@@ -12,18 +12,23 @@ import typer
 from manymask import __version__
 from manymask.cli.console import print_line, print_marked, print_table, route_notes, show_progress
 from manymask.cli.options import (
+    ChannelsOption,
     DeviceOption,
     FormatOption,
     GroupOption,
     ModelArgument,
     ObjectSizeOption,
+    PageOption,
     RecipeOption,
     SetOption,
     SettingsCommand,
     SourceArgument,
+    TOption,
     TtaOption,
+    ZOption,
     parse_arguments,
     parse_options,
+    parse_planes,
 )
 from manymask.errors import Interrupted, ManymaskError, PlanError
 
@@ -268,6 +273,10 @@ def predict(
     format: Annotated[
         list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
     ] = None,
+    page: PageOption = None,
+    z: ZOption = None,
+    t: TOption = None,
+    channels: ChannelsOption = None,
     device: DeviceOption = None,
     tta: TtaOption = False,
     object_size: ObjectSizeOption = None,
@@ -280,8 +289,9 @@ def predict(
 
         values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
         loaded = prediction.load_model(model, settings=values)
+        planes = parse_planes(page, z, t, channels)
         written = prediction.predict_files(
-            loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, progress=progress
+            loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, planes=planes, progress=progress
         )
     for path in written:
         typer.echo(f"written to {path}")

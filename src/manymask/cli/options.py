@@ -1,12 +1,15 @@
 """Options that commands share, and settings as options of their own."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from manymask.errors import PlanError
+
+if TYPE_CHECKING:
+    from manymask.imaging import PlaneChoice
 
 SetOption = Annotated[
     list[str] | None,
@@ -53,6 +56,15 @@ ObjectSizeOption = Annotated[
         help="Resize each image so that its objects look as large as those in training; auto measures them, or give "
         "the root of their area in pixels. [none]",
     ),
+]
+PageOption = Annotated[
+    str | None,
+    typer.Option(metavar="N|all", help="Which image of files that hold several; all: each, named STEM_p001 and so on."),
+]
+ZOption = Annotated[int | None, typer.Option("--z", metavar="N", help="Which plane of stacks, counted from 1.")]
+TOption = Annotated[int | None, typer.Option("--t", metavar="N", help="Which time of series, counted from 1.")]
+ChannelsOption = Annotated[
+    str | None, typer.Option(metavar="N,N,N", help="Which channels, counted from 1: one, or three as red, green, blue.")
 ]
 
 
@@ -112,3 +124,22 @@ def parse_arguments(assignments: list[str] | None, **own: Any) -> dict[str, Any]
     settings = parse_options(assignments, **own)
     named = {name: settings.pop(name) for name in ("group_by", "device") if name in own and name in settings}
     return {**named, "settings": settings}
+
+
+def parse_planes(page: str | None, z: int | None, t: int | None, channels: str | None) -> "PlaneChoice":
+    """Which image of a file, and which channels, by the texts of ``--page`` and ``--channels``.
+
+    Raises:
+        PlanError: One is no number from 1 on, or ``--page`` neither that nor ``all``.
+    """
+    from manymask.imaging import PlaneChoice
+
+    if page not in (None, "all") and not page.isdecimal():
+        raise PlanError(f"--page is {page!r}, expected a number from 1 on, or all; for example --page 3")
+    parts = [part.strip() for part in channels.split(",")] if channels is not None else []
+    if not all(part.isdecimal() for part in parts):
+        raise PlanError(
+            f"--channels is {channels!r}, expected numbers from 1 on with commas; for example --channels 1,2,3"
+        )
+    number = int(page) if page not in (None, "all") else page
+    return PlaneChoice(number, z, t, tuple(int(part) for part in parts))  # pyright: ignore[reportArgumentType]

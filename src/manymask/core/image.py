@@ -28,16 +28,32 @@ class ImageSource(Protocol):
         size: (height, width) in pixels.
         num_channels: 1, 3 or more.
         dtype: Of the values, the file's own.
-        num_levels: Resolutions that can be read; level 0 is the full one.
+        pixel_size: (height, width) of a pixel in micrometres, where the file gives it.
     """
 
     size: tuple[int, int]
     num_channels: int
     dtype: np.dtype
-    num_levels: int = 1
+    pixel_size: tuple[float, float] | None = None
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each resolution that can be read; level 0 is the full one."""
+        return (self.size,)
+
+    @property
+    def num_levels(self) -> int:
+        """How many resolutions can be read."""
+        return len(self.level_sizes)
 
     def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
         """The pixels of a part of the image, by default the whole; they may be a view, so do not write to them.
+
+        Threads may read at once.
+
+        Args:
+            window: The part, in pixels of the level.
+            level: The resolution.
 
         Raises:
             FormatError: The file is damaged.
@@ -47,10 +63,13 @@ class ImageSource(Protocol):
 
     def _locate(self, window: Window | None, level: int) -> Window:
         """The window to read: the given one, which is checked, or that of the whole image."""
-        top, left, height, width = window = Window(0, 0, *self.size) if window is None else window
-        is_inside = top >= 0 <= left and top + height <= self.size[0] and left + width <= self.size[1]
-        if not (is_inside and min(height, width) > 0 and 0 <= level < self.num_levels):
-            raise IndexError(f"{window} of level {level} is not in an image of {self.size} and {self.num_levels} level")
+        if not 0 <= level < self.num_levels:
+            raise IndexError(f"level {level} is not in an image of {self.size} and {self.num_levels} level")
+        size = self.level_sizes[level]
+        top, left, height, width = window = Window(0, 0, *size) if window is None else window
+        is_inside = top >= 0 <= left and top + height <= size[0] and left + width <= size[1]
+        if not (is_inside and min(height, width) > 0):
+            raise IndexError(f"{window} of level {level} is not in an image of {size} and {self.num_levels} level")
         return window
 
 

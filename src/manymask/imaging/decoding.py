@@ -14,8 +14,10 @@ from PIL.PngImagePlugin import PngImageFile
 
 from manymask.core import Window
 from manymask.errors import DatasetError, FormatError, PlanError
+from manymask.imaging.planes import ONE_PLANE, PlaneChoice, Stack, choose_place
 from manymask.imaging.raster import Raster, check_declared_size, check_length
 from manymask.imaging.tiff import read_tiff
+from manymask.imaging.tiff_layout import count_planes
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Readers of Pillow by the first bytes of a file. They are called directly, since Image.open compares with a limit that
@@ -30,13 +32,22 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
 _LOSSY = {JpegImageFile: "JPEG", GifImageFile: "GIF"}
 
 
-def read_raster(path: Path, window: Window | None = None, *, is_decoded: bool = True) -> Raster:
+def read_raster(
+    path: Path,
+    window: Window | None = None,
+    *,
+    is_decoded: bool = True,
+    choice: PlaneChoice = ONE_PLANE,
+    level: int = 0,
+) -> Raster:
     """Decode a file, turning whatever a decoder raises on a damaged one into an error that names the file.
 
     Args:
         path: The file.
         window: The part that is wanted of what the file stores, where the file ``is_cuttable``; else it is passed over.
         is_decoded: Without it only the header is read, and the values are one made-up pixel.
+        choice: Which image is wanted of a file that holds several.
+        level: The resolution that is wanted of a pyramid.
 
     Raises:
         DatasetError: There is no such file.
@@ -50,7 +61,11 @@ def read_raster(path: Path, window: Window | None = None, *, is_decoded: bool = 
         if not head:
             raise FormatError(f"{path} is empty; copy or export it again")
         is_tiff = head.startswith(_TIFF_MAGIC)
-        raster = read_tiff(path, window, is_decoded) if is_tiff else _read_other(path, head, is_decoded)
+        if is_tiff:
+            raster = read_tiff(path, window, is_decoded, choice, level)
+        else:
+            choose_place([Stack()], choice, path)  # such files hold one image
+            raster = _read_other(path, head, is_decoded).pick_channels(choice, path)
     except (FormatError, PlanError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError and their own kinds
@@ -64,6 +79,19 @@ def read_raster(path: Path, window: Window | None = None, *, is_decoded: bool = 
     num_bits = 1 if values.dtype == bool else raster.num_bits
     dtype = np.dtype(np.uint8) if values.dtype == bool else values.dtype.newbyteorder("=")
     return replace(raster, values=np.ascontiguousarray(values, dtype=dtype), num_bits=num_bits)
+
+
+def count_pages(path: Path, choice: PlaneChoice) -> int:
+    """How many 2-D images a file holds for which ``z`` and ``t`` of the choice hold.
+
+    Raises:
+        FormatError: It cannot be read.
+    """
+    first = replace(choice, page=1)
+    read_raster(path, is_decoded=False, choice=first)  # refuses what is damaged
+    with open(path, "rb") as file:
+        is_tiff = file.read(4).startswith(_TIFF_MAGIC)
+    return count_planes(path, first) if is_tiff else 1
 
 
 def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:

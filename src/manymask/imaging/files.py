@@ -4,19 +4,24 @@ import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 
+from manymask.core import ImageSource
 from manymask.core.files import explain_reading
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
-from manymask.imaging.decoding import read_raster
+from manymask.imaging.decoding import count_pages, read_raster
 from manymask.imaging.image import FileSource
+from manymask.imaging.ome_zarr import ZarrSource, count_zarr_planes, is_zarr
 from manymask.imaging.orientation import is_obeyed
+from manymask.imaging.planes import ONE_PLANE, PlaneChoice
+from manymask.imaging.slides import SLIDE_SUFFIXES, SlideSource
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".btf", ".svs", ".ndpi")
 # What Cellpose writes beside an image: label images and flow fields.
 LABEL_STEM = re.compile(r"(?P<stem>.+?)(_cp)?_(?P<kind>masks|flows)", re.IGNORECASE)
 CLASS_FILE = re.compile(r"class(?P<category>\d+)\.tiff?", re.IGNORECASE)
@@ -27,18 +32,42 @@ def read_pixels(path: str | Path) -> Shaped[np.ndarray, "height width channels"]
     return open_image(path).read()
 
 
-def open_image(path: str | Path) -> FileSource:
+def open_image(path: str | Path, choice: PlaneChoice = ONE_PLANE) -> ImageSource:
     """An image file in the type it is stored in, of which only the header is read yet.
 
     TIFF, PNG, JPEG and BMP are told apart by content. Alpha is dropped, palettes become RGB, 1-bit images 0 and 255,
     CMYK JPEG and YCbCr become RGB, "min is white" TIFF becomes what viewers show, and the orientation tag is obeyed
-    unless ``MANYMASK_ORIENTATION`` says otherwise.
+    unless ``MANYMASK_ORIENTATION`` says otherwise. OME-Zarr folders are read by ``zarr``, slides other than TIFF by
+    OpenSlide; both are extras.
+
+    Args:
+        path: The file, or the folder of an OME-Zarr image.
+        choice: Which image is taken of a file that holds several, and which channels.
 
     Raises:
         FormatError: The file cannot be read as one 2-D image, whole, or is larger than the limit.
+        ManymaskError: The library that reads it is not installed.
     """
-    header = read_raster(Path(path), is_decoded=False)
-    return FileSource(Path(path), header, header.orientation if is_obeyed() else 1)
+    path = Path(path)
+    if is_zarr(path):
+        return ZarrSource(path, choice)
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        return SlideSource(path, choice)
+    header = read_raster(path, is_decoded=False, choice=choice)
+    return FileSource(path, header, header.orientation if is_obeyed() else 1, choice)
+
+
+def list_choices(path: str | Path, choice: PlaneChoice) -> list[PlaneChoice]:
+    """A choice for each image that is meant: of ``page="all"`` one for each page, else the choice itself.
+
+    Raises:
+        FormatError: The file cannot be read.
+    """
+    path = Path(path)
+    if choice.page != "all":
+        return [choice]
+    number = count_zarr_planes(path, choice) if is_zarr(path) else count_pages(path, choice)
+    return [replace(choice, page=page) for page in range(1, number + 1)]
 
 
 def list_images(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -87,8 +116,8 @@ def find_images(path: str | Path) -> list[tuple[str, Path]]:
     """Find the images to predict on.
 
     Args:
-        path: An image file; a folder of image files; a folder with such a folder named ``images``; a folder of class
-            folders, each with its ``image.*``; or one class folder.
+        path: An image file, or the folder of an OME-Zarr image; a folder of images; a folder with such a folder named
+            ``images``; a folder of class folders, each with its ``image.*``; or one class folder.
 
     Returns:
         Name and file of each image, by name. The name is the file's stem, or the class folder's name.
@@ -99,7 +128,7 @@ def find_images(path: str | Path) -> list[tuple[str, Path]]:
     path = Path(path)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give an image file or a folder of images")
-    images = [(path.stem, path)] if path.is_file() else _find_in_folder(path)
+    images = [(path.stem, path)] if path.is_file() or is_zarr(path) else _find_in_folder(path)
     if not images:
         raise DatasetError(
             f"{path} holds no images; expected files {', '.join(IMAGE_SUFFIXES)} (not named *_masks), a folder "
@@ -110,7 +139,9 @@ def find_images(path: str | Path) -> list[tuple[str, Path]]:
 
 
 def _find_in_folder(folder: Path) -> list[tuple[str, Path]]:
-    files = [path for path in list_images(folder) if not LABEL_STEM.fullmatch(path.stem)]
+    suffixes = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
+    files = [path for path in list_images(folder, suffixes) if not LABEL_STEM.fullmatch(path.stem)]
+    files = sorted(files + [path for path in list_folders(folder) if is_zarr(path)], key=lambda path: path.name)
     if any(CLASS_FILE.fullmatch(path.name) for path in files):
         return [(name_folder(folder), _find_class_image(folder))]
     if files:

@@ -121,7 +121,8 @@ def check_channels(image: ImageSource, source: str) -> None:
     """
     if image.num_channels not in (1, 3):
         raise DatasetError(
-            f"expected 1 or 3 channels, found {image.num_channels} in {source}; convert it to grey or RGB"
+            f"expected 1 or 3 channels, found {image.num_channels} in {source}; convert it to grey or RGB, or "
+            "choose what to predict: --channels 1"
         )
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,17 @@ from numpy.typing import DTypeLike
 
 from manymask.core import Window
 from manymask.errors import FormatError, PlanError
+from manymask.imaging.planes import PlaneChoice
 
 LIMIT_NAME = "MANYMASK_MAX_GIGABYTES"
 """Environment variable for the largest image that is decoded."""
 
 _LIMIT = 4.0
 """Gigabytes of one decoded image: RGB of 8 bits with 36,000 pixels a side."""
+
+
+_MAX_ROUNDING = 0.02
+"""Share by which the factors of a pyramid's two sides differ at most, but for rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +39,21 @@ class Raster:
         is_inverted: Whether the smallest value means white.
         lossy: The codec that may have changed values when the file was saved.
         is_cuttable: Whether parts of the file can be decoded, and shown, without the others.
+        level_sizes: (height, width) of each resolution of a pyramid, the full one first; empty where there is no other.
+        pixel_size: (height, width) of a pixel in micrometres, where the file gives it.
     """
 
     values: Shaped[np.ndarray, "height width channels"]
     size: tuple[int, int]
-    palette: UInt8[np.ndarray, "colors 3"] | None = None
+    palette: UInt8[np.ndarray, "colors shown"] | None = None
     alpha: Shaped[np.ndarray, "height width"] | None = None
     orientation: int = 1
     num_bits: int | None = None
     is_inverted: bool = False
     lossy: str | None = None
     is_cuttable: bool = False
+    level_sizes: tuple[tuple[int, int], ...] = ()
+    pixel_size: tuple[float, float] | None = None
 
     @property
     def white(self) -> int | None:
@@ -64,6 +73,16 @@ class Raster:
             values = ~values if values.dtype.kind == "i" else values.dtype.type(self.white) - values
         # Grey of 1, 2 and 4 bits fills its byte, so that white is 255 whatever the file's type.
         return values * np.uint8(255 // self.white) if self.white in (1, 3, 15) else values
+
+    def pick_channels(self, choice: PlaneChoice, path: Path) -> "Raster":
+        """The chosen channels, of a palette those of its colours.
+
+        Raises:
+            FormatError: The file has fewer.
+        """
+        if self.palette is None:
+            return replace(self, values=choice.pick_channels(self.values, path))
+        return replace(self, palette=choice.pick_channels(self.palette, path))
 
 
 def turn(values: Shaped[np.ndarray, "_ _ *channels"], orientation: int) -> Shaped[np.ndarray, "_ _ *channels"]:
@@ -116,3 +135,12 @@ def check_length(path: Path, end: int) -> None:
     """
     if path.stat().st_size < end:
         raise FormatError(f"{path} is cut short: parts of the image are not in the file; copy it again")
+
+
+def is_smaller_copy(full: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a level of a pyramid can be the full image of (height, width) made smaller: its sides are in proportion.
+
+    Sides are rounded to whole pixels from level to level, so that those of a few pixels may differ by much.
+    """
+    factors = full[0] / size[0], full[1] / size[1]
+    return max(factors) > 1 and abs(factors[0] / factors[1] - 1) <= _MAX_ROUNDING + 2 / min(size)

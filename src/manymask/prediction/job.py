@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,8 +14,10 @@ from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
-from manymask.imaging import find_images, open_image
+from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices, open_image
+from manymask.imaging.files import check_unique_names
 from manymask.imaging.normalization import Normalization, check_channels, normalize_pixels
+from manymask.imaging.raster import check_declared_size
 from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
@@ -32,6 +35,7 @@ def predict_files(
     *,
     formats: Sequence[str] = tuple(OUTPUTS),
     ids: str | Path | None = None,
+    planes: PlaneChoice = ONE_PLANE,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Predict a folder of images and write the results.
@@ -47,6 +51,8 @@ def predict_files(
             ``test-results.zip``; ``labels/<stem>.tif`` and ``.csv``; ``overlays/<stem>.png``.
         formats: Which of ``OUTPUTS`` to write: ``coco``, ``labels``, ``overlay``.
         ids: A list of {file_name, id, height, width} that gives the images their ids.
+        planes: Which image is taken of files that hold several, and which channels; with ``page="all"`` each page is an
+            image of its own, named ``<stem>_p001`` and so on.
         progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
@@ -54,31 +60,36 @@ def predict_files(
 
     Raises:
         DatasetError: An image cannot be read, or the ids and the images do not meet.
-        PlanError: There is no such output format, or files that ``predict_files`` did not write are in the way.
+        PlanError: There is no such output format, files that ``predict_files`` did not write are in the way, or ``ids``
+            are given with all pages.
     """
     if unknown := set(formats) - set(OUTPUTS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
     model, images, output = get_model(model), Path(images), Path(output)
     # All that can be refused is refused before the first prediction.
-    files = find_images(images)
-    stems = [stem for stem, _ in files]
+    if ids and planes.page == "all":
+        raise PlanError("a list of ids names files and not their pages; choose one page, or leave the list out")
+    found = find_images(images)
+    files = [each for stem, path in found for each in _list_pages(stem, path, planes)]
+    stems = [file.stem for file in files]
+    check_unique_names((file.stem, file.path) for file in files)
     kinds = [Submission if ids and name == "coco" else OUTPUTS[name] for name in dict.fromkeys(formats)]
     names = [name for kind in kinds for name in kind.list_files(stems)]
     check_outputs(output, "predict", names)
-    if images.is_dir() and (skipped := find_skipped({path.parent for _, path in files}, [path for _, path in files])):
+    if images.is_dir() and (skipped := find_skipped({path.parent for _, path in found}, [path for _, path in found])):
         logger.warning(skipped.message)
     image_ids = _check_images(files, Path(ids) if ids else None, model.plan)
     root = images if images.is_dir() else images.parent
     num_found, num_shown = 0, 0
     normalization = Normalization.of(model.plan)
 
-    def load(path: Path) -> tuple[ImageSource, torch.Tensor]:
-        image = open_image(path)
-        return image, normalize_pixels(image.read(), str(path), normalization)
+    def load(file: _File) -> tuple[ImageSource, torch.Tensor]:
+        image = open_image(file.path, file.choice)
+        return image, normalize_pixels(image.read(), str(file.path), normalization)
 
     def detect() -> Iterator[tuple[ImageEntry, Instances]]:
-        loaded = work_beside(load, [path for _, path in files])
-        for image_id, (stem, path), (image, values) in zip(image_ids, files, loaded, strict=True):
+        loaded = work_beside(load, files)
+        for image_id, (stem, path, _), (image, values) in zip(image_ids, files, loaded, strict=True):
             instances = predict_tensor(model, values, str(path))
             warn_of_cap(instances, model.postprocessing, path)
             yield ImageEntry(image_id, stem, path.relative_to(root).as_posix(), image), instances
@@ -109,16 +120,33 @@ def predict_files(
     return [output / place for place in sorted(places, key=lambda place: "." in place)]  # folders first
 
 
-def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -> list[int]:
+class _File(NamedTuple):
+    """An image to predict: its name, its file and which image of the file it is."""
+
+    stem: str
+    path: Path
+    choice: PlaneChoice
+
+
+def _list_pages(stem: str, path: Path, planes: PlaneChoice) -> list[_File]:
+    """The images of a file: of all pages each, if there are several, with its number behind the name."""
+    choices = list_choices(path, planes)
+    if len(choices) == 1:
+        return [_File(stem, path, choices[0])]
+    return [_File(f"{stem}_p{number:03}", path, choice) for number, choice in enumerate(choices, start=1)]
+
+
+def _check_images(files: list[_File], ids: Path | None, plan: Plan) -> list[int]:
     """The id of each image; reads the headers of all, which finds most of the broken ones.
 
     Raises:
         DatasetError: An image is broken, or the ids and the images do not meet.
     """
-    listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), files, str(ids))} if ids else {}
-    paths = [path for _, path in files]
+    paths = [file.path for file in files]
+    named = [(file.stem, file.path) for file in files]
+    listed = {path: entry for entry, path in match_image_ids(read_image_ids(ids), named, str(ids))} if ids else {}
     with ThreadPoolExecutor(max(plan.num_workers, 1)) as executor:
-        sizes = dict(zip(paths, executor.map(_check_image, paths), strict=True))
+        sizes = dict(zip(paths, executor.map(_check_image, files), strict=True))
     for path, entry in listed.items():
         height, width = sizes[path]
         if (height, width) != (entry.height, entry.width):
@@ -129,8 +157,9 @@ def _check_images(files: list[tuple[str, Path]], ids: Path | None, plan: Plan) -
     return [listed[path].id if listed else place for place, path in enumerate(paths, start=1)]
 
 
-def _check_image(path: Path) -> tuple[int, int]:
+def _check_image(file: _File) -> tuple[int, int]:
     """(height, width) of an image that the model can take, as far as its header says."""
-    image = open_image(path)
-    check_channels(image, str(path))
+    image = open_image(file.path, file.choice)
+    check_channels(image, str(file.path))
+    check_declared_size(file.path, (*image.size, image.num_channels), image.dtype)  # it is predicted as a whole
     return image.size
