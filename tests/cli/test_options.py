@@ -1,4 +1,8 @@
-from manymask.cli.options import parse_arguments
+import pytest
+
+from manymask.cli.options import parse_arguments, parse_planes
+from manymask.errors import PlanError
+from manymask.imaging import PlaneChoice
 
 
 def test_a_command_gives_its_own_options_apart_from_settings():
@@ -8,3 +12,25 @@ def test_a_command_gives_its_own_options_apart_from_settings():
 
 def test_a_setting_that_is_no_option_of_the_command_stays_one():
     assert parse_arguments(["device=cpu"], group_by="a") == {"group_by": "a", "settings": {"device": "cpu"}}
+
+
+def test_planes():
+    assert parse_planes(None, None, None, None) == PlaneChoice()
+    assert parse_planes("3", 2, 1, "3, 1") == PlaneChoice(3, 2, 1, (3, 1))
+    assert parse_planes("all", None, None, None) == PlaneChoice("all")
+
+
+@pytest.mark.parametrize(
+    ("page", "channels", "message"),
+    [
+        ("first", None, "--page is 'first', expected a number"),
+        ("-1", None, "--page is '-1'"),
+        ("0", None, "--page counts from 1"),
+        (None, "red", "--channels is 'red', expected numbers"),
+        (None, "1,,2", "--channels is '1,,2'"),
+        (None, "0", "--channels counts from 1"),
+    ],
+)
+def test_planes_that_are_none(page, channels, message):
+    with pytest.raises(PlanError, match=message):
+        parse_planes(page, None, None, channels)

@@ -18,7 +18,7 @@ from manymask.core import Instances, encode_crops
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.evaluation import evaluate
 from manymask.formats import read_dataset, write_class_folder
-from manymask.imaging import read_pixels
+from manymask.imaging import PlaneChoice, read_pixels
 from manymask.modeling import catalogue
 from manymask.modeling.build import build_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_state_dict, write_checkpoint
@@ -270,6 +270,27 @@ def test_label_images_and_overlays_show_scores_from_the_threshold_on(run, tmp_pa
     assert ids.shape == (36, 48)
     assert np.unique(ids).tolist() == list(range(len(scores) + 1))
     assert Image.open(tmp_path / "out" / "overlays" / "a.png").size[0] % 48 == 0
+
+
+def test_pages_are_images_of_their_own(model, tmp_path):
+    pages = np.stack([np.random.default_rng(seed).integers(0, 250, (36, 48), dtype=np.uint8) for seed in range(5)])
+    write_images(tmp_path / "in", "b.png")
+    tifffile.imwrite(tmp_path / "in" / "a.tif", pages, imagej=True, metadata={"axes": "ZYX"})
+    with pytest.raises(DatasetError, match=r"a\.tif is a stack .* --z \(1 to 5\), or --page \(1 to 5, or all\)"):
+        predict_files(model, tmp_path / "in", tmp_path / "out")
+    predict_files(model, tmp_path / "in", tmp_path / "out", planes=PlaneChoice(page="all"), formats=["coco", "labels"])
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    names = [f"a_p{number:03}" for number in range(1, 6)]
+    assert [image["name"] for image in images] == [*names, "b"]
+    assert {image["file_name"] for image in images} == {"a.tif", "b.png"}
+    assert {path.stem for path in (tmp_path / "out" / "labels").iterdir()} == {*names, "b"}
+    predict_files(model, tmp_path / "in" / "a.tif", tmp_path / "one", planes=PlaneChoice(z=3), formats=["coco"])
+    results, one = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("out", "one"))
+    assert [result | {"image_id": 1} for result in results if result["image_id"] == 3] == one
+    with pytest.raises(PlanError, match="ids names files and not their pages"):
+        predict_files(
+            model, tmp_path / "in", tmp_path / "out", ids=tmp_path / "ids.json", planes=PlaneChoice(page="all")
+        )
 
 
 @pytest.mark.parametrize("formats", [["labels"], ["overlay"], ["labels", "coco"], []])

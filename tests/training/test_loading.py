@@ -1,15 +1,18 @@
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manymask.core import ArraySource, Category, Dataset, InstanceLayers, Record, Sample
 from manymask.formats.datasets import FORMATS
+from manymask.imaging import open_image, tiff_layout
 from manymask.plan import make_plan
 from manymask.training.loading import InstanceDataModule, collate, ignore_interrupt
 
@@ -180,6 +183,23 @@ class TestLoaders:
         images = [datamodule.train_images[0, place][0] for place in range(40)]
         assert len({tuple(image.flatten().tolist()) for image in images}) == 8
         assert torch.equal(datamodule.train_images[0, 7][0], images[7])
+
+    def test_of_a_tiled_file_only_the_crop_is_decoded(self, tmp_path, monkeypatch):
+        pixels = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3)).astype(np.uint8)
+        tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(64, 64), compression="zlib")
+        datamodule = make_datamodule(num_train=1, normalization="type", crop_size=64, augmentation="none")
+        layers = InstanceLayers(torch.ones(1, 1024, 1024, dtype=torch.int32))
+        sample = replace(datamodule.train_images.dataset[0], image=open_image(tmp_path / "a.tif"), layers=layers)
+        datamodule.train_images.dataset = [sample]
+        num_read = []
+        monkeypatch.setattr(tiff_layout.os, "pread", lambda *args, read=os.pread: num_read.append(1) or read(*args))
+        image, target, _ = datamodule.train_images[0, 3]
+        assert (image.shape, target["boxes"].tolist()) == ((3, 64, 64), [[0, 0, 64, 64]])
+        assert len(num_read) <= 4  # of 256 tiles
+        windows = np.lib.stride_tricks.sliding_window_view(pixels[..., 0], (64, 64))
+        corner = np.round(image[0, :4, :4].numpy() * 255).astype(np.uint8)
+        places = np.argwhere((windows[:, :, :4, :4] == corner).all(axis=(2, 3)))
+        assert len(places) == 1
 
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_train(self, num_workers):
