@@ -89,9 +89,15 @@ def test_what_is_no_image(tmp_path):
     (tmp_path / "empty.zarr").mkdir()
     with pytest.raises(FormatError, match=r"empty\.zarr cannot be read as OME-Zarr image"):
         open_image(tmp_path / "empty.zarr")
-    zarr.open_group(tmp_path / "plate.zarr", mode="w").attrs["ome"] = {"plate": {}}
-    with pytest.raises(FormatError, match=r"plate\.zarr is a plate of many images; give the folder of one"):
+    plate = zarr.open_group(tmp_path / "plate.zarr", mode="w")
+    plate.attrs["ome"] = {"plate": {}}
+    write_group(plate.create_group("A/1/0"), VALUES[0, 0, 0], "yx")
+    with pytest.raises(
+        FormatError, match=r"plate\.zarr is a plate .*; give the folder of one, such as plate\.zarr/A/1/0"
+    ):
         open_image(tmp_path / "plate.zarr")
+    ((name, path),) = find_images(tmp_path / "plate.zarr" / "A" / "1" / "0")
+    assert (name, open_image(path).size) == ("0", (90, 130))
     with pytest.raises(
         FormatError, match=r"is a stack of shape \(2, 3, 4, 90, 130\) \(axes TCZYX\).*--z \(1 to 4\) and --t"
     ):
@@ -110,6 +116,9 @@ def test_a_pyramid_that_is_none_and_the_limit(tmp_path, monkeypatch):
     assert image.read(Window(0, 0, 50, 50)).shape == (50, 50, 1)
     with pytest.raises(FormatError, match="declares 90 x 130 x 1 values"):
         image.read()
+    monkeypatch.setenv("MANYMASK_MAX_GIGABYTES", "1e-6")
+    with pytest.raises(FormatError, match="declares 32 x 32 values"):
+        open_image(tmp_path / "b.zarr")
 
 
 def test_without_zarr(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def test_pages_and_series_are_never_a_silent_first_one(tmp_path):
         with pytest.raises(FormatError, match=PAGES):
             open_image(tmp_path / name)
     path = write_array(tmp_path / "planes.tif", make_pixels().transpose(2, 0, 1), photometric="minisblack")
-    with pytest.raises(FormatError, match=r"to predict: --channels 1,3 or --page \(1 to 3, or all\)"):
+    with pytest.raises(FormatError, match=r"to predict: --channels 1,2,3 or --page \(1 to 3, or all\)"):
         open_image(path).read()
 
 

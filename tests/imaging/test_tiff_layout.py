@@ -1,4 +1,3 @@
-import os
 import pickle
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,11 @@ def num_read(monkeypatch):
     lengths = []
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", None)
 
-    def read(*args, pread=os.pread):
-        lengths.append(args[1])
-        return pread(*args)
+    def read(file, offset, num_bytes, read=tiff_layout._read_part):
+        lengths.append(num_bytes)
+        return read(file, offset, num_bytes)
 
-    monkeypatch.setattr(tiff_layout.os, "pread", read)
+    monkeypatch.setattr(tiff_layout, "_read_part", read)
     return lengths
 
 

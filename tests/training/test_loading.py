@@ -1,4 +1,3 @@
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -192,7 +191,8 @@ class TestLoaders:
         sample = replace(datamodule.train_images.dataset[0], image=open_image(tmp_path / "a.tif"), layers=layers)
         datamodule.train_images.dataset = [sample]
         num_read = []
-        monkeypatch.setattr(tiff_layout.os, "pread", lambda *args, read=os.pread: num_read.append(1) or read(*args))
+        read = tiff_layout._read_part
+        monkeypatch.setattr(tiff_layout, "_read_part", lambda *args: num_read.append(1) or read(*args))
         image, target, _ = datamodule.train_images[0, 3]
         assert (image.shape, target["boxes"].tolist()) == ((3, 64, 64), [[0, 0, 64, 64]])
         assert len(num_read) <= 4  # of 256 tiles

@@ -77,8 +77,10 @@ class ZarrSource(ImageSource):
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a path is a folder of Zarr."""
-    return path.suffix.lower() == ".zarr" and path.is_dir()
+    """Whether a path is a folder of Zarr, by its name or by what each of its groups holds."""
+    if not path.is_dir():
+        return False
+    return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def count_zarr_planes(path: Path, choice: PlaneChoice) -> int:
@@ -154,6 +156,8 @@ def _read_image(group: Any, path: Path) -> _Image:
     if not set("yx") <= set(names) <= set("tczyx") or len(set(names)) != len(axes) or len(first) != len(axes):
         raise FormatError(f"{path} has the axes {names} of shape {first}, expected t, c, z, y and x, each once")
     rows, columns = names.index("y"), names.index("x")
+    for level in levels:
+        check_declared_size(path, level.chunks, level.dtype)  # a chunk is decoded as a whole
     for number, level in enumerate(levels[1:], start=1):
         is_alike = len(level.shape) == len(first) and level.dtype == levels[0].dtype
         is_alike = is_alike and all(

@@ -26,7 +26,7 @@ def read_pixel_size(tiff: tifffile.TiffFile, page: tifffile.TiffPage, number: in
     Args:
         tiff: The file.
         page: The image's first page.
-        number: The image's place among the file's images, for OME.
+        number: The image's place among all images of the file, for OME.
     """
     if tiff.ome_metadata:
         size = _read_ome(tiff.ome_metadata, number)

@@ -78,11 +78,11 @@ def read_tiff(
 def _check_equal_planes(planes: Shaped[np.ndarray, "height width planes"], path: Path) -> None:
     """Refuse planes that nothing calls channels, unless all are the same, as of grey that was stored as RGB."""
     if (planes != planes[..., :1]).any():
-        last = planes.shape[2]
+        number = planes.shape[2]
         raise FormatError(
-            f"{path} holds {last} planes of which nothing says whether they are channels or a stack; save it as "
-            "RGB (photometric RGB, or axes CYX), or each plane as one file, or choose what to predict: --channels "
-            f"1,{last} or --page (1 to {last}, or all)"
+            f"{path} holds {number} planes of which nothing says whether they are channels or a stack; save it as RGB "
+            "(photometric RGB, or axes CYX), or each plane as one file, or choose what to predict: --channels "
+            f"{'1,2,3' if number > 2 else '1'} or --page (1 to {number}, or all)"
         )
 
 

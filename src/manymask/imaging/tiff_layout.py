@@ -1,14 +1,13 @@
 """Where the pixels of a TIFF file lie: its images, their planes and the levels of their pyramids."""
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -89,7 +88,7 @@ class Level:
         if self.is_raw:
             parts = [self._map(path, plane, window) for plane in self.planes]
         else:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb") as file:  # of its own, so that threads do not share a position
                 parts = [self._decode(file, path, plane, window) for plane in self.planes]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return values.transpose(1, 2, 0, 3).reshape(window.height, window.width, -1)
@@ -101,7 +100,7 @@ class Level:
         return np.array(values[:, *window.slices])
 
     def _decode(
-        self, file: Any, path: Path, plane: _Plane, window: Window
+        self, file: BinaryIO, path: Path, plane: _Plane, window: Window
     ) -> Shaped[np.ndarray, "planes height width samples"]:
         page = self.page
         height, width = _get_segment_shape(page)
@@ -118,7 +117,7 @@ class Level:
         for index in touched.ravel().tolist():
             if not plane.num_bytes[index]:
                 continue
-            data = os.pread(file.fileno(), int(plane.num_bytes[index]), int(plane.offsets[index]))
+            data = _read_part(file, int(plane.offsets[index]), int(plane.num_bytes[index]))
             try:
                 values, (number, _, top, left, _), _ = page.decode(data, index, **options)
             except Exception as error:  # decoders raise kinds of their own
@@ -216,7 +215,7 @@ def _find_image(path: Path, choice: PlaneChoice, state: tuple[int, ...]) -> Tiff
             page,
             len(channels) if is_picked and is_cuttable else num_channels,
             levels,
-            read_pixel_size(tiff, page, _list_series(tiff).index(series)),
+            read_pixel_size(tiff, page, tiff.series.index(series)),
             is_cuttable,
             axes.is_unnamed,
             is_picked and is_cuttable,
@@ -347,6 +346,11 @@ def _is_contiguous(plane: _Plane, series: tifffile.TiffPageSeries) -> bool:
     is_aligned = plane.offsets[0] % series.dtype.itemsize == 0
     is_closed = bool((ends[:-1] == plane.offsets[1:]).all())
     return is_aligned and is_closed and plane.num_bytes.sum() == series.keyframe.nbytes
+
+
+def _read_part(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
+    file.seek(offset)
+    return file.read(num_bytes)
 
 
 def _get_page_shape(page: tifffile.TiffPage) -> list[int]:
