@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -291,6 +292,21 @@ def test_pages_are_images_of_their_own(model, tmp_path):
         predict_files(
             model, tmp_path / "in", tmp_path / "out", ids=tmp_path / "ids.json", planes=PlaneChoice(page="all")
         )
+
+
+def test_a_zarr_image_is_predicted_as_a_file_is(model, tmp_path):
+    pixels = read_pixels(write_images(tmp_path / "in", "a.png") / "a.png")
+    group = zarr.open_group(tmp_path / "in" / "b.zarr", mode="w")
+    group.create_array("0", data=pixels)
+    axes = [{"name": name} for name in "yxc"]
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    predict_files(model, tmp_path / "in" / "b.zarr", tmp_path / "one", formats=["coco"])
+    predict_files(model, tmp_path / "in", tmp_path / "both", formats=["coco"])
+    one, both = (json.loads((tmp_path / name / "images.json").read_text()) for name in ("one", "both"))
+    assert [image["file_name"] for image in one + both] == ["b.zarr", "a.png", "b.zarr"]
+    results = json.loads((tmp_path / "both" / "predictions.json").read_text())
+    first, second = ([r | {"image_id": 0} for r in results if r["image_id"] == number] for number in (1, 2))
+    assert first == second != []
 
 
 @pytest.mark.parametrize("formats", [["labels"], ["overlay"], ["labels", "coco"], []])

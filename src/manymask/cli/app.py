@@ -288,8 +288,8 @@ def predict(
         from manymask.outputs import OUTPUTS
 
         values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
-        loaded = prediction.load_model(model, settings=values)
         planes = parse_planes(page, z, t, channels)
+        loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
             loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, planes=planes, progress=progress
         )

@@ -76,10 +76,11 @@ def predict_files(
     kinds = [Submission if ids and name == "coco" else OUTPUTS[name] for name in dict.fromkeys(formats)]
     names = [name for kind in kinds for name in kind.list_files(stems)]
     check_outputs(output, "predict", names)
-    if images.is_dir() and (skipped := find_skipped({path.parent for _, path in found}, [path for _, path in found])):
+    is_folder = [path for _, path in found] != [images]  # an OME-Zarr image is a folder too
+    if is_folder and (skipped := find_skipped({path.parent for _, path in found}, [path for _, path in found])):
         logger.warning(skipped.message)
     image_ids = _check_images(files, Path(ids) if ids else None, model.plan)
-    root = images if images.is_dir() else images.parent
+    root = images if is_folder else images.parent
     num_found, num_shown = 0, 0
     normalization = Normalization.of(model.plan)
 
