@@ -5,17 +5,24 @@ ManymaskError
 │   └── FormatError   a file whose content is not what its format promises
 ├── PlanError         a setting that does not exist, is out of range or does not fit the others
 ├── CheckpointError   a checkpoint or weights file that cannot be read, or is not ours
+├── BrokenImages      some of many images could not be predicted; the others were
 └── TrainingError     training cannot go on: loss is NaN, memory or disk is full
 
 Each message says what was expected, what was found, in which file, and what to do. The command line prints such an
-error as one line and exits with 2; every other exception is a bug and keeps its traceback.
+error as one line and exits with 2 (1 for ``BrokenImages``); every other exception is a bug and keeps its traceback.
 """
 
 import signal
 
 
 class ManymaskError(Exception):
-    """Base of every error that manymask raises on purpose."""
+    """Base of every error that manymask raises on purpose.
+
+    Attributes:
+        exit_code: What the command line ends with.
+    """
+
+    exit_code = 2
 
 
 class DatasetError(ManymaskError):
@@ -36,6 +43,12 @@ class CheckpointError(ManymaskError):
 
 class TrainingError(ManymaskError):
     """Training cannot go on."""
+
+
+class BrokenImages(ManymaskError):  # noqa: N818 - what the user is told of
+    """Some of many images cannot be predicted; the results of the others are written."""
+
+    exit_code = 1
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it

@@ -72,6 +72,8 @@ class DataRecord(BaseModel):
         val_digests: The same of ``val_names``.
         object_sizes: 5 %, 25 %, 50 %, 75 % and 95 % quantiles of the training objects' size, the square root of their
             area in pixels of the file; none in plans of before these were kept.
+        longest_object: Side in pixels of the file that is longer than 99.9 % of the longest sides of the training
+            objects' boxes; none in plans of before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,6 +89,7 @@ class DataRecord(BaseModel):
     train_digests: tuple[str, ...] = ()
     val_digests: tuple[str, ...] = ()
     object_sizes: ObjectSizes | None = None
+    longest_object: float | None = None
 
 
 class Plan(BaseModel):

@@ -1,11 +1,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 import manymask
@@ -296,6 +298,16 @@ def test_classes_with_brackets_stay_in_the_table(run, data, tmp_path):
     assert code == 0
     assert "[red]x[/]" in out
     assert (tmp_path / "out" / "evaluation.json").is_file()
+
+
+def test_a_broken_image_among_many_is_passed_over_and_a_region_is_predicted(run, model, data, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(data, images)
+    (images / "0001" / "image.tif").write_bytes(b"no image")
+    code, _, err = run("predict", model, images, "--output", tmp_path / "out", "--region", "4,8,40,30")
+    assert code == 1
+    assert "error: 1 of 3 images could not be predicted; the results of the others are in " in err
+    assert tifffile.imread(tmp_path / "out" / "labels" / "0002.tif").shape == (30, 40)
 
 
 @pytest.fixture(scope="module")

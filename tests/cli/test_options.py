@@ -1,6 +1,6 @@
 import pytest
 
-from manymask.cli.options import parse_arguments, parse_planes
+from manymask.cli.options import parse_arguments, parse_planes, parse_region
 from manymask.errors import PlanError
 from manymask.imaging import PlaneChoice
 
@@ -34,3 +34,11 @@ def test_planes():
 def test_planes_that_are_none(page, channels, message):
     with pytest.raises(PlanError, match=message):
         parse_planes(page, None, None, channels)
+
+
+def test_a_region_is_four_numbers():
+    assert parse_region(None) is None
+    assert parse_region("20, 30,400,500") == (20, 30, 400, 500)
+    for text in ("1,2,3", "1,2,3,-4", "a", "1,2,3,4,5", "1.5,2,3,4"):
+        with pytest.raises(PlanError, match=f"--region is '{text}', expected X,Y,W,H in pixels"):
+            parse_region(text)

@@ -194,3 +194,13 @@ class TestMeasureScale:
         for by in ("type", "image"):
             with pytest.raises(DatasetError, match="found 2 in a.tif"):
                 measure_scale(Unread(np.zeros((4, 5, 2), dtype=np.float32)), "a.tif", Normalization(by))
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+    @pytest.mark.parametrize("sampled", [1 << 20, 900])
+    def test_does_not_depend_on_the_blocks_that_are_read(self, monkeypatch, dtype, sampled):
+        image = ArraySource(np.random.default_rng(0).normal(100, 20, (50, 61, 3)).clip(0, 255).astype(dtype))
+        monkeypatch.setattr(normalization, "NUM_SAMPLED_VALUES", sampled)
+        whole = measure_scale(image, "a.tif", Normalization("image"))
+        for side in (1, 7, 25, 60):
+            monkeypatch.setattr(normalization, "BLOCK_SIDE", side)
+            assert measure_scale(image, "a.tif", Normalization("image")) == whole

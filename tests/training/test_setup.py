@@ -118,6 +118,13 @@ class TestSplitData:
     def test_uniform(self, tmp_path):
         assert split(make_data(tmp_path, 2)).weights is None
 
+    def test_the_longest_object_is_kept(self, tmp_path):
+        for name, width in (("a", 12), ("b", 12), ("c", 12)):
+            masks = np.zeros((2, 40, 50), dtype=bool)
+            masks[0, 2:9, 3 : 3 + width] = masks[1, 20:23, 20:22] = True
+            add_image(tmp_path / "cells", name, masks)
+        assert split(tmp_path / "cells").record.longest_object == 12
+
     def test_findings_are_counted(self, tmp_path, caplog):
         for name in ("a", "b"):  # the same pixels and labels
             add_image(tmp_path / "cells", name, np.ones((1, 20, 20), dtype=bool))
@@ -141,7 +148,7 @@ class TestSplitData:
     def test_a_run_of_before_digests_were_kept_goes_on(self, tmp_path):
         data = make_data(tmp_path / "data", 3)
         plan = make_plan("baseline", {"num_workers": 0, "min_size": 0})
-        old = split(data).record.model_copy(update={"train_digests": (), "val_digests": ()})
+        old = split(data).record.model_copy(update={"train_digests": (), "val_digests": (), "longest_object": None})
         found = reload_data(plan.model_copy(update={"data": old}), None, None, None, None)
         assert found.record.train_names == old.train_names
         assert len(found.record.train_digests) == 2

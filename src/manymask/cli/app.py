@@ -29,6 +29,7 @@ from manymask.cli.options import (
     parse_arguments,
     parse_options,
     parse_planes,
+    parse_region,
 )
 from manymask.errors import Interrupted, ManymaskError, PlanError
 
@@ -43,7 +44,7 @@ STARTED = time.monotonic()
 
 
 def main() -> None:
-    """Run the command line; an error that a user can act on becomes one line and exit code 2."""
+    """Run the command line; an error that a user can act on becomes one line and exit code 2, or 1."""
     # torch's threads spin while they wait, which on a machine that does anything else made steps about ten times
     # slower; asleep they cost some ten percent on an idle one (benchmarks/RESULTS.md). Set it before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -52,7 +53,7 @@ def main() -> None:
         app(prog_name="manymask")
     except ManymaskError as error:
         print_marked("error:", "bold red", " ".join(str(error).splitlines()))
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except Interrupted as error:
         print_line(str(error))
         sys.exit(128 + error.signal_number)
@@ -277,12 +278,25 @@ def predict(
     z: ZOption = None,
     t: TOption = None,
     channels: ChannelsOption = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H", help="Predict this part of each image only: left, top, width, height in pixels."
+        ),
+    ] = None,
+    tile_size: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="Longest side of an image that is seen at once. [by the model]"),
+    ] = None,
     device: DeviceOption = None,
     tta: TtaOption = False,
     object_size: ObjectSizeOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Find the instances of images and write COCO results, label images and overlays."""
+    """Find the instances of images and write COCO results, label images and overlays.
+
+    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on.
+    """
     with show_progress() as progress:
         from manymask import prediction
         from manymask.outputs import OUTPUTS
@@ -291,7 +305,15 @@ def predict(
         planes = parse_planes(page, z, t, channels)
         loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
-            loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, planes=planes, progress=progress
+            loaded,
+            images,
+            output,
+            formats=format or tuple(OUTPUTS),
+            ids=ids,
+            planes=planes,
+            region=parse_region(region),
+            tile_size=tile_size,
+            progress=progress,
         )
     for path in written:
         typer.echo(f"written to {path}")

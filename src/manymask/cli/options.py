@@ -143,3 +143,18 @@ def parse_planes(page: str | None, z: int | None, t: int | None, channels: str |
         )
     number = int(page) if page not in (None, "all") else page
     return PlaneChoice(number, z, t, tuple(int(part) for part in parts))  # pyright: ignore[reportArgumentType]
+
+
+def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
+    """Left, top, width and height of a part of an image.
+
+    Raises:
+        PlanError: It is not four whole numbers.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise PlanError(f"--region is {text!r}, expected X,Y,W,H in pixels; for example --region 2000,3000,1024,1024")
+    left, top, width, height = map(int, parts)
+    return left, top, width, height

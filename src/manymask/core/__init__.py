@@ -8,6 +8,7 @@ from manymask.core.dataset import Record as Record
 from manymask.core.dataset import Sample as Sample
 from manymask.core.image import ArraySource as ArraySource
 from manymask.core.image import ImageSource as ImageSource
+from manymask.core.image import Region as Region
 from manymask.core.image import Window as Window
 from manymask.core.instances import Instances as Instances
 from manymask.core.instances import concatenate_instances as concatenate_instances
@@ -29,3 +30,8 @@ from manymask.core.rle import encode_coco_rle as encode_coco_rle
 from manymask.core.runs import RunLengths as RunLengths
 from manymask.core.runs import concatenate_runs as concatenate_runs
 from manymask.core.runs import encode_crops as encode_crops
+from manymask.core.tiles import MergedTiles as MergedTiles
+from manymask.core.tiles import Tile as Tile
+from manymask.core.tiles import crop_runs as crop_runs
+from manymask.core.tiles import list_tiles as list_tiles
+from manymask.core.tiles import merge_tiles as merge_tiles

@@ -83,3 +83,24 @@ class ArraySource(ImageSource):
     def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
         """A view of the array."""
         return self.pixels[self._locate(window, level).slices]
+
+
+class Region(ImageSource):
+    """A part of an image as an image of its own.
+
+    Args:
+        image: The whole.
+        window: The part.
+
+    Raises:
+        IndexError: The part is not inside of the image.
+    """
+
+    def __init__(self, image: ImageSource, window: Window) -> None:
+        self.image, self.window = image, image._locate(window, 0)
+        self.size, self.num_channels, self.dtype = (window.height, window.width), image.num_channels, image.dtype
+
+    def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
+        """The pixels of a part of the part."""
+        top, left, height, width = self._locate(window, level)
+        return self.image.read(Window(self.window.top + top, self.window.left + left, height, width))

@@ -8,7 +8,7 @@ predictions that somebody has corrected to serve as labels are never lost, and a
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,13 @@ def check_outputs(folder: Path, command: str, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Generator[None]:
+def record_outputs(
+    folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True
+) -> Generator[Callable[[Iterable[str]], None]]:
     """Keep the record of the files that are written inside the block, after ``check_outputs``.
+
+    The block is given a function that takes the names of files which are whole now: after a kill the command may write
+    these over. Without it, what a killed command wrote is taken for the user's.
 
     Args:
         folder: The folder of the outputs.
@@ -85,8 +90,14 @@ def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole
                 _remove(folder, name)
         before = {}
     write_json(folder / RECORD_NAME, records | {command: before | dict.fromkeys(names)})
+
+    def note(whole: Iterable[str]) -> None:
+        digests = {name: _digest(folder / name) for name in whole if (folder / name).is_file()}
+        records = _read_records(folder)
+        write_json(folder / RECORD_NAME, records | {command: records[command] | digests})
+
     try:
-        yield
+        yield note
     finally:
         written = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
         records = _read_records(folder)  # another command may have written its own meanwhile

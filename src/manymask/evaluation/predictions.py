@@ -13,10 +13,10 @@ from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, PlanError
 from manymask.formats.stored import read_predictions
 from manymask.imaging.files import make_key
-from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.modeling.catalogue import find_model
 from manymask.plan import Plan, change_plan
 from manymask.prediction import Model, load_model, predict_tensor
+from manymask.prediction.tiling import Tiling, find_instances, load_image
 from manymask.wording import list_some
 
 
@@ -76,8 +76,13 @@ class ModelPredictions(Predictions):
     def predict(self, sample: Sample) -> Instances:
         """The predictions of an image, with labels in ``categories``."""
         self._digests[sample.name] = sample.digest
-        image = normalize_pixels(sample.pixels, str(sample.path), Normalization.of(self.model.plan))
-        return predict_tensor(self.model, image, str(sample.path)).relabel(self._labels)
+        tiling, name = Tiling.of(self.model.plan), str(sample.path)
+        loaded = load_image(sample.image, name, self.model.plan, tiling)
+        if loaded.values is not None:
+            return predict_tensor(self.model, loaded.values, name).relabel(self._labels)
+        # The cap is a tile's; images that are seen whole have no more than one tile may have.
+        self.max_detections = max(self.max_detections or 0, self.model.plan.max_detections * len(loaded.tiles))
+        return find_instances(self.model, loaded, tiling).relabel(self._labels)
 
     def describe_reuse(self) -> list[str]:
         """Notes on those of the images that the model was trained or validated on."""

@@ -1,5 +1,6 @@
 """Intensities of an image brought to [0, 1], and its channels to three."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
-from manymask.core import ArraySource, ImageSource
+from manymask.core import ArraySource, ImageSource, Window
 from manymask.errors import DatasetError
 from manymask.imaging.intensities import keep_differences
 from manymask.plan import Plan
@@ -19,6 +20,8 @@ from manymask.plan import Plan
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 # Percentiles are taken of about this many values of an image; more would hardly change them.
 NUM_SAMPLED_VALUES = 1 << 20
+# Images are measured in squares of this side, so that memory does not grow with the image.
+BLOCK_SIDE = 1024
 # With normalization=image a difference below so many standard deviations of the image's noise is not stretched to the
 # whole of [0, 1]. The percentiles of noise alone lie 5.2 apart, so that an empty image fills half of it. Images with
 # objects have more (measured): from 24 on in DSB2018 (591 images), from 17 on in EMPS (112), from 12 on in AxonDeepSeg.
@@ -94,6 +97,8 @@ def normalize_pixels(
 def measure_scale(image: ImageSource, source: str, normalization: Normalization) -> Scale:
     """Measure what brings an image to [0, 1]; the whole image is decoded, unless its type alone decides.
 
+    It is read in blocks; what is measured does not depend on them.
+
     Raises:
         DatasetError: A number of channels other than 1 or 3, values that are not finite, or by ``type`` values below 0
             or floats above 1.
@@ -101,16 +106,14 @@ def measure_scale(image: ImageSource, source: str, normalization: Normalization)
     check_channels(image, source)
     if normalization.by == "type":
         return _measure_type(image, source)
-    pixels = image.read()
-    if not np.isfinite(pixels).all():
-        raise DatasetError(
-            f"expected finite intensities, found NaN or infinity in {source}; repair or remove the image"
-        )
-    origin = int(pixels.min()) if pixels.dtype.kind in "iu" else 0
-    values = keep_differences(pixels, origin)
-    low, high = measure_range(values)
-    span = max(high - low, LEAST_NOISE_MULTIPLE * estimate_noise(values), float(np.finfo(values.dtype).tiny))
-    return Scale(low, span, origin)
+    # Values of up to 16 bits are exact from any origin; of wider ones the smallest in the image is subtracted.
+    is_counted = image.dtype.kind in "iu" and image.dtype.itemsize > 2
+    origin = min(int(pixels.min()) for _, pixels in _read_blocks(image)) if is_counted else 0
+    samples = [_sample_block(*block, origin, _choose_step(image), source) for block in _read_blocks(image)]
+    values, responses = (np.concatenate(part) for part in zip(*samples, strict=True))
+    low, high = np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE]).tolist()
+    noise = DEVIATION_OVER_MEDIAN / 6 * float(np.median(np.abs(responses))) if len(responses) else 0.0
+    return Scale(low, max(high - low, LEAST_NOISE_MULTIPLE * noise, float(np.finfo(values.dtype).tiny)), origin)
 
 
 def check_channels(image: ImageSource, source: str) -> None:
@@ -130,8 +133,11 @@ def _measure_type(image: ImageSource, source: str) -> Scale:
     """The largest number of an integer type, 1 for floats."""
     unit = float(np.iinfo(image.dtype).max) if image.dtype.kind in "iu" else 1.0
     if image.dtype.kind != "u":
-        pixels = image.read()
-        low, high = (float(value.astype(np.float32) / np.float32(unit)) for value in (pixels.min(), pixels.max()))
+        ends = [(pixels.min(), pixels.max()) for _, pixels in _read_blocks(image)]
+        low, high = (
+            float(value.astype(np.float32) / np.float32(unit))
+            for value in (np.min([low for low, _ in ends]), np.max([high for _, high in ends]))
+        )
         if not (low >= 0 and high <= 1):
             raise DatasetError(
                 f"expected intensities in [0, 1], found {low:g} to {high:g} in {source}; set normalization=image, "
@@ -140,28 +146,50 @@ def _measure_type(image: ImageSource, source: str) -> Scale:
     return Scale(0.0, unit)
 
 
-def measure_range(values: Float[np.ndarray, "height width channels"]) -> tuple[float, float]:
-    """The values that ``normalization=image`` makes 0 and 1, of all channels together, so that colours stay."""
-    step = _choose_step(values)
-    low, high = np.percentile(values[::step, ::step], [LOW_PERCENTILE, HIGH_PERCENTILE]).tolist()
-    return low, high
+def _read_blocks(image: ImageSource) -> Iterator[tuple[Window, Shaped[np.ndarray, "rows columns channels"]]]:
+    """The image in squares, each with two rows and columns more, as far as it reaches."""
+    height, width = image.size
+    for top in range(0, height, BLOCK_SIDE):
+        for left in range(0, width, BLOCK_SIDE):
+            square = Window(top, left, min(BLOCK_SIDE, height - top), min(BLOCK_SIDE, width - left))
+            rows, columns = min(BLOCK_SIDE + 2, height - top), min(BLOCK_SIDE + 2, width - left)
+            yield square, image.read(Window(top, left, rows, columns))
 
 
-def estimate_noise(values: Float[np.ndarray, "height width channels"]) -> float:
-    """Standard deviation of the noise of single pixels, of all channels together.
+def _sample_block(
+    square: Window, pixels: Shaped[np.ndarray, "rows columns channels"], origin: int, step: int, source: str
+) -> tuple[Float[np.ndarray, " values"], Float[np.ndarray, " responses"]]:
+    """The values at every ``step``-th row and column of the image that lie in a block, and the noise filter's there.
 
-    It is 0 where most places are without noise, and in images of less than 3 x 3 pixels.
+    Args:
+        square: The block.
+        pixels: Its pixels, with up to two rows and columns more for the filter.
+        origin: As in ``Scale``.
+        step: See above.
+        source: The file, for messages.
+
+    Raises:
+        DatasetError: A value is not finite.
     """
-    step, (height, width, _) = _choose_step(values), values.shape
-    if min(height, width) < 3:
-        return 0.0
-    response = sum(
-        float(NOISE_KERNEL[row, column]) * values[row : height - 2 + row : step, column : width - 2 + column : step]
-        for row, column in np.ndindex(3, 3)
-    )
-    return DEVIATION_OVER_MEDIAN / 6 * float(np.median(np.abs(response)))
+    if not np.isfinite(pixels).all():
+        raise DatasetError(
+            f"expected finite intensities, found NaN or infinity in {source}; repair or remove the image"
+        )
+    top, left = -square.top % step, -square.left % step
+    values = keep_differences(pixels[top:, left:], origin)
+    height, width = square.height - top, square.width - left
+    # Filtered are places that have all their neighbours in the image.
+    rows, columns = min(height, values.shape[0] - 2), min(width, values.shape[1] - 2)
+    if min(rows, columns) < 1:
+        response = values[:0]
+    else:
+        response = sum(
+            float(NOISE_KERNEL[row, column]) * values[row : rows + row : step, column : columns + column : step]
+            for row, column in np.ndindex(3, 3)
+        )
+    return values[:height:step, :width:step].ravel(), np.ravel(response)
 
 
-def _choose_step(values: np.ndarray) -> int:
+def _choose_step(image: ImageSource) -> int:
     """The step of rows and columns that leaves about ``NUM_SAMPLED_VALUES`` values."""
-    return max(round((values.size / NUM_SAMPLED_VALUES) ** 0.5), 1)
+    return max(round((image.size[0] * image.size[1] * image.num_channels / NUM_SAMPLED_VALUES) ** 0.5), 1)

@@ -1,19 +1,16 @@
 """The instances of images, one image after the other."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from manymask.core import Instances
+from manymask.core import ArraySource, Instances
 from manymask.errors import DatasetError, PlanError
-from manymask.imaging import Pixels, find_images, get_pixels, is_pixels, read_pixels
-from manymask.imaging.normalization import Normalization, normalize_pixels
-from manymask.plan import Plan
+from manymask.imaging import Pixels, find_images, get_pixels, is_pixels, open_image
+from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model, load_model
-from manymask.prediction.views import predict_tensor, warn_of_cap
+from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
 
 
 def predict(
@@ -56,36 +53,20 @@ def predict(
 
 
 def _predict_each(model: Model, images: Iterable[Any], min_score: float) -> Iterator[Instances]:
-    for place, (name, image) in enumerate(work_beside(lambda image: _load_image(image, model.plan), images), start=1):
-        source = name or f"image {place}"
-        instances = predict_tensor(model, image, source)
-        warn_of_cap(instances, model.postprocessing, source)
+    tiling = Tiling.of(model.plan)
+
+    def load(numbered: tuple[int, Any]) -> LoadedImage:
+        place, image = numbered
+        if isinstance(image, str | Path):
+            return load_image(open_image(Path(image)), str(image), model.plan, tiling)
+        loaded = load_image(ArraySource(get_pixels(image)), "an array", model.plan, tiling)
+        return replace(loaded, name=f"image {place}")
+
+    for loaded in work_beside(load, enumerate(images, start=1)):
+        instances = find_instances(model, loaded, tiling)
         yield instances[instances.scores >= min_score]
 
 
 def get_model(model: Model | str | Path) -> Model:
     """A model, loaded where a path or a name stands for it."""
     return model if isinstance(model, Model) else load_model(model)
-
-
-def _load_image(image: Any, plan: Plan) -> tuple[str, torch.Tensor]:
-    """The file of an image, nothing where it has none, and its values."""
-    is_file = isinstance(image, str | Path)
-    pixels, name = (read_pixels(Path(image)), str(image)) if is_file else (get_pixels(image), "")
-    return name, normalize_pixels(pixels, name or "an array", Normalization.of(plan))
-
-
-def work_beside(work: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any]:
-    """``map(work, items)`` with one item being worked on in another thread while the next one is made, or used here.
-
-    So images are read before the network needs them, and its results are written while it looks at the next image.
-    """
-    with ThreadPoolExecutor(1) as executor:
-        waiting = None
-        for item in items:
-            following = executor.submit(work, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()

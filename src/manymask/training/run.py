@@ -269,7 +269,7 @@ def reload_data(
     inspected = read_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, progress)
     found = split_data(inspected, plan)
     # The fingerprint holds all pixels and labels; plans of before have no digests of single images, and no sizes.
-    places = ("path", "val_path", "train_digests", "val_digests", "object_sizes")
+    places = ("path", "val_path", "train_digests", "val_digests", "object_sizes", "longest_object")
     if found.record.model_copy(update={name: getattr(old, name) for name in places}) != old:
         changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
         what = (

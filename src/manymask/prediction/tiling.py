@@ -1,0 +1,278 @@
+"""Images that are too large for one look of the network, in tiles; the others whole, as they are."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32
+from torch import Tensor
+
+from manymask.core import ImageSource, Instances, Tile, Window, list_tiles, merge_tiles
+from manymask.errors import FormatError, PlanError
+from manymask.imaging.normalization import Normalization, Scale, measure_scale, normalize_pixels
+from manymask.modeling.detections import make_instances
+from manymask.modeling.network import LARGEST_STRIDE
+from manymask.modeling.preprocessing import Size
+from manymask.plan import Plan
+from manymask.prediction.background import work_beside
+from manymask.prediction.model import Model
+from manymask.prediction.object_size import LARGEST_FACTOR, FactorChoice
+from manymask.prediction.partial import TileStore
+from manymask.prediction.views import TTA_FACTORS, is_capped, list_views, predict_tensor, warn_of_cap
+from manymask.wording import count_of
+
+logger = logging.getLogger(__name__)
+
+# Pixels that the network works on, at most, along a side of a tile; with ``nuclei`` memory stays below 2 GB
+# (benchmarks/RESULTS.md), and longer sides are little faster.
+TILE_SIDE = 1728
+# Pixels that the network works on from which on what lies around an object hardly changes what it finds.
+CONTEXT = 64
+# Tiles that go through the network at once on a GPU; a CPU is as fast with one, which takes less memory.
+GPU_BATCH = 4
+# A network sees a tile as it sees the whole image where windows begin at multiples of its largest stride. Where the
+# plan's factor lets none of these be whole pixels of the file, windows begin at about as many.
+LONGEST_ALIGNMENT = 128
+
+Tell = Callable[[int, str], None]
+"""Called with the number of tiles just done, and how the image comes on."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut into tiles; all in pixels of the file.
+
+    Attributes:
+        tile_size: The longest side that is seen at once.
+        overlap: Pixels that two neighbouring windows share.
+        alignment: Windows begin at multiples of so many.
+    """
+
+    tile_size: int
+    overlap: int
+    alignment: int
+
+    @classmethod
+    def of(cls, plan: Plan, tile_size: int | None = None) -> "Tiling | None":
+        """That of a plan; None where images are seen whole, as by models that resize each to one size (``min_size``).
+
+        The overlap is as long as nearly all objects of the training data, and twice the network's context. In plans
+        that do not say how long these were, the largest anchor stands for it.
+
+        Args:
+            plan: The settings of the model.
+            tile_size: In place of the default; models with ``min_size`` see each tile as an image of this size.
+
+        Raises:
+            PlanError: The tile is hardly longer than the overlap.
+        """
+        if plan.min_size and tile_size is None:
+            return None
+        factor = _find_factor(plan)
+        scale = 1.0 if plan.min_size else plan.scale * factor
+        known = None if plan.data is None else plan.data.longest_object
+        longest = max(plan.anchor_sizes) / scale if known is None else known / factor
+        half = int(np.ceil(max(longest, 2 * CONTEXT / scale) / 2))
+        alignment = _choose_alignment(scale)
+        default = max(int(TILE_SIDE / scale), 4 * half + alignment)
+        if tile_size is not None and tile_size < 2 * half + alignment:
+            raise PlanError(
+                f"tile_size is {tile_size}, but tiles of this model overlap by {2 * half} pixels; set it to at least "
+                f"{2 * half + alignment}, and better to {default}"
+            )
+        return cls(tile_size or default, 2 * half, alignment)
+
+    def list_tiles(self, size: Size) -> list[Tile]:
+        """The tiles of an image; one where it is seen whole."""
+        return list_tiles(size, self.tile_size, self.overlap, self.alignment)
+
+
+def _find_factor(plan: Plan) -> float:
+    """The factor by which ``object_size`` resizes all tiles, where it is a number."""
+    if plan.object_size is None or plan.object_size == "auto" or plan.data is None or plan.data.object_sizes is None:
+        return 1.0
+    return FactorChoice(plan.data.object_sizes, LARGEST_FACTOR).choose(plan.object_size)
+
+
+def _choose_alignment(scale: float) -> int:
+    """The fewest pixels of the file that are a whole number of largest strides."""
+    for pixels in range(1, LONGEST_ALIGNMENT + 1):
+        if abs(pixels * scale / LARGEST_STRIDE - round(pixels * scale / LARGEST_STRIDE)) < 1e-6:
+            return pixels
+    return max(round(LARGEST_STRIDE / scale), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """An image that is ready to be looked at.
+
+    Attributes:
+        name: The file, for messages.
+        image: Where its windows are read.
+        tiles: One where it is seen whole.
+        scale: What brings its windows to [0, 1], where it is seen in tiles.
+        values: The whole in [0, 1], where it is not.
+    """
+
+    name: str
+    image: ImageSource
+    tiles: list[Tile]
+    scale: Scale | None
+    values: Float32[Tensor, "3 height width"] | None
+
+
+def load_image(image: ImageSource, name: str, plan: Plan, tiling: Tiling | None) -> LoadedImage:
+    """Read an image, or where it is seen in tiles what is needed to read these.
+
+    Raises:
+        DatasetError: It is damaged, or nothing that the model can take.
+    """
+    tiles = tiling.list_tiles(image.size) if tiling else []
+    normalization = Normalization.of(plan)
+    if len(tiles) > 1:
+        return LoadedImage(name, image, tiles, measure_scale(image, name, normalization), None)
+    return LoadedImage(name, image, tiles[:1], None, normalize_pixels(image.read(), name, normalization))
+
+
+def find_instances(
+    model: Model,
+    loaded: LoadedImage,
+    tiling: Tiling | None,
+    store: TileStore | None = None,
+    tell: Tell | None = None,
+) -> Instances:
+    """Find the instances of one image, by falling score; warns where the cap on detections may have cut some off.
+
+    Seen in tiles, the cap holds for each of them. Memory grows with a tile and with what is found, not with the image.
+
+    Args:
+        model: The model.
+        loaded: The image.
+        tiling: How it was cut into tiles.
+        store: Keeps what is found in each tile, and knows what an earlier call has found.
+        tell: See ``Tell``; not called for an image that is seen whole.
+
+    Raises:
+        FormatError: A tile cannot be decoded.
+        ManymaskError: Memory is full.
+    """
+    if tiling is None or loaded.scale is None:
+        assert loaded.values is not None
+        instances = predict_tensor(model, loaded.values, loaded.name)
+        warn_of_cap(instances, model.postprocessing, loaded.name)
+        return instances
+    tiles, size = loaded.tiles, loaded.image.size
+    found = list(_look_at_tiles(_resize_whole(model, tiling), loaded, store, _Pace(loaded, model, tell)))
+    merged = merge_tiles(size, tiles, found)
+    if merged.num_stitched:
+        logger.info(
+            f"{loaded.name}: {count_of(merged.num_stitched, 'object')} longer than the overlap of {tiling.overlap} "
+            "pixels, put together of what several tiles show"
+        )
+    if num_capped := sum(is_capped(part, model.postprocessing) for part in found):
+        logger.warning(
+            f"{loaded.name}: the cap of {model.postprocessing.max_detections} detections is reached in {num_capped} of "
+            f"{len(tiles)} tiles, and more instances may be there; set detections_per_image higher, or tile_size lower"
+        )
+    return merged.instances
+
+
+def _resize_whole(model: Model, tiling: Tiling) -> Model:
+    """The model that sees a tile at the plan's factor, whatever ``max_size`` says of whole images."""
+    # Enlarged by ``object_size`` and ``tta``, too.
+    side = int(np.ceil(tiling.tile_size * model.plan.scale * _find_factor(model.plan) * max(TTA_FACTORS)))
+    max_size = max(model.plan.max_size, side) if model.plan.min_size == 0 else model.plan.max_size
+    return replace(model, plan=model.plan.model_copy(update={"max_size": max_size}))
+
+
+def _look_at_tiles(model: Model, loaded: LoadedImage, store: TileStore | None, pace: "_Pace") -> Iterator[Instances]:
+    """What each tile shows, in its own pixels; the next ones are read meanwhile."""
+    batches = _make_batches(loaded.tiles, 1 if model.detector.device.type == "cpu" else GPU_BATCH)
+
+    def load(batch: range) -> tuple[list[Instances] | None, list[Tensor]]:
+        if store is not None and (stored := store.read(batch)) is not None:
+            return stored, []
+        return None, [_read_window(loaded, loaded.tiles[index].window) for index in batch]
+
+    # Stored or computed, batches are the same, so that last digits are too.
+    for batch, (stored, images) in zip(batches, work_beside(load, batches), strict=True):
+        found = stored if stored is not None else _predict_alike(model, images, loaded.name)
+        if store is not None and stored is None:
+            store.write(batch, found)
+        pace.tell([loaded.tiles[index] for index in batch], found, is_new=stored is None)
+        yield from found
+
+
+def _make_batches(tiles: Sequence[Tile], batch_size: int) -> list[range]:
+    """Tiles that follow each other and are of one size, a few at once."""
+    batches: list[range] = []
+    for index, (_, window) in enumerate(tiles):
+        last = batches[-1] if batches else range(0)
+        if last and len(last) < batch_size and tiles[last[0]].window[2:] == window[2:]:
+            batches[-1] = range(last[0], index + 1)
+        else:
+            batches.append(range(index, index + 1))
+    return batches
+
+
+def _read_window(loaded: LoadedImage, window: Window) -> Float32[Tensor, "3 height width"]:
+    assert loaded.scale is not None
+    try:
+        return loaded.scale.apply(loaded.image.read(window))
+    except FormatError as error:
+        top, left, height, width = window
+        raise FormatError(f"{error} (in the region {left},{top},{width},{height})") from error
+
+
+def _predict_alike(model: Model, images: Sequence[Float32[Tensor, "3 _ _"]], name: str) -> list[Instances]:
+    """The instances of images of one size."""
+    if len(images) == 1 or model.plan.tta or model.plan.object_size is not None:
+        return [predict_tensor(model, image, f"a tile of {name}") for image in images]
+    size = (images[0].shape[-2], images[0].shape[-1])
+    (view,) = list_views(size, model.preprocessing)
+    found = model.detector([view.take(image.to(model.detector.device)) for image in images])
+    return [make_instances(view.map_back(detections), size, model.postprocessing) for detections in found]
+
+
+class _Pace:
+    """Says how many objects of a tiled image are found, how fast, and when it will be done."""
+
+    def __init__(self, loaded: LoadedImage, model: Model, tell: Tell | None) -> None:
+        self._name, self._tell, self._shown_score = loaded.name, tell, model.plan.shown_score
+        self._num_left, self._num_found, self._num_new = loaded.image.size[0] * loaded.image.size[1], 0, 0
+        self._started = time.monotonic()
+
+    def tell(self, tiles: Sequence[Tile], found: Sequence[Instances], *, is_new: bool) -> None:
+        """Count tiles that are done; those of an earlier call say nothing about the time."""
+        num_pixels = sum(tile.core.height * tile.core.width for tile in tiles)
+        self._num_left -= num_pixels
+        self._num_new += num_pixels if is_new else 0
+        self._num_found += sum(
+            _count_own(part, tile, self._shown_score) for part, tile in zip(found, tiles, strict=True)
+        )
+        if self._tell is not None:
+            self._tell(len(tiles), self._describe())
+
+    def _describe(self) -> str:
+        text = f"{self._name}: {count_of(self._num_found, 'object')}"
+        if self._num_new:
+            rate = self._num_new / max(time.monotonic() - self._started, 1e-6)
+            text += f", {rate / 1e6:.2g} megapixels/s, {_describe_time(self._num_left / rate)} left"
+        return text
+
+
+def _count_own(instances: Instances, tile: Tile, shown_score: float) -> int:
+    """The objects that are shown and whose boxes have their centres in the tile's core."""
+    boxes = instances.boxes[instances.scores >= shown_score]
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2 + tile.window.left, (boxes[:, 1] + boxes[:, 3]) / 2 + tile.window.top
+    top, left, height, width = tile.core
+    return int(((x >= left) & (x < left + width) & (y >= top) & (y < top + height)).sum())
+
+
+def _describe_time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
