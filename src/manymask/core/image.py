@@ -99,6 +99,7 @@ class Region(ImageSource):
     def __init__(self, image: ImageSource, window: Window) -> None:
         self.image, self.window = image, image._locate(window, 0)
         self.size, self.num_channels, self.dtype = (window.height, window.width), image.num_channels, image.dtype
+        self.pixel_size = image.pixel_size
 
     def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
         """The pixels of a part of the part."""
