@@ -278,7 +278,7 @@ def test_pages_are_images_of_their_own(model, tmp_path):
     write_images(tmp_path / "in", "b.png")
     tifffile.imwrite(tmp_path / "in" / "a.tif", pages, imagej=True, metadata={"axes": "ZYX"})
     with pytest.raises(DatasetError, match=r"a\.tif is a stack .* --z \(1 to 5\), or --page \(1 to 5, or all\)"):
-        predict_files(model, tmp_path / "in", tmp_path / "out")
+        predict_files(model, tmp_path / "in" / "a.tif", tmp_path / "out")
     predict_files(model, tmp_path / "in", tmp_path / "out", planes=PlaneChoice(page="all"), formats=["coco", "labels"])
     images = json.loads((tmp_path / "out" / "images.json").read_text())
     names = [f"a_p{number:03}" for number in range(1, 6)]
