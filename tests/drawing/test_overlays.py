@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from manymask.core import Category, Instances
+from manymask.core.palette import PALETTE
 from manymask.drawing.curves import draw_curves, draw_overlaid_curves
-from manymask.drawing.overlays import PALETTE, draw_overlay, write_picture
+from manymask.drawing.overlays import draw_overlay, write_picture
 from manymask.synthetic import make_categories, make_sample
 
 CATEGORIES = make_categories(3)

@@ -271,7 +271,11 @@ def predict(
         typer.Option(help="JSON list of file_name, id, height and width: writes test-results.json and .zip."),
     ] = None,
     format: Annotated[
-        list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
+        list[str] | None,
+        typer.Option(
+            help="coco, labels, geojson (QuPath), imagej, csv, parquet or overlay; may be given several times. "
+            "[coco, labels and overlay]"
+        ),
     ] = None,
     page: PageOption = None,
     z: ZOption = None,
@@ -282,16 +286,16 @@ def predict(
     object_size: ObjectSizeOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Find the instances of images and write COCO results, label images and overlays."""
+    """Find the instances of images and write them in the files that other tools read."""
     with show_progress() as progress:
         from manymask import prediction
-        from manymask.outputs import OUTPUTS
+        from manymask.outputs import DEFAULT_OUTPUTS
 
         values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
         planes = parse_planes(page, z, t, channels)
         loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
-            loaded, images, output, formats=format or tuple(OUTPUTS), ids=ids, planes=planes, progress=progress
+            loaded, images, output, formats=format or DEFAULT_OUTPUTS, ids=ids, planes=planes, progress=progress
         )
     for path in written:
         typer.echo(f"written to {path}")

@@ -4,20 +4,22 @@
 object. Sums over runs give the same numbers some hundred times as fast (benchmarks/RESULTS.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from manymask.core.components import split_columns
 from manymask.core.image import ImageSource, Window
-from manymask.core.runs import RunLengths, expand_ranges
+from manymask.core.runs import RunLengths, expand_ranges, iterate_groups
 
 Measurements = dict[str, np.ndarray]
 """A column of one value for each instance, by name."""
 
 # Pixels of masks that are looked at together (some 100 bytes each).
 GROUP_PIXELS = 1 << 20
+# Instances whose shapes are measured together have about this many runs (some 500 bytes each).
+GROUP_RUNS = 1 << 18
 # Side of the windows that a large image is read in.
 WINDOW_SIZE = 4096
 
@@ -27,6 +29,45 @@ _PERIMETER_WEIGHTS = np.zeros(50)
 _PERIMETER_WEIGHTS[[5, 7, 15, 17, 25, 27]] = 1
 _PERIMETER_WEIGHTS[[21, 33]] = np.sqrt(2)
 _PERIMETER_WEIGHTS[[13, 23]] = (1 + np.sqrt(2)) / 2
+
+
+def iterate_tables(
+    runs: RunLengths,
+    labels: Int64[np.ndarray, " instances"],
+    scores: Float32[np.ndarray, " instances"],
+    class_names: Sequence[str],
+    image: ImageSource | None = None,
+) -> Iterator[Measurements]:
+    """A table of measurements in parts of many instances, whose ids are their rows plus one.
+
+    Args:
+        runs: The masks.
+        labels: The class index of each; label i + 1 is ``class_names[i]``.
+        scores: The score of each.
+        class_names: The classes.
+        image: The image that the masks are of, for its values and the size of its pixels.
+
+    Returns:
+        Parts with equal columns, at least one: ``label`` (the id), ``class``, ``score``, what ``measure_shapes`` and
+        ``to_micrometres`` give, and what ``measure_intensities`` gives.
+
+    Raises:
+        ValueError: The image is of another size.
+        FormatError: The image cannot be read.
+    """
+    intensities = measure_intensities(runs, image) if image is not None else {}
+    pixel_size = getattr(image, "pixel_size", None)
+    names = np.array([*class_names], dtype=object)
+    for rows in iterate_groups(np.diff(runs.row_splits), GROUP_RUNS) if len(runs) else [slice(0, 0)]:
+        shapes = measure_shapes(runs.select(np.arange(rows.start, rows.stop)))
+        yield {
+            "label": np.arange(rows.start, rows.stop) + 1,
+            "class": names[labels[rows] - 1],
+            "score": scores[rows],
+            **shapes,
+            **(to_micrometres(shapes, pixel_size) if pixel_size else {}),
+            **{name: column[rows] for name, column in intensities.items()},
+        }
 
 
 def measure_shapes(runs: RunLengths) -> Measurements:
@@ -101,7 +142,7 @@ def measure_intensities(runs: RunLengths, image: ImageSource) -> Measurements:
     least, most = np.full(shape, np.inf), np.full(shape, -np.inf)
     for window, owner, column, top, bottom in _cut_windows(runs):
         pixels = image.read(window)
-        for here in _group(bottom - top):
+        for here in iterate_groups(bottom - top, GROUP_PIXELS):
             # Values of one instance lie behind each other, and those of several columns of it too.
             source, row = expand_ranges(top[here], (bottom - top)[here])
             values = pixels[row, column[here][source]].astype(np.float64)
@@ -167,23 +208,12 @@ def _cut_windows(
                 yield window, owner[inside], column[inside] - left, first, last
 
 
-def _group(num_pixels: Int64[np.ndarray, " parts"]) -> Iterator[slice]:
-    """Parts that follow each other and have about ``GROUP_PIXELS`` pixels together, at least one part."""
-    ends = np.cumsum(num_pixels)
-    begin = 0
-    while begin < len(num_pixels):
-        done = ends[begin - 1] if begin else 0
-        end = max(int(np.searchsorted(ends, done + GROUP_PIXELS, "right")), begin + 1)
-        yield slice(begin, end)
-        begin = end
-
-
 def _measure_perimeters(runs: RunLengths) -> Float64[np.ndarray, " instances"]:
     """scikit-image's ``perimeter``: pixels with a side at the border, weighted by how those beside them lie."""
     perimeters = np.zeros(len(runs))
     boxes = runs.boxes.astype(np.int64)
     heights, widths = boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]
-    for rows in _group((heights + 2) * (widths + 2)):
+    for rows in iterate_groups((heights + 2) * (widths + 2), GROUP_PIXELS):
         # All boxes of the group lie behind each other in one array, each with a pixel of background around.
         stride = heights[rows] + 2
         ends = np.cumsum(stride * (widths[rows] + 2))

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from manymask.core.components import split_columns
-from manymask.core.runs import RunLengths
+from manymask.core.runs import RunLengths, iterate_groups
 
 # Instances are traced in groups of about this many runs (some 500 bytes each).
 GROUP_RUNS = 1 << 18
@@ -24,8 +25,8 @@ class Outlines:
 
     Attributes:
         points: x y of the corners of pixels: pixel (row, column) is the square from (column, row) to (column + 1,
-            row + 1). Points within a straight line are left out. Outer rings run clockwise on the screen, where y points
-            down, and holes the other way; the first point is not repeated at the end.
+            row + 1). Points within a straight line are left out. Outer rings run clockwise on the screen, where y
+            points down, and holes the other way; the first point is not repeated at the end.
         ring_splits: The points of ring i are ``ring_splits[i]:ring_splits[i + 1]``.
         polygon_splits: The same for the rings of a polygon: its outer ring, then its holes.
         instance_splits: The same for the polygons of an instance; an empty mask has none.
@@ -80,14 +81,10 @@ def trace_outlines(runs: RunLengths) -> Outlines:
 
 
 def iterate_outlines(runs: RunLengths) -> Iterator[tuple[range, Outlines]]:
-    """The outlines of groups of instances, and their rows, so that memory does not grow with the number of instances."""
-    splits = runs.row_splits
-    begin = 0
-    while begin < len(runs):
-        end = max(int(np.searchsorted(splits, splits[begin] + GROUP_RUNS, "right")) - 1, begin + 1)
-        end = min(end, len(runs))
-        yield range(begin, end), trace_outlines(runs.select(np.arange(begin, end)))
-        begin = end
+    """The outlines of groups of instances with their rows, so that memory does not grow with their number."""
+    for rows in iterate_groups(np.diff(runs.row_splits), GROUP_RUNS):
+        group = range(rows.start, rows.stop)
+        yield group, trace_outlines(runs.select(np.asarray(group)))
 
 
 def _link_edges(
@@ -190,5 +187,4 @@ def _to_splits(counts: np.ndarray) -> Int64[np.ndarray, " _"]:
 
 
 def _iterate_ranges(splits: np.ndarray) -> Iterator[tuple[int, int]]:
-    bounds = splits.tolist()
-    return zip(bounds[:-1], bounds[1:], strict=True)
+    return pairwise(splits.tolist())

@@ -18,7 +18,7 @@ from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices, 
 from manymask.imaging.files import check_unique_names
 from manymask.imaging.normalization import Normalization, check_channels, normalize_pixels
 from manymask.imaging.raster import check_declared_size
-from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
+from manymask.outputs import DEFAULT_OUTPUTS, OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import Plan
 from manymask.prediction.model import Model
 from manymask.prediction.predicting import get_model, work_beside
@@ -33,7 +33,7 @@ def predict_files(
     images: str | Path,
     output: str | Path,
     *,
-    formats: Sequence[str] = tuple(OUTPUTS),
+    formats: Sequence[str] = DEFAULT_OUTPUTS,
     ids: str | Path | None = None,
     planes: PlaneChoice = ONE_PLANE,
     progress: Progress | None = None,
@@ -47,9 +47,13 @@ def predict_files(
     Args:
         model: The model, or its run folder or checkpoint.
         images: An image, a folder of images, or a folder of class folders.
-        output: Where to write: ``predictions.json`` and ``images.json``, or with ``ids`` ``test-results.json`` and
-            ``test-results.zip``; ``labels/<stem>.tif`` and ``.csv``; ``overlays/<stem>.png``.
-        formats: Which of ``OUTPUTS`` to write: ``coco``, ``labels``, ``overlay``.
+        output: Where to write.
+        formats: What to write: ``coco`` (``predictions.json`` and ``images.json``, or with ``ids``
+            ``test-results.json`` and ``test-results.zip``), ``labels`` (``labels/<stem>.tif`` and ``.csv``, and
+            ``overlaps/<stem>.tif`` where predictions overlap), ``geojson`` (``geojson/<stem>.geojson.gz``), ``imagej``
+            (``imagej/<stem>.zip``), ``csv`` and ``parquet`` (``measurements/<stem>.csv``, ``.parquet``), ``overlay``
+            (``overlays/<stem>.png``); all but ``coco`` hold what the score threshold shows. docs/outputs.md says which
+            tools open them.
         ids: A list of {file_name, id, height, width} that gives the images their ids.
         planes: Which image is taken of files that hold several, and which channels; with ``page="all"`` each page is an
             image of its own, named ``<stem>_p001`` and so on.
@@ -60,6 +64,7 @@ def predict_files(
 
     Raises:
         DatasetError: An image cannot be read, or the ids and the images do not meet.
+        ManymaskError: A format needs a package that is not installed; the extra ``tables`` has pyarrow.
         PlanError: There is no such output format, files that ``predict_files`` did not write are in the way, or ``ids``
             are given with all pages.
     """
@@ -74,6 +79,8 @@ def predict_files(
     stems = [file.stem for file in files]
     check_unique_names((file.stem, file.path) for file in files)
     kinds = [Submission if ids and name == "coco" else OUTPUTS[name] for name in dict.fromkeys(formats)]
+    for kind in kinds:
+        kind.check()
     names = [name for kind in kinds for name in kind.list_files(stems)]
     check_outputs(output, "predict", names)
     is_folder = [path for _, path in found] != [images]  # an OME-Zarr image is a folder too
@@ -117,7 +124,7 @@ def predict_files(
             f"no instance has a score of {model.plan.shown_score:g} or more: label images and overlays are empty, "
             f"and {num_found} have a lower one; set score_threshold lower, or train longer"
         )
-    places = dict.fromkeys(name.partition("/")[0] for name in names)
+    places = dict.fromkeys(name.partition("/")[0] for name in names if (output / name).exists())
     return [output / place for place in sorted(places, key=lambda place: "." in place)]  # folders first
 
 

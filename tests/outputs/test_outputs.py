@@ -18,7 +18,7 @@ KINDS = [*OUTPUTS.values(), Submission]
 def make_instances(num_instances: int) -> Instances:
     masks = np.zeros((num_instances, 8, 12), dtype=bool)
     for place in range(num_instances):
-        masks[place, 2:5, 3 * place : 3 * place + 2] = True
+        masks[place, 2:5, 3 * place : 3 * place + 4] = True  # which overlap
     runs = Instances.from_masks(masks, np.ones(num_instances, dtype=np.int64)).runs
     scores = np.linspace(0.9, 0.1, num_instances).astype(np.float32)
     return Instances.from_runs(runs, np.ones(num_instances, dtype=np.int64), scores=scores)
@@ -37,6 +37,7 @@ def write_some(kind, folder, *, num_images=2):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_writes_the_files_that_it_lists(kind, tmp_path):
+    kind.check()
     assert write_some(kind, tmp_path) == set(kind.list_files(["image0", "image1"]))
 
 
