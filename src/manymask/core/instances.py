@@ -1,5 +1,6 @@
 """Instances: the masks of an image as runs, with a table of one row each."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -163,7 +164,7 @@ class Instances:
         ranked = self.sort_by_id()
         ids = {"label": np.arange(len(ranked)) + 1}
         features = encode_features(ranked.runs, ranked.labels, ranked.scores, self._name_classes(class_names), ids)
-        return {"type": "FeatureCollection", "features": list(features)}
+        return {"type": "FeatureCollection", "features": [json.loads(feature) for feature in features]}
 
     def to_dataframe(
         self,

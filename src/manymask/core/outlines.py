@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -39,19 +37,6 @@ class Outlines:
 
     def __len__(self) -> int:
         return len(self.instance_splits) - 1
-
-    def to_lists(self, *, is_closed: bool = False) -> list[list[list[list[list[int]]]]]:
-        """The polygons of each instance, each a list of rings of [x, y].
-
-        Args:
-            is_closed: Whether the first point of a ring is repeated at its end, as in GeoJSON.
-        """
-        points: Any = self.points.tolist()
-        rings = [points[begin:end] for begin, end in _iterate_ranges(self.ring_splits)]
-        if is_closed:
-            rings = [[*ring, ring[0]] for ring in rings]
-        polygons = [rings[begin:end] for begin, end in _iterate_ranges(self.polygon_splits)]
-        return [polygons[begin:end] for begin, end in _iterate_ranges(self.instance_splits)]
 
 
 def trace_outlines(runs: RunLengths) -> Outlines:
@@ -184,7 +169,3 @@ def _gather_polygons(
 
 def _to_splits(counts: np.ndarray) -> Int64[np.ndarray, " _"]:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _iterate_ranges(splits: np.ndarray) -> Iterator[tuple[int, int]]:
-    return pairwise(splits.tolist())

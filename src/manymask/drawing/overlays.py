@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,14 @@ def draw_image_overlay(
         return draw_overlay(image.read(), instances, categories, score_threshold=score_threshold)
     factor = -(-max(image.size) // _LONG_SIDE)
     shown = instances[instances.scores >= score_threshold]
-    canvas = np.ascontiguousarray(to_8bit(_read_smaller(image, factor)))
+    canvas = np.array(to_8bit(_read_smaller(image, factor)))
     for rows, outlines in iterate_outlines(shown.runs):
         # Corners of pixels on the canvas in 1/256, for OpenCV, whose whole numbers are the middles of pixels.
         points = np.round((outlines.points / factor - 0.5) * 256).astype(np.int32)
-        ring_splits = outlines.ring_splits[outlines.polygon_splits[outlines.instance_splits]].tolist()
-        for row, first, last in zip(rows, ring_splits[:-1], ring_splits[1:], strict=True):
-            splits = outlines.ring_splits
-            rings = [points[splits[ring] : splits[ring + 1]] for ring in range(first, last)]
-            color = PALETTE[(int(shown.labels[row]) - 1) % len(PALETTE)]
-            cv2.polylines(canvas, rings, isClosed=True, color=color, shift=8)
+        rings = [points[begin:end] for begin, end in pairwise(outlines.ring_splits.tolist())]
+        splits = outlines.polygon_splits[outlines.instance_splits].tolist()
+        for label, (begin, end) in zip(shown.labels[np.asarray(rows)].tolist(), pairwise(splits), strict=True):
+            cv2.polylines(canvas, rings[begin:end], True, PALETTE[(label - 1) % len(PALETTE)], shift=8)
     return np.concatenate([canvas, _draw_legend(canvas.shape[1], shown, categories)])
 
 

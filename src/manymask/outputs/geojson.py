@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import logging
 from collections.abc import Sequence
 
@@ -45,7 +44,7 @@ class GeoJson(OutputWriter):
                 for feature in encode_features(
                     part.runs, part.labels, part.scores, self.class_names, measured, image.file_name
                 ):
-                    text.write(separator + json.dumps(feature, separators=(",", ":")))
+                    text.write(separator + feature)
                     separator = ",\n"
             text.write("\n]}\n")
             text.flush()

@@ -3,9 +3,11 @@
 import logging
 import zipfile
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import roifile
+from jaxtyping import Float32, Int64
 
 from manymask.core import Instances
 from manymask.core.files import replace_file
@@ -35,47 +37,49 @@ class ImagejRois(OutputWriter):
         path = self.folder / "imagej" / f"{image.name}.zip"
         if len(shown) > MANY_ROIS:
             logger.warning(f"{path} holds {len(shown)} ROIs, which makes ImageJ slow; label images (labels/) are fast")
-        num_digits = len(str(len(shown)))
-        with replace_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        boxes, num_digits = shown.runs.boxes.astype(np.int64).tolist(), len(str(len(shown)))
+        with replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:
             for rows, outlines in iterate_outlines(shown.runs):
-                for row, polygons in zip(rows, outlines.to_lists(), strict=True):
-                    if not polygons:
+                rings = [outlines.points[begin:end] for begin, end in pairwise(outlines.ring_splits.tolist())]
+                splits = outlines.polygon_splits[outlines.instance_splits].tolist()
+                for row, (begin, end) in zip(rows, pairwise(splits), strict=True):
+                    if begin == end:
                         continue
-                    roi = make_roi(polygons)
+                    roi = make_roi(rings[begin:end], boxes[row])
                     label = int(shown.labels[row])
                     roi.group = label if label <= _MAX_GROUP else 0  # as many groups as ImageJ has
                     # The id of the label image, the class and the score, so that the ROI Manager shows them.
                     roi.name = f"{row + 1:0{num_digits}} {self.class_names[label - 1]} {shown.scores[row]:.3f}"
                     entry = zipfile.ZipInfo(f"{row + 1:0{num_digits}}.roi")  # of a fixed date: equal files
-                    entry.compress_type = zipfile.ZIP_DEFLATED
                     archive.writestr(entry, roi.tobytes())
 
 
-def make_roi(polygons: list[list[list[list[int]]]]) -> roifile.ImagejRoi:
+def make_roi(rings: Sequence[Int64[np.ndarray, "_ 2"]], box: Sequence[int]) -> roifile.ImagejRoi:
     """A ROI of one instance: a traced polygon, or a composite of rings where it has holes or several parts.
 
     Args:
-        polygons: Of each part its outer ring and its holes, as points x y on pixel corners.
+        rings: All outer rings and holes, as points x y on pixel corners.
+        box: x1 y1 x2 y2 of the instance.
     """
-    rings = [np.array(ring) for polygon in polygons for ring in polygon]
-    left, top = np.min([ring.min(axis=0) for ring in rings], axis=0).tolist()
-    right, bottom = np.max([ring.max(axis=0) for ring in rings], axis=0).tolist()
-    if len(rings) == 1 and max(right, bottom) <= _MAX_INTEGER:
-        roi = roifile.ImagejRoi.frompoints(rings[0], name="")
-        roi.roitype = roifile.ROI_TYPE.TRACED  # what ImageJ's wand makes: corners of pixels
-    elif len(rings) == 1:  # 16 bits do not hold such coordinates
-        roi = roifile.ImagejRoi.frompoints(rings[0].astype(np.float32), name="")
-        roi.roitype = roifile.ROI_TYPE.POLYGON
-    else:
-        roi = roifile.ImagejRoi()
+    roi = roifile.ImagejRoi()
+    roi.left, roi.top, roi.right, roi.bottom = box
+    if len(rings) > 1:
         roi.roitype = roifile.ROI_TYPE.RECT
         roi.multi_coordinates = np.concatenate([_to_path(ring) for ring in rings])
         roi.shape_roi_size = len(roi.multi_coordinates)
-    roi.left, roi.top, roi.right, roi.bottom = left, top, right, bottom
+        return roi
+    roi.n_coordinates = len(rings[0])
+    roi.integer_coordinates = (rings[0] - box[:2]).astype(np.int32)
+    if max(box) <= _MAX_INTEGER:
+        roi.roitype = roifile.ROI_TYPE.TRACED  # what ImageJ's wand makes: corners of pixels
+    else:  # the box is of 16 bits, from which integer coordinates are counted
+        roi.roitype = roifile.ROI_TYPE.POLYGON
+        roi.options |= roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+        roi.subpixel_coordinates = rings[0].astype(np.float32)
     return roi
 
 
-def _to_path(ring: np.ndarray) -> np.ndarray:
+def _to_path(ring: Int64[np.ndarray, "points 2"]) -> Float32[np.ndarray, " values"]:
     """A closed path as ImageJ writes it: 0 x y to begin with, 1 x y for each line, 4 at the end."""
     path = np.ones((len(ring), 3), dtype=np.float32)
     path[0, 0], path[:, 1:] = 0, ring
