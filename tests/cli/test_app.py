@@ -265,7 +265,10 @@ def test_settings_before_the_arguments_and_some_formats(run, model, data, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--format", "png"], "there is no output format 'png'; there are: coco, labels, overlay"),
+        (
+            ["--format", "png"],
+            "there is no output format 'png'; there are: coco, labels, geojson, imagej, csv, parquet, overlay",
+        ),
         (["--epochs", "3"], "epochs is fixed by training"),
         (["--min_scor", "3"], "there is no setting 'min_scor'; did you mean 'min_score'?"),
         (["--device", "tpu"], "device is 'tpu', expected auto, cpu, cuda or cuda:N"),

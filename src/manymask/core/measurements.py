@@ -59,9 +59,10 @@ def iterate_tables(
     pixel_size = getattr(image, "pixel_size", None)
     names = np.array([*class_names], dtype=object)
     for rows in iterate_groups(np.diff(runs.row_splits), GROUP_RUNS) if len(runs) else [slice(0, 0)]:
-        shapes = measure_shapes(runs.select(np.arange(rows.start, rows.stop)))
+        here = np.arange(len(runs))[rows]
+        shapes = measure_shapes(runs.select(here))
         yield {
-            "label": np.arange(rows.start, rows.stop) + 1,
+            "label": here + 1,
             "class": names[labels[rows] - 1],
             "score": scores[rows],
             **shapes,
@@ -217,7 +218,7 @@ def _measure_perimeters(runs: RunLengths) -> Float64[np.ndarray, " instances"]:
         # All boxes of the group lie behind each other in one array, each with a pixel of background around.
         stride = heights[rows] + 2
         ends = np.cumsum(stride * (widths[rows] + 2))
-        part = runs.select(np.arange(rows.start, rows.stop))
+        part = runs.select(np.arange(len(runs))[rows])
         owner, column, top, bottom = split_columns(part)
         begin = (ends - stride * (widths[rows] + 2))[owner] + 1 + top - boxes[rows][owner, 1]
         begin += (column - boxes[rows][owner, 0] + 1) * stride[owner]
@@ -234,7 +235,7 @@ def _measure_perimeters(runs: RunLengths) -> Float64[np.ndarray, " instances"]:
         far = border[pixel - across - 1] + border[pixel - across + 1] + border[pixel + across - 1]
         far += border[pixel + across + 1]
         weights = _PERIMETER_WEIGHTS[1 + 2 * near + 10 * far]
-        perimeters[rows] = np.bincount(pixel_owner, weights=weights, minlength=rows.stop - rows.start)
+        perimeters[rows] = np.bincount(pixel_owner, weights=weights, minlength=len(part))
     return perimeters
 
 
