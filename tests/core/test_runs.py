@@ -1,4 +1,4 @@
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -273,7 +273,7 @@ class TestEncodeCrops:
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 15))
 def test_groups_are_as_large_as_allowed(sizes, most):
     groups = [sizes[group] for group in iterate_groups(np.array(sizes, dtype=np.int64), most)]
-    assert sum(groups, []) == sizes
+    assert list(chain(*groups)) == sizes
     assert all(len(group) == 1 or sum(group) <= most for group in groups)
     for group, following in pairwise(groups):
         assert sum(group) + following[0] > most

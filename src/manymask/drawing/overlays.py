@@ -20,6 +20,7 @@ from manymask.imaging.intensities import keep_differences
 from manymask.wording import count_of
 
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
+_STRIPE_HEIGHT = 256  # rows that are converted at a time
 _MAX_SIDE = 8192  # images with a longer side are made smaller, down to the long side above
 
 
@@ -115,12 +116,20 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> N
 
 def to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:
     """Stretch the brightness for display, all channels alike, so that colours stay."""
-    shown = np.nan_to_num(keep_differences(pixels[..., : 3 if pixels.shape[2] >= 3 else 1]))
-    low, high = np.percentile(shown, [0.1, 99.9])
+    shown = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
+    # Integers of up to 16 bits are exact in float32, and become floats a stripe at a time; others are first shifted.
+    if shown.dtype.kind not in "iu" or shown.dtype.itemsize > 2:
+        shown = np.nan_to_num(keep_differences(shown))
+    kind = np.result_type(shown.dtype, np.float32) if shown.dtype.kind == "f" else np.dtype(np.float32)
+    low, high = np.percentile(shown, [0.1, 99.9]).astype(kind)
     if pixels.dtype == np.uint8:
-        low = 0.0
-    grey = np.clip((shown - low) / max(high - low, np.finfo(shown.dtype).tiny), 0, 1)
-    return np.broadcast_to((grey * 255 + 0.5).astype(np.uint8), (*pixels.shape[:2], 3))
+        low = kind.type(0)
+    grey = np.empty(shown.shape, dtype=np.uint8)
+    for top in range(0, len(shown), _STRIPE_HEIGHT):
+        stripe = shown[top : top + _STRIPE_HEIGHT].astype(kind)
+        stretched = np.clip((stripe - low) / max(high - low, np.finfo(kind).tiny), 0, 1)
+        grey[top : top + _STRIPE_HEIGHT] = (stretched * 255 + 0.5).astype(np.uint8)
+    return np.broadcast_to(grey, (*pixels.shape[:2], 3))
 
 
 def _draw_outlines(canvas: UInt8[np.ndarray, "height width 3"], instances: Instances, factor: int) -> None:
