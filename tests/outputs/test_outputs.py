@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from manymask.core import ArraySource, Category, Instances, json_files
 from manymask.core.files import replace_file
@@ -49,6 +50,13 @@ def test_coco_results_are_what_json_writes(tmp_path):
     assert json.loads((tmp_path / "images.json").read_text())[1] == {
         "id": 2, "file_name": "image1.png", "name": "image1", "height": 8, "width": 12,
     }  # fmt: skip
+
+
+def test_pycocotools_reads_the_masks(tmp_path):
+    write_some(CocoResults, tmp_path)
+    results = json.loads((tmp_path / "predictions.json").read_text())
+    for result, mask in zip(results, [*make_instances(3).to_masks()] * 2, strict=True):
+        np.testing.assert_array_equal(coco_mask.decode(result["segmentation"]), mask)
 
 
 def test_nothing_found_is_an_empty_list(tmp_path):

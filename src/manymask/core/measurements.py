@@ -1,7 +1,7 @@
 """Shape and intensity of instances, measured on runs, under scikit-image's names and with its values.
 
-``skimage.measure.regionprops_table`` paints an image for each object, and again for its convex hull: milliseconds an
-object. Sums over runs give the same numbers some hundred times as fast (benchmarks/RESULTS.md).
+``skimage.measure.regionprops_table`` paints an image for each object, and again for its convex hull. Sums over runs
+give the same numbers some twenty times as fast (benchmarks/RESULTS.md), for masks that overlap too.
 """
 
 from collections.abc import Iterator, Sequence
