@@ -1,7 +1,7 @@
 """Instances: the masks of an image as runs, with a table of one row each."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -16,7 +16,7 @@ from manymask.core.label_painting import paint_label_image, rank_instances
 from manymask.core.layers import InstanceLayers, encode_layers, paint_layers
 from manymask.core.measurements import iterate_tables
 from manymask.core.rle import encode_coco_rle
-from manymask.core.runs import RunLengths, concatenate_runs, encode_crops
+from manymask.core.runs import RunLengths, concatenate_runs, encode_crops, iterate_parts
 from manymask.errors import ManymaskError
 
 
@@ -119,6 +119,11 @@ class Instances:
         return Instances(
             self.runs.select(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.iscrowd[rows]
         )
+
+    def split(self, num_runs: int) -> Iterator["Instances"]:
+        """The same instances in parts of about so many runs, at least one part."""
+        for rows, runs in iterate_parts(self.runs, num_runs):
+            yield Instances(runs, self.labels[rows], self.scores[rows], self.boxes[rows], self.iscrowd[rows])
 
     def relabel(self, labels: Int64[np.ndarray, " classes"]) -> "Instances":
         """The same instances with the label that a table, indexed by the old label, gives for each."""

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from manymask.core.components import split_columns
 from manymask.core.image import ImageSource, Window
-from manymask.core.runs import RunLengths, expand_ranges, iterate_groups
+from manymask.core.runs import RunLengths, expand_ranges, iterate_groups, iterate_parts
 
 Measurements = dict[str, np.ndarray]
 """A column of one value for each instance, by name."""
@@ -58,11 +58,10 @@ def iterate_tables(
     intensities = measure_intensities(runs, image) if image is not None else {}
     pixel_size = getattr(image, "pixel_size", None)
     names = np.array([*class_names], dtype=object)
-    for rows in iterate_groups(np.diff(runs.row_splits), GROUP_RUNS) if len(runs) else [slice(0, 0)]:
-        here = np.arange(len(runs))[rows]
-        shapes = measure_shapes(runs.select(here))
+    for rows, part in iterate_parts(runs, GROUP_RUNS):
+        shapes = measure_shapes(part)
         yield {
-            "label": here + 1,
+            "label": np.arange(rows.start, rows.stop) + 1,
             "class": names[labels[rows] - 1],
             "score": scores[rows],
             **shapes,

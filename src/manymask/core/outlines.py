@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from manymask.core.components import split_columns
-from manymask.core.runs import RunLengths, iterate_groups
+from manymask.core.runs import RunLengths, iterate_parts
 
 # Instances are traced in groups of about this many runs (some 500 bytes each).
 GROUP_RUNS = 1 << 18
@@ -67,9 +67,8 @@ def trace_outlines(runs: RunLengths) -> Outlines:
 
 def iterate_outlines(runs: RunLengths) -> Iterator[tuple[range, Outlines]]:
     """The outlines of groups of instances with their rows, so that memory does not grow with their number."""
-    for rows in iterate_groups(np.diff(runs.row_splits), GROUP_RUNS):
-        group = range(rows.start, rows.stop)
-        yield group, trace_outlines(runs.select(np.asarray(group)))
+    for rows, part in iterate_parts(runs, GROUP_RUNS):
+        yield range(rows.start, rows.stop), trace_outlines(part)
 
 
 def _link_edges(

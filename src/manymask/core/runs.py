@@ -124,6 +124,15 @@ def iterate_groups(sizes: Integer[np.ndarray, " items"], most: int) -> Iterator[
         begin = end
 
 
+def iterate_parts(runs: RunLengths, num_runs: int) -> Iterator[tuple[slice, RunLengths]]:
+    """The instances in parts of about ``num_runs`` runs, at least one part: the rows of each, and its runs."""
+    splits = runs.row_splits
+    for rows in iterate_groups(np.diff(splits), num_runs) if len(runs) else [slice(0, 0)]:
+        here = slice(splits[rows.start], splits[rows.stop])
+        owner = runs.owner[here] - rows.start
+        yield rows, RunLengths(runs.size, rows.stop - rows.start, owner, runs.start[here], runs.length[here])
+
+
 def concatenate_runs(parts: Sequence[RunLengths]) -> RunLengths:
     """Put the instances of several sets of runs of one image behind each other.
 

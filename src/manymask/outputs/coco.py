@@ -8,7 +8,7 @@ from manymask.core import Instances
 from manymask.core.json_files import JsonList
 from manymask.formats import encode_coco_results
 from manymask.formats.stored import IMAGES_NAME, PREDICTIONS_NAME
-from manymask.outputs.writer import ImageEntry, OutputWriter
+from manymask.outputs.writer import GROUP_RUNS, ImageEntry, OutputWriter
 
 
 class CocoResults(OutputWriter):
@@ -25,7 +25,8 @@ class CocoResults(OutputWriter):
 
     def write(self, image: ImageEntry, instances: Instances) -> None:
         """Add the image and its predictions."""
-        self._results.extend(encode_coco_results(instances, image.id, self.categories))
+        for part in instances.split(GROUP_RUNS):
+            self._results.extend(encode_coco_results(part, image.id, self.categories))
         height, width = instances.size
         entry = {"id": image.id, "file_name": image.file_name, "name": image.name, "height": height, "width": width}
         self._images.extend([entry])

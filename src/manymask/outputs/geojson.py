@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from manymask.core import Instances
 from manymask.core.files import replace_file
 from manymask.core.geojson import encode_features
-from manymask.core.measurements import iterate_tables
+from manymask.core.measurements import GROUP_RUNS, iterate_tables
 from manymask.outputs.writer import ImageEntry, OutputWriter
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class GeoJson(OutputWriter):
             text = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
             text.write('{"type": "FeatureCollection", "features": [')
             separator = "\n"
-            for table in iterate_tables(shown.runs, shown.labels, shown.scores, self.class_names):
-                part = shown[table["label"] - 1]
+            tables = iterate_tables(shown.runs, shown.labels, shown.scores, self.class_names)
+            for table, part in zip(tables, shown.split(GROUP_RUNS), strict=True):
                 measured = {name: table[name] for name in _MEASURED}
                 for feature in encode_features(
                     part.runs, part.labels, part.scores, self.class_names, measured, image.file_name

@@ -10,7 +10,7 @@ from manymask.core.files import replace_file
 from manymask.core.json_files import JsonList
 from manymask.formats import encode_coco_results
 from manymask.formats.submission import ARCHIVE_NAME, RESULTS_NAME
-from manymask.outputs.writer import ImageEntry, OutputWriter
+from manymask.outputs.writer import GROUP_RUNS, ImageEntry, OutputWriter
 
 
 class Submission(OutputWriter):
@@ -28,7 +28,8 @@ class Submission(OutputWriter):
 
     def write(self, image: ImageEntry, instances: Instances) -> None:
         """Add the predictions of an image."""
-        self._results.extend(encode_coco_results(instances, image.id, self.categories))
+        for part in instances.split(GROUP_RUNS):
+            self._results.extend(encode_coco_results(part, image.id, self.categories))
         self._num_left -= 1
 
     def close(self) -> None:

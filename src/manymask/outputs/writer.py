@@ -8,6 +8,10 @@ from pathlib import Path
 
 from manymask.core import Category, ImageSource, Instances
 
+# Predictions are encoded in parts of about this many runs (some kilobyte each), so that memory depends little on how
+# many there are.
+GROUP_RUNS = 1 << 18
+
 
 @dataclass(frozen=True, eq=False)
 class ImageEntry:
