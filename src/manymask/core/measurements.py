@@ -56,7 +56,7 @@ def iterate_tables(
         FormatError: The image cannot be read.
     """
     intensities = measure_intensities(runs, image) if image is not None else {}
-    pixel_size = getattr(image, "pixel_size", None)
+    pixel_size = image.pixel_size if image is not None else None
     names = np.array([*class_names], dtype=object)
     for rows, part in iterate_parts(runs, GROUP_RUNS):
         shapes = measure_shapes(part)

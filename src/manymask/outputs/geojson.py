@@ -42,7 +42,7 @@ class GeoJson(OutputWriter):
             for table, part in zip(tables, shown.split(GROUP_RUNS), strict=True):
                 measured = {name: table[name] for name in _MEASURED}
                 for feature in encode_features(
-                    part.runs, part.labels, part.scores, self.class_names, measured, image.file_name
+                    part.runs, part.labels, part.scores, self.class_names, measured, image.name
                 ):
                     text.write(separator + feature)
                     separator = ",\n"

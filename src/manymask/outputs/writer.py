@@ -32,7 +32,7 @@ class ImageEntry:
     @property
     def pixel_size(self) -> tuple[float, float] | None:
         """(height, width) of a pixel in micrometres, where the file gives it."""
-        return getattr(self.image, "pixel_size", None)
+        return self.image.pixel_size
 
 
 class OutputWriter(ABC):
