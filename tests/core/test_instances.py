@@ -231,3 +231,9 @@ class TestCost:
         crop = np.eye(1024, dtype=bool)
         runs = encode_crops(((i, i, crop) for i in range(200)), self.SIZE)
         assert (runs.areas == 1024).all()
+
+
+@given(strategies.stacks(), st.integers(1, 20))
+def test_parts_together_are_the_whole(masks, num_runs):
+    instances = make_instances(masks)
+    assert_same_instances(concatenate_instances(list(instances.split(num_runs))), instances)

@@ -1,3 +1,5 @@
+from itertools import chain, pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from manymask.core import RunLengths, concatenate_runs, encode_crops
 from manymask.core import runs as runs_module
+from manymask.core.runs import iterate_groups
 from tests import dense, strategies
 
 SIZE = (6, 5)
@@ -265,3 +268,12 @@ class TestEncodeCrops:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs_module, "CROP_PIXELS", crop_pixels)
             dense.assert_same_runs(encode_crops(crops, masks.shape[1:]), dense.encode_runs(masks))
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 15))
+def test_groups_are_as_large_as_allowed(sizes, most):
+    groups = [sizes[group] for group in iterate_groups(np.array(sizes, dtype=np.int64), most)]
+    assert list(chain(*groups)) == sizes
+    assert all(len(group) == 1 or sum(group) <= most for group in groups)
+    for group, following in pairwise(groups):
+        assert sum(group) + following[0] > most

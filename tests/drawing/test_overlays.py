@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from manymask.core import Category, Instances
+from manymask.core import ArraySource, Category, Instances
+from manymask.core.palette import PALETTE
+from manymask.drawing import overlays
 from manymask.drawing.curves import draw_curves, draw_overlaid_curves
-from manymask.drawing.overlays import PALETTE, draw_overlay, write_picture
+from manymask.drawing.overlays import draw_image_overlay, draw_overlay, write_picture
 from manymask.synthetic import make_categories, make_sample
 
 CATEGORIES = make_categories(3)
@@ -240,3 +242,30 @@ class TestOverlaidCurves:
         loss, _ = self.draw(tmp_path, curves)
         inside = loss[:430, 100:600]  # without the legend
         assert min(self.count(inside, color) for color in (self.BLUE, self.ORANGE)) > 20
+
+
+class TestVeryLargeImages:
+    @pytest.mark.parametrize("num_channels", [1, 3, 5])
+    def test_is_smaller_with_its_outlines_in_place(self, num_channels, monkeypatch):
+        monkeypatch.setattr(overlays, "_MAX_SIDE", 500)
+        monkeypatch.setattr(overlays, "_LONG_SIDE", 250)
+        pixels = np.full((450, 999, num_channels), 7, dtype=np.uint16)
+        pixels[:, 500:] = 4000
+        picture = draw_image_overlay(
+            ArraySource(pixels), make_instances((450, 999), (100, 200, 200, 320), labels=[2]), CATEGORIES
+        )
+        assert picture.shape[1] == 250  # a quarter, rounded up
+        rows, columns = np.nonzero(find_colour(picture[:113], 2))
+        assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 50, 50, 80)
+        assert len(rows) == 2 * (26 + 31) - 4  # a line of one pixel
+        assert picture[0, 0].tolist() == [0, 0, 0]
+        assert picture[0, 249].tolist() == [255, 255, 255]
+
+    def test_smaller_images_are_drawn_as_ever(self):
+        pixels, instances = np.zeros((80, 90, 1), dtype=np.uint8), make_instances((80, 90), (10, 20, 15, 26))
+        found = draw_image_overlay(ArraySource(pixels), instances, CATEGORIES)
+        np.testing.assert_array_equal(found, draw_overlay(pixels, instances, CATEGORIES))
+
+    def test_instances_of_another_size_are_refused(self):
+        with pytest.raises(ValueError, match="expected instances of the image's size"):
+            draw_image_overlay(ArraySource(np.zeros((80, 90, 1), np.uint8)), make_instances((8, 9)), CATEGORIES)

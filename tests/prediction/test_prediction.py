@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import sys
 import time
 import warnings
 import zipfile
@@ -259,7 +260,8 @@ def test_label_images_and_overlays_show_scores_from_the_threshold_on(run, tmp_pa
         run, settings={"score_threshold": float(np.median(predict_one(load_model(run), folder / "a.png").scores))}
     )
     written = predict_files(model, folder, tmp_path / "out")
-    assert {path.name for path in written} == {"labels", "overlays", "predictions.json", "images.json"}
+    names = {path.name for path in written} - {"overlaps"}  # which is there if predictions overlap
+    assert names == {"labels", "overlays", "predictions.json", "images.json"}
     rows = (tmp_path / "out" / "labels" / "a.csv").read_text().splitlines()
     scores = [float(row.split(",")[2]) for row in rows[1:]]
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -309,13 +311,22 @@ def test_a_zarr_image_is_predicted_as_a_file_is(model, tmp_path):
     assert first == second != []
 
 
-@pytest.mark.parametrize("formats", [["labels"], ["overlay"], ["labels", "coco"], []])
+@pytest.mark.parametrize("formats", [["labels"], ["overlay"], ["labels", "coco"], [], [*OUTPUTS]])
 def test_only_the_wanted_formats_are_written(model, tmp_path, formats):
     folder = write_images(tmp_path / "in", "a.png")
     written = predict_files(model, folder / "a.png", tmp_path / "out", formats=formats)
     expected = {"coco": {"predictions.json", "images.json"}, "labels": {"labels"}, "overlay": {"overlays"}}
+    expected |= {"geojson": {"geojson"}, "imagej": {"imagej"}, "csv": {"measurements"}, "parquet": {"measurements"}}
     there = {path.name for path in (tmp_path / "out").glob("[!.]*")}
-    assert there == {path.name for path in written} == set().union(*(expected[name] for name in formats))
+    assert there == {path.name for path in written}
+    assert there - {"overlaps"} == set().union(*(expected[name] for name in formats))
+
+
+def test_a_format_without_its_package_is_refused_before_the_first_image(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ManymaskError, match="needs pyarrow"):
+        predict_files(model, write_images(tmp_path / "in", "a.png"), tmp_path / "out", formats=["parquet"])
+    assert not (tmp_path / "out").exists()
 
 
 def list_files(folder: Path) -> set[str]:
@@ -347,7 +358,7 @@ def test_what_was_predicted_before_goes(model, tmp_path):
     first, second = write_images(tmp_path / "1", "a.png", "b.png"), write_images(tmp_path / "2", "c.png")
     predict_files(model, first, tmp_path / "out")
     predict_files(model, second, tmp_path / "out", formats=["labels"])
-    assert list_files(tmp_path / "out") == {"labels/c.tif", "labels/c.csv"}
+    assert list_files(tmp_path / "out") - {"overlaps/c.tif"} == {"labels/c.tif", "labels/c.csv"}
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_first_image(model, tmp_path):
@@ -362,7 +373,8 @@ def test_long_names(model, tmp_path):
     longest = "x" * 251
     write_images(tmp_path / "in", f"{longest}.tif")
     predict_files(model, tmp_path / "in", tmp_path / "out", formats=["labels"])
-    assert list_files(tmp_path / "out") == {f"labels/{longest}.tif", f"labels/{longest}.csv"}
+    written = list_files(tmp_path / "out") - {f"overlaps/{longest}.tif"}
+    assert written == {f"labels/{longest}.tif", f"labels/{longest}.csv"}
     write_images(tmp_path / "cells" / f"{longest}xyz", "image.tif", "class1.tif")
     with pytest.raises(ManymaskError, match="the name is longer than the file system allows; rename the image"):
         predict_files(model, tmp_path / "cells", tmp_path / "more", formats=["labels"])

@@ -272,7 +272,11 @@ def predict(
         typer.Option(help="JSON list of file_name, id, height and width: writes test-results.json and .zip."),
     ] = None,
     format: Annotated[
-        list[str] | None, typer.Option(help="coco, labels or overlay; may be given several times. [all]")
+        list[str] | None,
+        typer.Option(
+            help="coco, labels, geojson (QuPath), imagej, csv, parquet or overlay; may be given several times. "
+            "[coco, labels and overlay]"
+        ),
     ] = None,
     page: PageOption = None,
     z: ZOption = None,
@@ -293,13 +297,13 @@ def predict(
     object_size: ObjectSizeOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Find the instances of images and write COCO results, label images and overlays.
+    """Find the instances of images and write them in the files that other tools read.
 
     Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on.
     """
     with show_progress() as progress:
         from manymask import prediction
-        from manymask.outputs import OUTPUTS
+        from manymask.outputs import DEFAULT_OUTPUTS
 
         values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
         planes = parse_planes(page, z, t, channels)
@@ -308,7 +312,7 @@ def predict(
             loaded,
             images,
             output,
-            formats=format or tuple(OUTPUTS),
+            formats=format or DEFAULT_OUTPUTS,
             ids=ids,
             planes=planes,
             region=parse_region(region),

@@ -1,14 +1,23 @@
 """Instances: the masks of an image as runs, with a table of one row each."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Integer
+from jaxtyping import Bool, Float32, Int32, Int64, Integer, Shaped
 from numpy.typing import ArrayLike
 
+from manymask.core.geojson import encode_features
+from manymask.core.image import ArraySource, ImageSource
+from manymask.core.label_painting import paint_label_image, rank_instances
 from manymask.core.layers import InstanceLayers, encode_layers, paint_layers
-from manymask.core.runs import RunLengths, concatenate_runs, encode_crops
+from manymask.core.measurements import iterate_tables
+from manymask.core.rle import encode_coco_rle
+from manymask.core.runs import RunLengths, concatenate_runs, encode_crops, iterate_parts
+from manymask.errors import ManymaskError
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +120,11 @@ class Instances:
             self.runs.select(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.iscrowd[rows]
         )
 
+    def split(self, num_runs: int) -> Iterator["Instances"]:
+        """The same instances in parts of about so many runs, at least one part."""
+        for rows, runs in iterate_parts(self.runs, num_runs):
+            yield Instances(runs, self.labels[rows], self.scores[rows], self.boxes[rows], self.iscrowd[rows])
+
     def relabel(self, labels: Int64[np.ndarray, " classes"]) -> "Instances":
         """The same instances with the label that a table, indexed by the old label, gives for each."""
         return replace(self, labels=labels[self.labels])
@@ -126,6 +140,98 @@ class Instances:
         for owner, start, length in zip(self.runs.owner, self.runs.start, self.runs.length, strict=True):
             masks[owner, start : start + length] = True
         return masks.reshape(len(self), width, height).transpose(0, 2, 1)
+
+    def sort_by_id(self) -> "Instances":
+        """The instances in the order of their ids in ``to_labels``: id i + 1 is row i.
+
+        Crowd regions are left out, and instances of which a label image shows no pixel come last.
+        """
+        return self[rank_instances(self.runs, self.scores, self.iscrowd)[0]]
+
+    def to_labels(self) -> Int32[np.ndarray, "height width"]:
+        """One label image, 0 for background: ids from 1 by falling score, an overlap goes to the higher score.
+
+        What ``predict`` finds has its rows in that order, so that id i + 1 is row i, unless other masks hide a mask;
+        ``sort_by_id`` puts rows in the order of ids. Crowd regions are left out.
+        """
+        rows, num_visible = rank_instances(self.runs, self.scores, self.iscrowd)
+        return paint_label_image(self.runs.select(rows[:num_visible]))
+
+    def to_geojson(self, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+        """A FeatureCollection that QuPath, QGIS and geopandas read, with exact outlines in pixels of the image.
+
+        ``json.dump`` writes it to a file. Features are in the order of ``sort_by_id``, and their measurement ``label``
+        is the id in ``to_labels``.
+
+        Args:
+            class_names: The classes; label i + 1 is the i-th. By default ``class 1``, ``class 2`` and so on.
+        """
+        ranked = self.sort_by_id()
+        ids = {"label": np.arange(len(ranked)) + 1}
+        features = encode_features(ranked.runs, ranked.labels, ranked.scores, self._name_classes(class_names), ids)
+        return {"type": "FeatureCollection", "features": [json.loads(feature) for feature in features]}
+
+    def to_dataframe(
+        self,
+        image: ImageSource | Shaped[np.ndarray, "height width *channels"] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Any:
+        """A pandas table of one row an instance, with measurements under scikit-image's names.
+
+        Args:
+            image: The image, for its intensities; and, of one that was opened from a file, the size of its pixels.
+            class_names: The classes; label i + 1 is the i-th. By default ``class 1``, ``class 2`` and so on.
+
+        Returns:
+            ``label`` (the id in ``to_labels``), ``class``, ``score``, ``area``, ``centroid-0``, ``centroid-1``,
+            ``bbox-0`` to ``bbox-3``, ``perimeter``, ``eccentricity``, ``solidity``, ``orientation``,
+            ``axis_major_length``, ``axis_minor_length``, in pixels; ``area_um2`` and others that end in ``_um`` where
+            the size of a pixel is known; with an image ``intensity_mean``, ``_min``, ``_max`` and ``_std``.
+
+        Raises:
+            ManymaskError: pandas is not installed.
+            ValueError: The image is of another size.
+        """
+        pandas = import_extra("pandas", "tables")
+        if isinstance(image, np.ndarray):
+            image = ArraySource(image if image.ndim == 3 else image[..., None])
+        ranked, names = self.sort_by_id(), self._name_classes(class_names)
+        tables = iterate_tables(ranked.runs, ranked.labels, ranked.scores, names, image)
+        return pandas.concat([pandas.DataFrame(table) for table in tables], ignore_index=True)
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` with all rows, in their order.
+
+        Masks are supervision's ``CompactMask``, which holds runs inside of boxes: no mask of the image's size is made
+        until one is asked for.
+
+        Raises:
+            ManymaskError: supervision is not installed.
+        """
+        supervision = import_extra("supervision", "supervision")
+        boxes = self.runs.boxes - np.array([0, 0, 1, 1], dtype=np.float32)  # the last pixel is inside, as there
+        masks = supervision.CompactMask.from_coco_rle(encode_coco_rle(self.runs), boxes, self.size)
+        return supervision.Detections(xyxy=self.boxes, mask=masks, confidence=self.scores, class_id=self.labels)
+
+    def _name_classes(self, class_names: Sequence[str] | None) -> Sequence[str]:
+        num_classes = int(self.labels.max(initial=0))
+        if class_names is None:
+            return [f"class {label}" for label in range(1, num_classes + 1)]
+        if len(class_names) < num_classes:
+            raise ValueError(f"expected names of {num_classes} classes, got {len(class_names)}")
+        return class_names
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Load a package that is not part of every installation.
+
+    Raises:
+        ManymaskError: It is not there; names the extra that it comes with.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ManymaskError(f"this needs {module}; install it with: pip install 'manymask[{extra}]'") from error
 
 
 def concatenate_instances(parts: Sequence[Instances]) -> Instances:

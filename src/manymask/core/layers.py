@@ -72,7 +72,7 @@ def paint_layers(runs: RunLengths) -> InstanceLayers:
     overlap that this packing finds; at least one. That is small for ground truth, which this is for. Predictions may
     pile up without limit: ``manymask.formats.write_label_image`` paints them as one label image.
     """
-    layer_of = _assign_layers(runs)
+    layer_of = assign_layers(runs)
     height, width = runs.size
     num_layers = int(layer_of.max(initial=0)) + 1
     layers = np.empty((num_layers, height, width), dtype=np.int32)
@@ -88,7 +88,7 @@ def paint_layers(runs: RunLengths) -> InstanceLayers:
     return InstanceLayers(layers)
 
 
-def _assign_layers(runs: RunLengths) -> Int64[np.ndarray, " instances"]:
+def assign_layers(runs: RunLengths) -> Int64[np.ndarray, " instances"]:
     """The layer of each instance: the first one that no overlapping instance before it has taken."""
     layer_of = np.zeros(runs.num_instances, dtype=np.int64)
     overlaps = intersect_runs(runs, runs)

@@ -4,7 +4,7 @@ Position ``p`` of an image of ``height`` rows is the pixel at row ``p % height``
 kept sorted by owner and start, and runs of one owner never touch, so that two equal masks have equal runs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,25 @@ def expand_ranges(
     """List ``length[i]`` whole numbers from ``begin[i]`` on for each i: the i of each number, and the number itself."""
     index = np.repeat(np.arange(len(length)), length)
     return index, np.arange(len(index)) + (begin - (np.cumsum(length) - length))[index]
+
+
+def iterate_groups(sizes: Integer[np.ndarray, " items"], most: int) -> Iterator[slice]:
+    """Cut a row of items into groups whose sizes add up to ``most``, or of one item that is larger."""
+    ends, begin = np.cumsum(sizes), 0
+    while begin < len(sizes):
+        done = ends[begin - 1] if begin else 0
+        end = max(int(np.searchsorted(ends, done + most, "right")), begin + 1)
+        yield slice(begin, end)
+        begin = end
+
+
+def iterate_parts(runs: RunLengths, num_runs: int) -> Iterator[tuple[slice, RunLengths]]:
+    """The instances in parts of about ``num_runs`` runs, at least one part: the rows of each, and its runs."""
+    splits = runs.row_splits
+    for rows in iterate_groups(np.diff(splits), num_runs) if len(runs) else [slice(0, 0)]:
+        here = slice(splits[rows.start], splits[rows.stop])
+        owner = runs.owner[here] - rows.start
+        yield rows, RunLengths(runs.size, rows.stop - rows.start, owner, runs.start[here], runs.length[here])
 
 
 def concatenate_runs(parts: Sequence[RunLengths]) -> RunLengths:

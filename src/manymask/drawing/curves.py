@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from manymask.core.files import replace_file
-from manymask.drawing.overlays import PALETTE
+from manymask.core.palette import PALETTE
 
 DPI = 100
 

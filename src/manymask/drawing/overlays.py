@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,57 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from manymask.core import Category, Instances
+from manymask.core import Category, ImageSource, Instances, Window
 from manymask.core.files import write_file
+from manymask.core.outlines import iterate_outlines
+from manymask.core.palette import PALETTE
 from manymask.imaging.intensities import keep_differences
 from manymask.wording import count_of
 
-# Okabe and Ito, "Color Universal Design" (2008), without black, in the order that shows best on stained tissue.
-PALETTE = (
-    (240, 228, 66),
-    (0, 158, 115),
-    (213, 94, 0),
-    (86, 180, 233),
-    (230, 159, 0),
-    (0, 114, 178),
-    (204, 121, 167),
-)
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
+_STRIPE_HEIGHT = 256  # rows that are converted at a time
+_MAX_SIDE = 8192  # images with a longer side are made smaller, down to the long side above
+
+
+def draw_image_overlay(
+    image: ImageSource, instances: Instances, categories: Sequence[Category], *, score_threshold: float = 0.0
+) -> UInt8[np.ndarray, "canvas_height canvas_width 3"]:
+    """``draw_overlay`` on an image that is read in parts where it is very large.
+
+    An image with a side above 8,192 is made smaller by a whole factor, so that none is above 4,096; outlines are then
+    lines of one pixel.
+
+    Raises:
+        FormatError: The image cannot be read.
+        ValueError: The instances are of another size than the image, or have labels beyond the categories.
+    """
+    check_instances(instances, image.size, len(categories))
+    if max(image.size) <= _MAX_SIDE:
+        return draw_overlay(image.read(), instances, categories, score_threshold=score_threshold)
+    factor = -(-max(image.size) // _LONG_SIDE)
+    shown = instances[instances.scores >= score_threshold]
+    canvas = np.array(to_8bit(_read_smaller(image, factor)))
+    for rows, outlines in iterate_outlines(shown.runs):
+        # Corners of pixels on the canvas in 1/256, for OpenCV, whose whole numbers are the middles of pixels.
+        points = np.round((outlines.points / factor - 0.5) * 256).astype(np.int32)
+        rings = [points[begin:end] for begin, end in pairwise(outlines.ring_splits.tolist())]
+        splits = outlines.polygon_splits[outlines.instance_splits].tolist()
+        for label, (begin, end) in zip(shown.labels[np.asarray(rows)].tolist(), pairwise(splits), strict=True):
+            cv2.polylines(canvas, rings[begin:end], True, PALETTE[(label - 1) % len(PALETTE)], shift=8)
+    return np.concatenate([canvas, _draw_legend(canvas.shape[1], shown, categories)])
+
+
+def _read_smaller(image: ImageSource, factor: int) -> Shaped[np.ndarray, "canvas_height canvas_width channels"]:
+    """An image of which each pixel is the mean of ``factor`` x ``factor``, read in stripes."""
+    height, width = image.size
+    rows = []
+    for top in range(0, height, 64 * factor):
+        stripe = image.read(Window(top, 0, min(64 * factor, height - top), width))[..., :3]
+        size = (-(-width // factor), -(-stripe.shape[0] // factor))
+        kind = stripe.dtype if stripe.dtype in (np.uint8, np.uint16) else np.float32
+        smaller = cv2.resize(np.ascontiguousarray(stripe, dtype=kind), size, interpolation=cv2.INTER_AREA)
+        rows.append(smaller.reshape(size[1], size[0], -1))
+    return np.concatenate(rows)
 
 
 def draw_overlay(
@@ -80,12 +116,20 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> N
 
 def to_8bit(pixels: Shaped[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width 3"]:
     """Stretch the brightness for display, all channels alike, so that colours stay."""
-    shown = np.nan_to_num(keep_differences(pixels[..., : 3 if pixels.shape[2] >= 3 else 1]))
-    low, high = np.percentile(shown, [0.1, 99.9])
+    shown = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
+    # Integers of up to 16 bits are exact in float32, and become floats a stripe at a time; others are first shifted.
+    if shown.dtype.kind not in "iu" or shown.dtype.itemsize > 2:
+        shown = np.nan_to_num(keep_differences(shown))
+    kind = np.result_type(shown.dtype, np.float32) if shown.dtype.kind == "f" else np.dtype(np.float32)
+    low, high = np.percentile(shown, [0.1, 99.9]).astype(kind)
     if pixels.dtype == np.uint8:
-        low = 0.0
-    grey = np.clip((shown - low) / max(high - low, np.finfo(shown.dtype).tiny), 0, 1)
-    return np.broadcast_to((grey * 255 + 0.5).astype(np.uint8), (*pixels.shape[:2], 3))
+        low = kind.type(0)
+    grey = np.empty(shown.shape, dtype=np.uint8)
+    for top in range(0, len(shown), _STRIPE_HEIGHT):
+        stripe = shown[top : top + _STRIPE_HEIGHT].astype(kind)
+        stretched = np.clip((stripe - low) / max(high - low, np.finfo(kind).tiny), 0, 1)
+        grey[top : top + _STRIPE_HEIGHT] = (stretched * 255 + 0.5).astype(np.uint8)
+    return np.broadcast_to(grey, (*pixels.shape[:2], 3))
 
 
 def _draw_outlines(canvas: UInt8[np.ndarray, "height width 3"], instances: Instances, factor: int) -> None:

@@ -1,16 +1,19 @@
 """Label images: one image of ids beside each image, for a single class."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 from jaxtyping import Int32, Int64
 
-from manymask.core import Instances, paint_ids
+from manymask.core import Instances, RunLengths, paint_ids
 from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Problem, Record, Sample
 from manymask.core.files import copy_file, replace_file
+from manymask.core.label_painting import find_overlapped, paint_stripes, rank_instances
+from manymask.core.layers import assign_layers
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image, split_shared_ids
@@ -19,6 +22,12 @@ from manymask.imaging.files import LABEL_STEM, check_unique_names, list_images, 
 from manymask.imaging.orientation import open_labelled_image
 
 LABEL_FOLDERS = ("labels", "masks")
+
+# Label images with a longer side are written in tiles, of which viewers read those that they show.
+_MAX_UNTILED = 2048
+_TILE_SIZE = 256
+# Of the 4 GB of a TIFF that is not a BigTIFF some are left for its tables, as tifffile does.
+_MAX_CLASSIC = 2**32 - 2**25
 
 
 def is_label_images(root: Path) -> bool:
@@ -102,19 +111,46 @@ def _name_instances(record: Record) -> list[str]:
     return [f"id {i}" for i in read_label_image(record.label_files[0], is_split=record.is_split).old_ids]
 
 
-def write_label_image(path: Path, instances: Instances, categories: Sequence[Category]) -> None:
+def write_label_image(
+    path: Path,
+    instances: Instances,
+    categories: Sequence[Category],
+    *,
+    pixel_size: tuple[float, float] | None = None,
+    overlaps: Path | None = None,
+) -> None:
     """Write a TIFF of ids by falling score, and beside it ``<stem>.csv`` with ``id,class,score`` of each.
 
     An overlap goes to the higher score, to the earlier row at equal scores; crowd regions are left out. Ids are uint16,
-    above 65,535 instances uint32.
+    above 65,535 instances uint32. The file is compressed, above 2,048 pixels a side in tiles, and a BigTIFF where it
+    may exceed 4 GB.
+
+    Args:
+        path: The TIFF.
+        instances: The masks.
+        categories: The classes; label i + 1 is ``categories[i]``.
+        pixel_size: Height and width of a pixel in micrometres, which the file then keeps.
+        overlaps: Where to write the instances that lose pixels to others, whole and under the same ids, so that nothing
+            is lost: in the first page, or in more where they overlap each other. Those that are hidden by others have
+            the ids that follow. Nothing is written where no instances overlap.
     """
-    ids, rows = paint_ids(instances)
+    rows, num_visible = rank_instances(instances.runs, instances.scores, instances.iscrowd)
     with replace_file(path.with_suffix(".csv"), "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "class", "score"])
-        for new_id, row in enumerate(rows.tolist(), start=1):
+        for new_id, row in enumerate(rows[:num_visible].tolist(), start=1):
             table.writerow([new_id, categories[int(instances.labels[row]) - 1].name, instances.scores[row]])
-    write_ids(path, ids)
+    ids = np.arange(len(rows)) + 1
+    _write_pages(path, [(instances.runs.select(rows[:num_visible]), ids[:num_visible])], pixel_size)
+    if overlaps is None:
+        return
+    ranked = instances.runs.select(rows)
+    overlapped = np.flatnonzero(find_overlapped(ranked))
+    if len(overlapped):
+        lost = ranked.select(overlapped)
+        layer_of = assign_layers(lost)
+        layers = [np.flatnonzero(layer_of == layer) for layer in range(int(layer_of.max()) + 1)]
+        _write_pages(overlaps, [(lost.select(layer), ids[overlapped][layer]) for layer in layers], pixel_size)
 
 
 def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
@@ -122,6 +158,41 @@ def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
     dtype = np.uint16 if ids.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
     with replace_file(path) as file:
         tifffile.imwrite(file, ids.astype(dtype), compression="zlib", photometric="minisblack")
+
+
+def _write_pages(
+    path: Path,
+    pages: Sequence[tuple[RunLengths, np.ndarray]],
+    pixel_size: tuple[float, float] | None,
+) -> None:
+    """Write a TIFF of a page for each set of masks, earlier masks on top, with their ids."""
+    height, width = pages[0][0].size
+    largest = max(int(ids.max(initial=0)) for _, ids in pages)
+    dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32)
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
+    if pixel_size is not None:
+        options |= {"resolution": (1e4 / pixel_size[1], 1e4 / pixel_size[0]), "resolutionunit": "CENTIMETER"}
+    is_tiled = max(height, width) > _MAX_UNTILED
+    # How well ids compress is not known before, and 32 bits cannot address what lies above 4 GB.
+    is_big = len(pages) * height * width * dtype.itemsize > _MAX_CLASSIC
+    with replace_file(path) as file, tifffile.TiffWriter(file, bigtiff=is_big) as tiff:
+        for runs, ids in pages:
+            if is_tiled:
+                tiles = _cut_tiles(paint_stripes(runs, ids, _TILE_SIZE), dtype)
+                tiff.write(tiles, shape=(height, width), dtype=dtype, tile=(_TILE_SIZE, _TILE_SIZE), **options)
+            else:
+                (painted,) = paint_stripes(runs, ids, height)
+                tiff.write(painted.astype(dtype), **options)
+
+
+def _cut_tiles(stripes: Iterable[np.ndarray], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The tiles of stripes from left to right, the last ones filled up with background."""
+    for stripe in stripes:
+        for left in range(0, stripe.shape[1], _TILE_SIZE):
+            part = stripe[:, left : left + _TILE_SIZE]
+            tile = np.zeros((_TILE_SIZE, _TILE_SIZE), dtype=dtype)
+            tile[: part.shape[0], : part.shape[1]] = part
+            yield tile
 
 
 class LabelImageWriter(DatasetWriter):

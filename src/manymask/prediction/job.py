@@ -19,7 +19,7 @@ from manymask.imaging.files import check_unique_names
 from manymask.imaging.normalization import check_channels
 from manymask.imaging.raster import check_declared_size
 from manymask.modeling.catalogue import EXPORT_FILE
-from manymask.outputs import OUTPUTS, ImageEntry, Submission, close_writers
+from manymask.outputs import DEFAULT_OUTPUTS, OUTPUTS, ImageEntry, Submission, close_writers
 from manymask.plan import INFERENCE, list_marked
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
@@ -39,7 +39,7 @@ def predict_files(
     images: str | Path,
     output: str | Path,
     *,
-    formats: Sequence[str] = tuple(OUTPUTS),
+    formats: Sequence[str] = DEFAULT_OUTPUTS,
     ids: str | Path | None = None,
     planes: PlaneChoice = ONE_PLANE,
     region: tuple[int, int, int, int] | None = None,
@@ -59,9 +59,13 @@ def predict_files(
     Args:
         model: The model, or its run folder or checkpoint.
         images: An image, a folder of images, or a folder of class folders.
-        output: Where to write: ``predictions.json`` and ``images.json``, or with ``ids`` ``test-results.json`` and
-            ``test-results.zip``; ``labels/<stem>.tif`` and ``.csv``; ``overlays/<stem>.png``.
-        formats: Which of ``OUTPUTS`` to write: ``coco``, ``labels``, ``overlay``.
+        output: Where to write.
+        formats: What to write: ``coco`` (``predictions.json`` and ``images.json``, or with ``ids``
+            ``test-results.json`` and ``test-results.zip``), ``labels`` (``labels/<stem>.tif`` and ``.csv``, and
+            ``overlaps/<stem>.tif`` where predictions overlap), ``geojson`` (``geojson/<stem>.geojson.gz``), ``imagej``
+            (``imagej/<stem>.zip``), ``csv`` and ``parquet`` (``measurements/<stem>.csv``, ``.parquet``), ``overlay``
+            (``overlays/<stem>.png``); all but ``coco`` hold what the score threshold shows. docs/outputs.md says which
+            tools open them.
         ids: A list of {file_name, id, height, width} that gives the images their ids.
         planes: Which image is taken of files that hold several, and which channels; with ``page="all"`` each page is an
             image of its own, named ``<stem>_p001`` and so on.
@@ -76,6 +80,7 @@ def predict_files(
     Raises:
         DatasetError: An image cannot be read, or the ids and the images do not meet.
         BrokenImages: Some of several images cannot be read; the results of the others are written.
+        ManymaskError: A format needs a package that is not installed; the extra ``tables`` has pyarrow.
         PlanError: There is no such output format, files that ``predict_files`` did not write are in the way, ``ids``
             are given with all pages, or the folder holds finished tiles of another prediction.
         Interrupted: Ctrl-C, where finished tiles are kept.
@@ -92,6 +97,8 @@ def predict_files(
     files = [each for stem, path in found for each in _list_pages(stem, path, planes, may_break=may_break)]
     check_unique_names((file.stem, file.path) for file in files)
     kinds = [Submission if ids and name == "coco" else OUTPUTS[name] for name in dict.fromkeys(formats)]
+    for kind in kinds:
+        kind.check()
     names = [name for kind in kinds for name in kind.list_files([file.stem for file in files])]
     check_outputs(output, "predict", names)
     is_folder = [path for _, path in found] != [images]  # an OME-Zarr image is a folder too
@@ -142,7 +149,7 @@ def predict_files(
             f"{len(job.broken)} of {count_of(len(files), 'image')} could not be predicted; the results of the others "
             f"are in {output}: {list_some(job.broken.values(), separator='; ')}"
         )
-    places = dict.fromkeys(name.partition("/")[0] for name in names)
+    places = dict.fromkeys(name.partition("/")[0] for name in names if (output / name).exists())
     return [output / place for place in sorted(places, key=lambda place: "." in place)]  # folders first
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from manymask import __version__
 from manymask.core import Category
 from manymask.core.files import write_file
-from manymask.drawing.overlays import PALETTE
+from manymask.core.palette import PALETTE
 from manymask.metrics import Evaluation
 from manymask.metrics.catalogue import REPORTED
 from manymask.metrics.stages import StageShares, list_shares

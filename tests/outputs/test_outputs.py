@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from manymask.core import ArraySource, Category, Instances, json_files
 from manymask.core.files import replace_file
@@ -18,7 +19,7 @@ KINDS = [*OUTPUTS.values(), Submission]
 def make_instances(num_instances: int) -> Instances:
     masks = np.zeros((num_instances, 8, 12), dtype=bool)
     for place in range(num_instances):
-        masks[place, 2:5, 3 * place : 3 * place + 2] = True
+        masks[place, 2:5, 3 * place : 3 * place + 4] = True  # which overlap
     runs = Instances.from_masks(masks, np.ones(num_instances, dtype=np.int64)).runs
     scores = np.linspace(0.9, 0.1, num_instances).astype(np.float32)
     return Instances.from_runs(runs, np.ones(num_instances, dtype=np.int64), scores=scores)
@@ -37,6 +38,7 @@ def write_some(kind, folder, *, num_images=2):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_writes_the_files_that_it_lists(kind, tmp_path):
+    kind.check()
     assert write_some(kind, tmp_path) == set(kind.list_files(["image0", "image1"]))
 
 
@@ -48,6 +50,13 @@ def test_coco_results_are_what_json_writes(tmp_path):
     assert json.loads((tmp_path / "images.json").read_text())[1] == {
         "id": 2, "file_name": "image1.png", "name": "image1", "height": 8, "width": 12,
     }  # fmt: skip
+
+
+def test_pycocotools_reads_the_masks(tmp_path):
+    write_some(CocoResults, tmp_path)
+    results = json.loads((tmp_path / "predictions.json").read_text())
+    for result, mask in zip(results, [*make_instances(3).to_masks()] * 2, strict=True):
+        np.testing.assert_array_equal(coco_mask.decode(result["segmentation"]), mask)
 
 
 def test_nothing_found_is_an_empty_list(tmp_path):

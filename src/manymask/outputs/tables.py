@@ -1,0 +1,68 @@
+"""Tables of measurements: CSV and Parquet."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from manymask.core import Instances
+from manymask.core.files import replace_file
+from manymask.core.instances import import_extra
+from manymask.core.measurements import Measurements, iterate_tables
+from manymask.outputs.writer import ImageEntry, OutputWriter
+
+
+class _Tables(OutputWriter):
+    """Tables of a row for each prediction that is shown, in parts."""
+
+    def _measure(self, image: ImageEntry, instances: Instances) -> Iterator[Measurements]:
+        shown = self.select_shown(instances)
+        return iterate_tables(shown.runs, shown.labels, shown.scores, self.class_names, image.image)
+
+
+class CsvTables(_Tables):
+    """CSV: measurements under scikit-image's names, one row for each prediction that is shown."""
+
+    @staticmethod
+    def list_files(names: Sequence[str]) -> list[str]:
+        """A file an image."""
+        return [f"measurements/{name}.csv" for name in names]
+
+    def write(self, image: ImageEntry, instances: Instances) -> None:
+        """Write the table of an image."""
+        with replace_file(self.folder / "measurements" / f"{image.name}.csv", "w") as file:
+            table = csv.writer(file, lineterminator="\n")
+            for place, part in enumerate(self._measure(image, instances)):
+                if place == 0:
+                    table.writerow(part)
+                # Numbers of 32 bits are written with the digits that they have: 0.9, not 0.8999999761581421.
+                columns = [map(str, c) if c.dtype == np.float32 else c.tolist() for c in part.values()]
+                table.writerows(zip(*columns, strict=True))
+
+
+class ParquetTables(_Tables):
+    """Parquet: the same table as in CSV, smaller and with types; needs pyarrow."""
+
+    @staticmethod
+    def list_files(names: Sequence[str]) -> list[str]:
+        """A file an image."""
+        return [f"measurements/{name}.parquet" for name in names]
+
+    @staticmethod
+    def check() -> None:
+        """Refuse where pyarrow is missing."""
+        import_extra("pyarrow", "tables")
+
+    def write(self, image: ImageEntry, instances: Instances) -> None:
+        """Write the table of an image, a row group for each part."""
+        pyarrow: Any = import_extra("pyarrow", "tables")
+        parquet: Any = import_extra("pyarrow.parquet", "tables")
+        with replace_file(self.folder / "measurements" / f"{image.name}.parquet") as file, ExitStack() as stack:
+            writer = None
+            for part in self._measure(image, instances):
+                table = pyarrow.table(part | {"class": pyarrow.array(part["class"], pyarrow.string())})
+                if writer is None:
+                    writer = stack.enter_context(parquet.ParquetWriter(file, table.schema))
+                writer.write_table(table)
