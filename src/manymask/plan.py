@@ -164,8 +164,8 @@ class Plan(BaseModel):
     """Largest norm of the gradient; 0 leaves it as it is."""
     scheduler: Literal["multistep", "cosine", "trapezoid", "none"] = "multistep"
     """Learning rate over the run: times 0.1 at 80 % and 90 % of the epochs, a half cosine to zero, constant and in the
-    last fifth down to zero, or constant. A run with ``trapezoid`` can be resumed with other ``epochs`` or ``max_steps``
-    from any checkpoint of before that."""
+    last fifth down to zero, or constant. A run with ``trapezoid`` and without ``minutes`` can be resumed with other
+    ``epochs`` or ``max_steps`` from any checkpoint of before that."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimizer steps over which the learning rate rises linearly from zero."""
     weight_average: float = Field(default=0.0, ge=0, lt=1)
@@ -338,7 +338,9 @@ def list_marked(mark: Mark) -> tuple[str, ...]:
 
 def list_changes(old: Plan, new: Plan) -> list[str]:
     """The settings that differ and that a resumed run may not change, as they change the result."""
-    free = list_marked(RESUMABLE) + (LENGTH if old.scheduler == "trapezoid" else ())
+    # With a time budget the learning rate follows the clock, which steps say nothing of.
+    has_free_length = old.scheduler == "trapezoid" and old.minutes is None
+    free = list_marked(RESUMABLE) + (LENGTH if has_free_length else ())
     fixed = [name for name in ("recipe", *SETTINGS) if name not in free]
     return [name for name in fixed if getattr(old, name) != getattr(new, name)]
 

@@ -7,8 +7,9 @@ import pytest
 import tifffile
 
 from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.plan import read_plan
+from manymask.plan import Plan, read_plan
 from manymask.training import train
+from manymask.training.run import check_changes
 from tests.training.runs import (
     SETTINGS,
     find_differences,
@@ -92,6 +93,12 @@ class TestProlonged:
     def test_other_schedules_have_one_length(self, run):
         with pytest.raises(PlanError, match="the run began with epochs=2; a resume cannot change it to 3"):
             train(resume=run, settings={"epochs": 3})
+
+    def test_runs_with_a_time_budget_have_one_length(self):
+        """Their learning rate follows the clock: at a checkpoint it may have been falling, whatever its step."""
+        plan = Plan(scheduler="trapezoid", minutes=10)
+        with pytest.raises(PlanError, match="the run began with epochs=100; a resume cannot change it to 200"):
+            check_changes(plan, None, {"epochs": 200})
 
 
 class TestDamaged:
