@@ -314,6 +314,7 @@ def test_out_of_range(name, value):
         ({"min_size": "2000"}, "min_size is 2000, but max_size only 1333"),
         ({"scale": "2"}, "min_size is 800 and scale 2; set min_size=0 to resize by a factor"),
         ({"scale_jitter": "0.2"}, "min_size is 800, which would undo scale_jitter; set min_size=0"),
+        ({"roi_samples": "64", "roi_positives": "0.01"}, "roi_positives is 0.01, less than one of roi_samples=64, .*"),
         ({"object_size": "20"}, "min_size is 800, which would undo object_size; set min_size=0"),
         ({"crop_size": "64"}, "min_size is 800 and crop_size 64: .*; set min_size=0"),
         ({"aspect_ratios": ""}, "aspect_ratios is .., expected numbers from 0.05 to 20"),

@@ -286,6 +286,9 @@ class Plan(BaseModel):
              f"anchor_sizes is {list(self.anchor_sizes)}, expected five sizes of at least 2 pixels"),
             (not self.aspect_ratios or not all(0.05 <= ratio <= 20 for ratio in self.aspect_ratios),
              f"aspect_ratios is {list(self.aspect_ratios)}, expected numbers from 0.05 to 20"),
+            (self.roi_samples * self.roi_positives < 1,
+             f"roi_positives is {self.roi_positives:g}, less than one of roi_samples={self.roi_samples}, so that the "
+             "mask head would never learn; set one of them higher"),
             (self.minutes is not None and self.max_steps is not None,
              "minutes and max_steps both end a run; set one of them to none"),
         ]  # fmt: skip

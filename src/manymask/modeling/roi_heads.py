@@ -23,8 +23,8 @@ from manymask.modeling.targets import sample_mask_targets
 DETECTIONS_AT_ONCE = 256
 # Entries of the (instances x proposals) IoU that are looked at at once.
 IOUS_AT_ONCE = 1 << 20
-# Of the generalised IoU, whose sum is divided by all samples, as mmdetection's faster_rcnn_r50_fpn_giou_1x has it; a
-# quarter of the samples at most are objects, so that each counts 2.5 times, where DETR (arXiv 2005.12872) takes 2.
+# Of the generalised IoU, whose sum is divided by all samples, as mmdetection's faster_rcnn_r50_fpn_giou_1x has it: with
+# a quarter of them objects (roi_positives) each counts 2.5 times, where DETR (arXiv 2005.12872) takes 2.
 GIOU_WEIGHT = 10.0
 # Of the losses of the second box stage, as mmdetection's cascade_rcnn has it.
 SECOND_STAGE_WEIGHT = 0.5
