@@ -118,7 +118,13 @@ class TestPaste:
         assert 3 in found
 
     @pytest.mark.parametrize(
-        "layers", [torch.zeros(1, 20, 20), torch.ones(1, 20, 20), torch.ones(1, 20, 20) * (torch.arange(20) < 9)]
+        "layers",
+        [
+            torch.zeros(1, 20, 20),
+            torch.ones(1, 20, 20),
+            torch.ones(1, 20, 20) * (torch.arange(20) < 9),
+            torch.nn.functional.pad(torch.ones(1, 18, 18), (1, 1, 1, 1)),  # nothing but its rim lies around it
+        ],
     )
     def test_nothing_to_copy(self, layers):
         image = torch.rand(3, 20, 20)

@@ -111,7 +111,7 @@ class _Copy:
 def _cut(
     pixels: np.ndarray, stack: np.ndarray, source: int, gains: tuple[float, float], generator: torch.Generator
 ) -> _Copy | None:
-    """A copy of an instance; None where others lie around it (``_MIN_GROUND``)."""
+    """A copy of an instance; None where others or no pixels at all lie around it (``_MIN_GROUND``)."""
     margin = 2 * _RIM + 1
     rows, columns = (np.flatnonzero((stack == source).any(axis=(0, axis))) for axis in (2, 1))
     part = tuple(slice(max(found[0] - margin, 0), found[-1] + margin + 1) for found in (rows, columns))
@@ -119,7 +119,7 @@ def _cut(
     is_free = ~stack[:, *part].any(axis=0)
     rim, ring = (cv2.dilate(mask, np.ones((2 * width + 1,) * 2, np.uint8)) > 0 for width in (_RIM, 2 * _RIM))
     is_ground = ring & ~rim & is_free
-    if is_ground.sum() < _MIN_GROUND * (ring & ~rim).sum():
+    if is_ground.sum() < max(_MIN_GROUND * (ring & ~rim).sum(), 1):
         return None
     ground = np.median(pixels[part][is_ground], axis=0)
     angle, scale, gain = torch.rand(3, generator=generator).tolist()
