@@ -126,6 +126,7 @@ class TestPaste:
             torch.nn.functional.pad(torch.ones(1, 18, 18), (1, 1, 1, 1)),  # nothing but its rim lies around it
         ],
     )
+    @pytest.mark.filterwarnings("error")
     def test_nothing_to_copy(self, layers):
         image = torch.rand(3, 20, 20)
         pasted, new_layers, copied = paste(image, InstanceLayers(layers.int()), 1)
@@ -176,6 +177,16 @@ class TestDraws:
             for number, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist(), start=1):
                 rows, columns = torch.nonzero(layers == number, as_tuple=True)
                 assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [x1, y1, x2, y2]
+
+    def test_places_at_crowd_regions_are_no_contacts(self):
+        crops = []
+        for share in (0.0, 1.0):
+            images = self.make_images(crop_size=40, touching_share=share)
+            layers = images.dataset[0].layers.clone()
+            layers[0, 90, 99] = 3  # beside the crowd region
+            images.dataset[0] = replace(images.dataset[0], layers=InstanceLayers(layers))
+            crops.append(torch.stack([images[0, place][0] for place in range(10)]))
+        assert torch.equal(*crops)
 
     def test_share_of_crops(self):
         counts = [len(self.make_images(contact_paste=0.3)[0, place][1]["labels"]) for place in range(100)]

@@ -174,6 +174,14 @@ def _change_stain(image: Tensor, layers: Tensor, strength: float, generator: tor
     return torch.einsum("shw,sc->chw", stains * factor + offset, _STAINS).neg().exp().clamp(0, 1)
 
 
+def drop_crowds(layers: InstanceLayers, iscrowd: Bool[np.ndarray, " instances"]) -> InstanceLayers:
+    """The layers without the pixels of crowd regions; the other ids stay as they are."""
+    if not iscrowd.any():
+        return layers
+    stack, is_kept = layers.as_subclass(Tensor), torch.from_numpy(np.append(False, ~iscrowd))
+    return InstanceLayers(torch.where(is_kept[stack], stack, 0))
+
+
 def make_target(
     layers: InstanceLayers, labels: Int64[np.ndarray, " instances"], iscrowd: Bool[np.ndarray, " instances"]
 ) -> dict[str, Tensor]:
@@ -181,10 +189,7 @@ def make_target(
 
     Crowd regions are left out, and so are ids without pixels; boxes are those of the pixels.
     """
-    if iscrowd.any():
-        is_kept = torch.from_numpy(np.concatenate([[False], ~iscrowd]))
-        layers = InstanceLayers(torch.where(is_kept[layers.long()], layers.as_subclass(Tensor), 0))
-    layers, kept = compact_layers(layers, len(labels))
+    layers, kept = compact_layers(drop_crowds(layers, iscrowd), len(labels))
     return {
         "boxes": torch.from_numpy(encode_layers(layers, len(kept)).boxes),
         "labels": torch.from_numpy(labels)[kept],

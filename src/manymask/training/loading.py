@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.plan import Plan
-from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, make_target
+from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, drop_crowds, make_target
 from manymask.training.contacts import paste_in_contact
 from manymask.training.time_budget import Pace
 
@@ -55,7 +55,9 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         index, place = item
         sample = self.dataset[index]
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
-        draw = draw_augmentation(Augmentation.of(self.plan), sample.layers, generator)
+        # What touches a crowd region alone touches no object that is trained on.
+        objects = drop_crowds(sample.layers, sample.iscrowd) if self.plan.touching_share else sample.layers
+        draw = draw_augmentation(Augmentation.of(self.plan), objects, generator)
         layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
         image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
         labels, iscrowd = sample.labels, sample.iscrowd
