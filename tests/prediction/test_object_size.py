@@ -208,3 +208,12 @@ def test_a_model_of_before_is_refused(tmp_path):
     path = write_tiny_model(tmp_path / "last.ckpt")
     with pytest.raises(PlanError, match="last.ckpt does not say how large its training objects were"):
         load_model(path, settings={"object_size": "auto"})
+
+
+@pytest.mark.parametrize("min_size", [{}, {"min_size": 0}])
+def test_a_model_that_was_trained_at_min_size_is_refused(tmp_path, min_size):
+    """In training each image was resized to it: 20 pixels of one file looked as large as 80 of another."""
+    path = write_tiny_model(tmp_path / "last.ckpt", min_size=100)
+    load_model(path, settings={"object_size": "none", **min_size})
+    with pytest.raises(PlanError, match="last.ckpt was trained with min_size=100, .*; leave object_size out"):
+        load_model(path, settings={"object_size": "auto", **min_size})

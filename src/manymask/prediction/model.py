@@ -49,12 +49,12 @@ class Model:
         """Sizes of its training objects.
 
         Raises:
-            PlanError: It was trained before they were kept.
+            PlanError: It was trained before they were kept, or on no objects.
         """
         if self.plan.data is None or self.plan.data.object_sizes is None:
             raise PlanError(
                 f"{self.source} does not say how large its training objects were, as models of before did not, so "
-                "object_size cannot act; leave it out, or train the model anew"
+                "object_size cannot act; set object_size=none, or train the model anew"
             )
         return self.plan.data.object_sizes
 
@@ -100,6 +100,12 @@ def load_model(
     if record.object_sizes is None and card is not None:  # a model of before plans held them
         record = record.model_copy(update={"object_sizes": card.object_sizes})
         plan = plan.model_copy(update={"data": record})
+    if plan.min_size and settings.get("object_size") not in (None, "none"):
+        # Whatever min_size is now: the network knows objects as large as that one made them.
+        raise PlanError(
+            f"{path} was trained with min_size={plan.min_size}, so that the size of objects in the file does not say "
+            "how large they looked; leave object_size out, or train a model with min_size=0"
+        )
     plan = change_plan(plan, {"device": str(device), **settings}).resolve_detections(record.max_instances)
     is_threshold_chosen = plan.score_threshold == "auto"
     if is_threshold_chosen:
