@@ -14,6 +14,7 @@ from manymask.plan import make_plan
 from manymask.run_folder import read_diagnosis
 from manymask.training import diagnosis, train
 from manymask.training.diagnosis import TIME_SHARE, diagnose_image, diagnose_model
+from manymask.training.loading import ValidationImages
 from tests.training.runs import SETTINGS, find_differences, read_rows
 
 SCALE, SIZE = 2, (60, 60)
@@ -137,8 +138,9 @@ class TestDiagnoseModel:
     def test_time_is_over(self, run, dataset):
         assert self.diagnose(run, dataset, seconds=5.0, seconds_per_image=10.0)["all"].num_images == 0
 
-    def test_large_images_are_left_out(self, run, dataset):
+    def test_large_images_are_left_out_unread(self, run, dataset, monkeypatch):
         assert self.diagnose(run, dataset, max_pixels=40 * 48)["all"].num_images == 7
+        monkeypatch.setattr(ValidationImages, "normalize", lambda *_: pytest.fail("it is read"))
         assert self.diagnose(run, dataset, max_pixels=40 * 48 - 1)["all"].num_images == 0
 
 

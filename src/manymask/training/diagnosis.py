@@ -134,10 +134,12 @@ def diagnose_model(
         for (name, own), index in zip(images.items(), indices, strict=True):
             if index is None or time.monotonic() + seconds_per_image > until:
                 continue
-            image, truth, _ = own[index]
-            if max_pixels is None or math.prod(truth.size) <= max_pixels:
-                with torch.inference_mode(), autocast(plan.precision, device):
-                    counts[name].append(diagnose_image(network, image.to(device), truth, preprocessing, postprocessing))
+            sample = own.dataset[index]
+            if max_pixels is not None and math.prod(sample.layers.shape[1:]) > max_pixels:
+                continue  # before its pixels are read
+            image, truth = own.normalize(sample), sample.to_instances()
+            with torch.inference_mode(), autocast(plan.precision, device):
+                counts[name].append(diagnose_image(network, image.to(device), truth, preprocessing, postprocessing))
     return {name: pool_counts(own) for name, own in counts.items()}
 
 
