@@ -202,9 +202,10 @@ def _run_heads(
 ) -> tuple[Float32[np.ndarray, " boxes"], Float32[Tensor, "boxes bins bins"]]:
     """The score of each box for the object class that fits best, and that class's mask."""
     heads, scores, masks = network.roi_heads, [boxes.new_zeros(0)], []
+    stages = [heads] if heads.second is None else [heads, heads.second]
     for chunk in boxes.split(DETECTIONS_AT_ONCE):
-        class_logits, _ = heads._run_box_head(features, [chunk], batch.image_sizes)
-        best = class_logits.softmax(dim=1)[:, 1:].max(dim=1)
+        logits = [stage._run_box_head(features, [chunk], batch.image_sizes)[0] for stage in stages]
+        best = torch.stack(logits).softmax(dim=2).mean(dim=0)[:, 1:].max(dim=1)  # of two stages the mean, as detections
         logits = heads._run_mask_head(features, [chunk], batch.image_sizes)
         scores.append(best.values)
         masks.append(logits[torch.arange(len(chunk)), best.indices + 1].float().sigmoid())
