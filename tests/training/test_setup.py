@@ -115,6 +115,13 @@ class TestSplitData:
         assert not found.train[0].iscrowd.all()
         assert found.record.fingerprint != split(path, crowd_as_objects=True).record.fingerprint
 
+    def test_touching_share_without_crops_is_told(self, tmp_path, caplog):
+        data = make_data(tmp_path, 2)
+        split(data, touching_share=0.5, crop_size=20)
+        assert "touching_share" not in caplog.text
+        split(data, touching_share=0.5)
+        assert "touching_share does nothing" in caplog.text
+
     def test_uniform(self, tmp_path):
         assert split(make_data(tmp_path, 2)).weights is None
 

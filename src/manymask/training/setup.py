@@ -218,6 +218,8 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         f"at most {record.max_instances} instances an image"
     )
     # What the plan cannot do for these images, said before the first step.
+    if plan.touching_share and plan.crop_size == 0:
+        logger.warning("touching_share does nothing: it chooses where crops lie, and crop_size is 0; set crop_size")
     cap = plan.resolve_detections(record.max_instances).max_detections
     _warn_of_cap([val_own[r.name] for r in val_set.records], cap)
     sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
