@@ -90,7 +90,7 @@ class TestDiagnoseImage:
     def test_scores_of_two_box_stages(self, network):
         network.roi_heads.second = torch.nn.Module()
         network.roi_heads.second._run_box_head = lambda *_: (torch.tensor([[9.0, 0, 0]] * 2 + [[0, 0, 9.0]] * 2), None)
-        assert diagnose(network, make_truth())["true_boxes_scored"] == (2, 4)  # C and D, of which the second stage is sure
+        assert diagnose(network, make_truth())["true_boxes_scored"] == (2, 4)  # C and D
 
     def test_no_objects(self):
         empty = Instances.from_masks(np.zeros((0, *SIZE)), np.zeros(0, dtype=np.int64))
