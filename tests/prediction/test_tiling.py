@@ -129,6 +129,12 @@ class TestTiling:
         assert found == Tiling(4 * tiling.TILE_SIDE, 4 * 2 * tiling.CONTEXT, 128)
         assert Tiling.of(plan.model_copy(update={"data": data, "object_size": 10.0})) == Tiling.of(plan)
 
+    def test_size_that_is_measured_in_whole_images(self):
+        plan = make_model(Path()).plan.model_copy(update={"object_size": "auto"})
+        assert Tiling.of(plan) is None
+        with pytest.raises(PlanError, match="object_size=auto looks at whole images; set it to a number of pixels"):
+            Tiling.of(plan, tile_size=2000)
+
     def test_models_that_resize_images_to_one_size_see_them_whole(self):
         plan = make_plan("baseline")
         assert Tiling.of(plan) is None

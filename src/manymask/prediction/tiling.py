@@ -56,7 +56,8 @@ class Tiling:
 
     @classmethod
     def of(cls, plan: Plan, tile_size: int | None = None) -> "Tiling | None":
-        """That of a plan; None where images are seen whole, as by models that resize each to one size (``min_size``).
+        """That of a plan; None where images are seen whole: where each is resized to one size (``min_size``), or to
+        the size of what it shows (``object_size`` is ``auto``), which no tile knows.
 
         The overlap is as long as nearly all objects of the training data, and twice the network's context. In plans
         that do not say how long these were, the largest anchor stands for it.
@@ -66,9 +67,11 @@ class Tiling:
             tile_size: In place of the default; models with ``min_size`` see each tile as an image of this size.
 
         Raises:
-            PlanError: The tile is hardly longer than the overlap.
+            PlanError: The tile is hardly longer than the overlap, or images are seen whole.
         """
-        if plan.min_size and tile_size is None:
+        if plan.object_size == "auto" and tile_size is not None:
+            raise PlanError("object_size=auto looks at whole images; set it to a number of pixels, or no tile_size")
+        if plan.object_size == "auto" or (plan.min_size and tile_size is None):
             return None
         factor = _find_factor(plan)
         scale = 1.0 if plan.min_size else plan.scale * factor
@@ -91,9 +94,10 @@ class Tiling:
 
 def _find_factor(plan: Plan) -> float:
     """The factor by which ``object_size`` resizes all tiles, where it is a number."""
-    if plan.object_size is None or plan.object_size == "auto" or plan.data is None or plan.data.object_sizes is None:
+    size = plan.object_size
+    if not isinstance(size, float) or plan.data is None or plan.data.object_sizes is None:
         return 1.0
-    return FactorChoice(plan.data.object_sizes, LARGEST_FACTOR).choose(plan.object_size)
+    return FactorChoice(plan.data.object_sizes, LARGEST_FACTOR).choose(size)
 
 
 def _choose_alignment(scale: float) -> int:
