@@ -109,13 +109,13 @@ def crowds(draw: st.DrawFn) -> Instances:
 
 
 class TestMergeTiles:
-    @settings(max_examples=60)
+    @settings(max_examples=20)
     @given(crowds(), st.integers(4, 16), st.integers(1, 4), st.integers(0, 9))
     def test_gives_the_truth_that_each_tile_sees_a_part_of(self, truth, tile_size, half, seed):
         tiles = list_tiles(truth.size, max(tile_size, 2 * half + 1), 2 * half)
         assert list_objects(merge_shuffled(truth, tiles, seed)) == list_objects(truth)
 
-    @settings(max_examples=30)
+    @settings(max_examples=15)
     @given(st.data(), st.integers(6, 16), st.integers(0, 9))
     def test_pieces_far_apart_are_one_object_where_it_is_shorter_than_the_overlap(self, data, tile_size, seed):
         size = data.draw(strategies.sizes(30))
@@ -131,7 +131,7 @@ class TestMergeTiles:
         tiles = list_tiles(size, max(tile_size, 7), 6)
         assert list_objects(merge_shuffled(truth, tiles, seed)) == list_objects(truth)
 
-    @settings(max_examples=30)
+    @settings(max_examples=10)
     @given(crowds(), st.integers(4, 16), st.integers(1, 4))
     def test_order_of_tiles_plays_no_part_whatever_each_finds(self, truth, tile_size, half):
         """Not even in the order of the result: scores of all kinds, and objects that only some tiles see."""

@@ -94,7 +94,8 @@ def test_several_images_and_none_found(folders, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_files_and_scores(folders, checkpoint, cells, tmp_path, engine):
     written = predict_files(folders[engine], cells, tmp_path / "out")
-    assert {path.name for path in written} == {"labels", "overlays", "predictions.json", "images.json"}
+    names = {path.name for path in written} - {"overlaps"}  # where objects overlap
+    assert names == {"labels", "overlays", "predictions.json", "images.json"}
     settings = {"precision": "fp32"}
     scores = [evaluate(source, cells, draws=0, settings=settings) for source in (folders[engine], checkpoint)]
     assert scores[0].num_predictions == scores[1].num_predictions > 0
