@@ -56,8 +56,10 @@ class Tiling:
 
     @classmethod
     def of(cls, plan: Plan, tile_size: int | None = None) -> "Tiling | None":
-        """That of a plan; None where images are seen whole: where each is resized to one size (``min_size``), or to
-        the size of what it shows (``object_size`` is ``auto``), which no tile knows.
+        """That of a plan; None where images are seen whole.
+
+        They are, where each is resized to one size (``min_size``), or to the size of what it shows (``object_size`` is
+        ``auto``), which no tile knows.
 
         The overlap is as long as nearly all objects of the training data, and twice the network's context. In plans
         that do not say how long these were, the largest anchor stands for it.
