@@ -5,11 +5,12 @@ ManymaskError
 │   └── FormatError   a file whose content is not what its format promises
 ├── PlanError         a setting that does not exist, is out of range or does not fit the others
 ├── CheckpointError   a checkpoint or weights file that cannot be read, or is not ours
-├── BrokenImages      some of many images could not be predicted; the others were
+├── BrokenImagesError some of many images could not be predicted; the others were
 └── TrainingError     training cannot go on: loss is NaN, memory or disk is full
 
 Each message says what was expected, what was found, in which file, and what to do. The command line prints such an
-error as one line and exits with 2 (1 for ``BrokenImages``); every other exception is a bug and keeps its traceback.
+error as one line and exits with 2 (1 for ``BrokenImagesError``); every other exception is a bug and keeps its
+traceback.
 """
 
 import signal
@@ -45,7 +46,7 @@ class TrainingError(ManymaskError):
     """Training cannot go on."""
 
 
-class BrokenImages(ManymaskError):  # noqa: N818 - what the user is told of
+class BrokenImagesError(ManymaskError):
     """Some of many images cannot be predicted; the results of the others are written."""
 
     exit_code = 1

@@ -154,6 +154,17 @@ def test_a_damaged_tile_is_named(tmp_path):
         image.read(Window(60, 100, 80, 80))
 
 
+def test_full_memory_is_no_damage(tmp_path, monkeypatch):
+    def fill(*_, **__):
+        raise MemoryError
+
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((128, 128), np.uint8), **TILES)
+    image = open_image(tmp_path / "a.tif")
+    monkeypatch.setattr(tifffile.TiffPage, "decode", property(lambda _: fill))
+    with pytest.raises(MemoryError):
+        image.read(Window(0, 0, 16, 16))
+
+
 def test_a_tile_that_declares_more_than_the_limit(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((2048, 2048), np.uint8), rowsperstrip=2048, compression="zlib")
     monkeypatch.setenv("MANYMASK_MAX_GIGABYTES", "0.004")

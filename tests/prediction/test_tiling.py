@@ -13,7 +13,7 @@ import torch
 
 from manymask.core import ArraySource, Category, ImageSource, Instances, Window, crop_runs, encode_crops
 from manymask.core.outputs import RECORD_NAME
-from manymask.errors import BrokenImages, DatasetError, FormatError, Interrupted, ManymaskError, PlanError
+from manymask.errors import BrokenImagesError, DatasetError, FormatError, Interrupted, ManymaskError, PlanError
 from manymask.evaluation import evaluate
 from manymask.plan import make_plan
 from manymask.prediction import Model, load_model, predict, predict_files, tiling
@@ -349,7 +349,9 @@ class TestBrokenImages:
         (folder / "a.tif").write_bytes(data[:200])
         (folder / "c.tif").write_bytes(b"no image")
         out, calls = tmp_path / "out", []
-        with pytest.raises(BrokenImages, match="2 of 4 images could not be predicted; the results of the") as error:
+        with pytest.raises(
+            BrokenImagesError, match="2 of 4 images could not be predicted; the results of the"
+        ) as error:
             predict_files(model, folder, out, formats=["labels"], progress=lambda *call: calls.append(call))
         assert error.value.exit_code == 1
         assert "a.tif" in str(error.value)
@@ -365,7 +367,7 @@ class TestBrokenImages:
         look = answer_from(truth)
         monkeypatch.setattr(tiling, "predict_tensor", stop_after(look, 5, FormatError("large.tif is damaged")))
         out, calls = tmp_path / "out", []
-        with pytest.raises(BrokenImages, match=r"1 of 2 images could not be predicted.*large\.tif is damaged"):
+        with pytest.raises(BrokenImagesError, match=r"1 of 2 images could not be predicted.*large\.tif is damaged"):
             predict_files(model, folder, out, formats=["coco"], progress=lambda *call: calls.append(call))
         assert calls[-1][0] == calls[-1][1]
         assert '"b"' in (out / "images.json").read_text()

@@ -65,6 +65,8 @@ class ZarrSource(ImageSource):
         parts["c"] = self._channels
         try:
             values = array.oindex[tuple(parts[name] for name in axes)]
+        except MemoryError:
+            raise
         except Exception as error:  # codecs raise kinds of their own
             raise FormatError(
                 f"{self.path} cannot be read at row {window.top}, column {window.left} of level {level}: a chunk is "

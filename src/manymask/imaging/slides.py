@@ -58,7 +58,9 @@ class SlideSource(ImageSource):
         try:
             corner = (round(left * downsample), round(top * downsample))  # in pixels of the full resolution
             values = np.asarray(slide.read_region(corner, level, (width, height)))
-        except Exception as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # of OpenSlide, and of the operating system's
             _forget()  # OpenSlide reads nothing more of a slide after an error
             raise FormatError(
                 f"{self.path} cannot be read at row {top}, column {left} of level {level} ({error}); copy or export it "

@@ -120,6 +120,8 @@ class Level:
             data = _read_part(file, int(plane.offsets[index]), int(plane.num_bytes[index]))
             try:
                 values, (number, _, top, left, _), _ = page.decode(data, index, **options)
+            except MemoryError:
+                raise
             except Exception as error:  # decoders raise kinds of their own
                 row, column = (index % (rows * columns)) // columns * height, index % columns * width
                 raise FormatError(

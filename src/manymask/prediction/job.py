@@ -12,7 +12,7 @@ from manymask import __version__
 from manymask.core import ImageSource, Instances, Region, Window
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
-from manymask.errors import BrokenImages, DatasetError, PlanError
+from manymask.errors import BrokenImagesError, DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
 from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices, open_image
 from manymask.imaging.files import check_unique_names
@@ -79,7 +79,7 @@ def predict_files(
 
     Raises:
         DatasetError: An image cannot be read, or the ids and the images do not meet.
-        BrokenImages: Some of several images cannot be read; the results of the others are written.
+        BrokenImagesError: Some of several images cannot be read; the results of the others are written.
         ManymaskError: A format needs a package that is not installed; the extra ``tables`` has pyarrow.
         PlanError: There is no such output format, files that ``predict_files`` did not write are in the way, ``ids``
             are given with all pages, or the folder holds finished tiles of another prediction.
@@ -145,7 +145,7 @@ def predict_files(
             f"and {num_found} have a lower one; set score_threshold lower, or train longer"
         )
     if job.broken:
-        raise BrokenImages(
+        raise BrokenImagesError(
             f"{len(job.broken)} of {count_of(len(files), 'image')} could not be predicted; the results of the others "
             f"are in {output}: {list_some(job.broken.values(), separator='; ')}"
         )
