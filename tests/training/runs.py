@@ -17,7 +17,7 @@ from manymask.formats import write_class_folder
 from manymask.synthetic import make_categories, make_sample
 
 SETTINGS: dict[str, Any] = {
-    "architecture": "maskrcnn_fpn",
+    "architecture": "maskrcnn_compact",
     "backbone": "test_resnet",
     "weights": "none",
     "epochs": 2,

@@ -1,4 +1,6 @@
 import logging
+import re
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import make_plan
 from manymask.run_folder import read_diagnosis
 from manymask.training import diagnosis, train
-from manymask.training.diagnosis import TIME_SHARE, diagnose_image, diagnose_model
+from manymask.training.diagnosis import LEAST_SECONDS, TIME_SHARE, diagnose_image, diagnose_model
 from manymask.training.loading import ValidationImages
 from tests.training.runs import SETTINGS, find_differences, read_rows
 
@@ -151,11 +153,11 @@ class TestDiagnoseModel:
 
 class TestRun:
     @pytest.fixture
-    def long(self, monkeypatch):
-        """As if the run had taken long enough."""
-        monkeypatch.setattr("manymask.training.run.TIME_SHARE", 1e6)
+    def patient(self, monkeypatch):
+        """Time for all images, however busy the machine is."""
+        monkeypatch.setattr("manymask.training.run.LEAST_SECONDS", 60.0)
 
-    def test_file_and_table(self, long, data, run, output, caplog, monkeypatch):
+    def test_file_and_table(self, patient, data, run, output, caplog):
         caplog.set_level(logging.INFO, "manymask")
         train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert not find_differences(run / "last.ckpt", output / "last.ckpt")
@@ -164,31 +166,43 @@ class TestRun:
         assert f"what best.ckpt gets right at each stage:\n{format_shares(shares)}" in caplog.text
         train(resume=output)
         assert read_diagnosis(output) == shares
-        monkeypatch.undo()
-        train(resume=output / "checkpoints" / "epoch_001.ckpt")  # too short for another one
-        assert read_diagnosis(output) == {}
 
-    def test_failure_loses_nothing(self, long, data, output, caplog, monkeypatch):
+    def test_failure_loses_nothing(self, patient, data, output, caplog, monkeypatch):
         monkeypatch.setattr(diagnosis, "diagnose_image", lambda *_: 1 / 0)
-        assert train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1}) == output
+        assert train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1}) == output
         assert "its diagnosis failed (ZeroDivisionError" in caplog.text
         assert (output / "best.ckpt").exists()
         assert not (output / "diagnosis.json").exists()
 
-    @pytest.mark.parametrize("length", [{}, {"minutes": 0.001}], ids=["epochs", "minutes"])
-    def test_its_time_is_a_share_of_the_run(self, length, data, output, monkeypatch):
+    @pytest.mark.parametrize("length", [{}, {"minutes": 0.001}], ids=["steps", "minutes"])
+    @pytest.mark.parametrize("least", [0.0, 2.0])
+    def test_its_time_is_a_share_of_the_run(self, length, least, data, output, monkeypatch):
         given = []
         monkeypatch.setattr("manymask.training.run.diagnose_run", lambda *arguments: given.append(arguments[-1]))
-        train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1} | length)
+        monkeypatch.setattr("manymask.training.run.LEAST_SECONDS", least)
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1} | length)
         took = sum(float(row["seconds"]) for row in read_rows(output))
-        assert given == [pytest.approx(TIME_SHARE * 60 * length["minutes"] if length else TIME_SHARE * took)]
+        share = TIME_SHARE * 60 * length["minutes"] if length else TIME_SHARE * took
+        assert given == [pytest.approx(max(share, least))]
 
-    def test_time_is_kept_back(self, data, output, monkeypatch):
+    @pytest.mark.parametrize(("minutes", "seconds"), [(10, 18), (1, LEAST_SECONDS)])
+    def test_time_is_kept_back(self, data, output, monkeypatch, minutes, seconds):
         deadlines = []
         monkeypatch.setattr("manymask.training.run.Pace", lambda *arguments: deadlines.append(arguments[1]) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train(data, output=output, recipe="baseline", settings=SETTINGS | {"minutes": 10}, started=1000.0)
-        assert deadlines == [1000 + 600 * (1 - TIME_SHARE)]
+            train(data, output=output, recipe="baseline", settings=SETTINGS | {"minutes": minutes}, started=1000.0)
+        assert deadlines == [pytest.approx(1000 + 60 * minutes - seconds)]
 
-    def test_short_run_has_none(self, run):
-        assert read_diagnosis(run / "last.ckpt") == {}
+    def test_slow_images(self, data, output, caplog, monkeypatch):
+        """There is no time for one of each set: it says so, and nothing is left of what was found before."""
+        monkeypatch.setattr(diagnosis, "COST", 1e9)
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1})
+        assert re.search(r"no diagnosis: 2\.0 s are for it, and an image of each set takes \d+\.\d s", caplog.text)
+        assert read_diagnosis(output) == {}
+
+    def test_time_is_over_before_an_image_is_seen(self, data, output, caplog, monkeypatch):
+        monkeypatch.setattr(diagnosis, "COST", 0.0)
+        monkeypatch.setattr(diagnosis, "speed_up", lambda network, *_: time.sleep(2.1) or network)
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1})
+        assert "no diagnosis: none of the training and validation images" in caplog.text
+        assert read_diagnosis(output) == {}
