@@ -26,6 +26,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+# Torchvision's heads: larger, and their random weights find objects of both classes.
+LARGER: dict[str, Any] = {"architecture": "maskrcnn_fpn", "backbone": "resnet10t"}
+
+
 def make_tiny_plan(categories: tuple[Category, ...] = CATEGORIES, **settings: Any) -> Plan:
     record = DataRecord(
         path="data",

@@ -27,8 +27,7 @@ class TestRunFolder:
     def test_files(self, run):
         files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
         assert len([name for name in files if name.startswith("tensorboard/events")]) == 1
-        # Whether there is a diagnosis depends on how fast the machine is: see test_diagnosis.py.
-        assert {name for name in files if not name.startswith("tensorboard/")} - {"diagnosis.json"} == {
+        assert {name for name in files if not name.startswith("tensorboard/")} == {
             "plan.json", "metrics.csv", "curves/loss.png", "curves/map.png", "last.ckpt", "best.ckpt",
             "checkpoints/epoch_001.ckpt", "checkpoints/epoch_002.ckpt",
         }  # fmt: skip

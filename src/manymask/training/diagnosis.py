@@ -53,7 +53,7 @@ FOUND_IOU, PROPOSAL_IOU, BOX_IOU, MASK_IOU = 0.5, 0.7, 0.9, 0.9
 TIME_SHARE = 0.03
 """Share of a run's time that its diagnosis may take."""
 LEAST_SECONDS = 2.0
-"""What a short run gives it all the same, for it has to load the network."""
+"""Less does not pay, for to load the network takes as long; a run with a time budget always keeps as much back."""
 # How much longer an image takes than in validation, at most: the heads run on the true boxes too.
 COST = 2.0
 
@@ -70,8 +70,8 @@ def diagnose_run(folder: RunFolder, data: TrainingData, module: TrainingModule, 
         seconds: Time that it may take; where it is not enough for one image of each set, there is no diagnosis.
     """
     datasets, seconds_per_image = {"training": data.train, "validation": data.val}, COST * module.seconds_per_image
-    if seconds < (needed := len(datasets) * seconds_per_image):
-        logger.info(f"no diagnosis: {seconds:.1f} s are for it, and an image of each set takes {needed:.1f} s")
+    if seconds < (needed := max(len(datasets) * seconds_per_image, LEAST_SECONDS)):
+        logger.info(f"no diagnosis: the run has {seconds:.1f} s for it, and it takes at least {needed:.1f} s")
         return
     try:
         checkpoint = folder.best if folder.best.exists() else folder.last

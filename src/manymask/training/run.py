@@ -335,10 +335,8 @@ def fit(
         except RuntimeError:
             end_on_signal.check()  # a signal to the whole process group may end a loader before this process looks
             raise
-    seconds = max(TIME_SHARE * sum(row["seconds"] or 0 for row in rows), LEAST_SECONDS)
-    if module.pace is not None:
-        seconds = min(seconds, module.pace.seconds_left + kept_back)
-    diagnose_run(folder, data, module, seconds)
+    took = sum(row["seconds"] or 0 for row in rows)
+    diagnose_run(folder, data, module, TIME_SHARE * took if plan.minutes is None else kept_back)
 
 
 def _describe_start(plan: Plan, device: torch.device, datamodule: InstanceDataModule, folder: RunFolder) -> str:
