@@ -180,7 +180,7 @@ class TestRun:
         given = []
         monkeypatch.setattr("manymask.training.run.diagnose_run", lambda *arguments: given.append(arguments[-1]))
         long_ago = time.monotonic() - 200  # so that there is time for no more than a step of each epoch
-        short = {"max_steps": 1, "minutes": minutes}
+        short = {"epochs": 1, "minutes": minutes}
         train(data, output=output, recipe="baseline", settings=SETTINGS | short, started=long_ago)
         took = sum(float(row["seconds"]) for row in read_rows(output))
         assert given == [pytest.approx({None: TIME_SHARE * took, 0.001: LEAST_SECONDS, 2: TIME_SHARE * 120}[minutes])]
@@ -201,6 +201,6 @@ class TestRun:
     def test_time_is_over_before_an_image_is_seen(self, data, output, caplog, monkeypatch):
         monkeypatch.setattr(diagnosis, "COST", 0.0)
         monkeypatch.setattr(diagnosis, "speed_up", lambda network, *_: time.sleep(2.1) or network)
-        train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1, "minutes": 0.001})
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1, "minutes": 0.001})
         assert "no diagnosis: none of the training and validation images fits into its 2.0 s" in caplog.text
         assert read_diagnosis(output) == {}
