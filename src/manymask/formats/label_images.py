@@ -116,6 +116,7 @@ def write_label_image(
     instances: Instances,
     categories: Sequence[Category],
     *,
+    min_score: float = 0.0,
     pixel_size: tuple[float, float] | None = None,
     overlaps: Path | None = None,
 ) -> None:
@@ -129,28 +130,28 @@ def write_label_image(
         path: The TIFF.
         instances: The masks.
         categories: The classes; label i + 1 is ``categories[i]``.
+        min_score: Instances of a lower score are left out.
         pixel_size: Height and width of a pixel in micrometres, which the file then keeps.
         overlaps: Where to write the instances that lose pixels to others, whole and under the same ids, so that nothing
             is lost: in the first page, or in more where they overlap each other. Those that are hidden by others have
             the ids that follow. Nothing is written where no instances overlap.
     """
-    rows, num_visible = rank_instances(instances.runs, instances.scores, instances.iscrowd)
+    runs = instances.runs
+    rows, num_visible = rank_instances(runs, instances.scores, instances.iscrowd, min_score)
     with replace_file(path.with_suffix(".csv"), "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "class", "score"])
         for new_id, row in enumerate(rows[:num_visible].tolist(), start=1):
             table.writerow([new_id, categories[int(instances.labels[row]) - 1].name, instances.scores[row]])
     ids = np.arange(len(rows)) + 1
-    _write_pages(path, [(instances.runs.select(rows[:num_visible]), ids[:num_visible])], pixel_size)
+    _write_pages(path, runs, [(rows[:num_visible], ids[:num_visible])], pixel_size)
     if overlaps is None:
         return
-    ranked = instances.runs.select(rows)
-    overlapped = np.flatnonzero(find_overlapped(ranked))
+    overlapped = find_overlapped(runs, rows)
     if len(overlapped):
-        lost = ranked.select(overlapped)
-        layer_of = assign_layers(lost)
-        layers = [np.flatnonzero(layer_of == layer) for layer in range(int(layer_of.max()) + 1)]
-        _write_pages(overlaps, [(lost.select(layer), ids[overlapped][layer]) for layer in layers], pixel_size)
+        layer_of = assign_layers(runs.select(rows[overlapped]))
+        layers = [overlapped[layer_of == layer] for layer in range(int(layer_of.max()) + 1)]
+        _write_pages(overlaps, runs, [(rows[layer], ids[layer]) for layer in layers], pixel_size)
 
 
 def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
@@ -162,11 +163,12 @@ def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
 
 def _write_pages(
     path: Path,
-    pages: Sequence[tuple[RunLengths, np.ndarray]],
+    runs: RunLengths,
+    pages: Sequence[tuple[np.ndarray, np.ndarray]],
     pixel_size: tuple[float, float] | None,
 ) -> None:
-    """Write a TIFF of a page for each set of masks, earlier masks on top, with their ids."""
-    height, width = pages[0][0].size
+    """Write a TIFF of a page for each set of rows, the masks of earlier ones on top, with their ids."""
+    height, width = runs.size
     largest = max(int(ids.max(initial=0)) for _, ids in pages)
     dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32)
     options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
@@ -176,12 +178,12 @@ def _write_pages(
     # How well ids compress is not known before, and 32 bits cannot address what lies above 4 GB.
     is_big = len(pages) * height * width * dtype.itemsize > _MAX_CLASSIC
     with replace_file(path) as file, tifffile.TiffWriter(file, bigtiff=is_big) as tiff:
-        for runs, ids in pages:
+        for rows, ids in pages:
             if is_tiled:
-                tiles = _cut_tiles(paint_stripes(runs, ids, _TILE_SIZE), dtype)
+                tiles = _cut_tiles(paint_stripes(runs, rows, ids, _TILE_SIZE), dtype)
                 tiff.write(tiles, shape=(height, width), dtype=dtype, tile=(_TILE_SIZE, _TILE_SIZE), **options)
             else:
-                (painted,) = paint_stripes(runs, ids, height)
+                (painted,) = paint_stripes(runs, rows, ids, height)
                 tiff.write(painted.astype(dtype), **options)
 
 

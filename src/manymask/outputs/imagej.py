@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -33,25 +33,35 @@ class ImagejRois(OutputWriter):
 
     def write(self, image: ImageEntry, instances: Instances) -> None:
         """Write the ROIs of an image into a new file, one after the other."""
-        shown = self.select_shown(instances)
         path = self.folder / "imagej" / f"{image.name}.zip"
-        if len(shown) > MANY_ROIS:
-            logger.warning(f"{path} holds {len(shown)} ROIs, which makes ImageJ slow; label images (labels/) are fast")
-        boxes, num_digits = shown.runs.boxes.astype(np.int64).tolist(), len(str(len(shown)))
+        num_shown = int((instances.scores >= self.score_threshold).sum())
+        if num_shown > MANY_ROIS:
+            logger.warning(f"{path} holds {num_shown} ROIs, which makes ImageJ slow; label images (labels/) are fast")
+        num_digits = len(str(num_shown))
         with replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:
-            for rows, outlines in iterate_outlines(shown.runs):
-                rings = [outlines.points[begin:end] for begin, end in pairwise(outlines.ring_splits.tolist())]
-                splits = outlines.polygon_splits[outlines.instance_splits].tolist()
-                for row, (begin, end) in zip(rows, pairwise(splits), strict=True):
-                    if begin == end:
+            for first_id, part in self.iterate_shown(instances):
+                for id_, roi in enumerate(self._make_rois(part), start=first_id):
+                    if roi is None:
                         continue
-                    roi = make_roi(rings[begin:end], boxes[row])
-                    label = int(shown.labels[row])
-                    roi.group = label if label <= _MAX_GROUP else 0  # as many groups as ImageJ has
                     # The id of the label image, the class and the score, so that the ROI Manager shows them.
-                    roi.name = f"{row + 1:0{num_digits}} {self.class_names[label - 1]} {shown.scores[row]:.3f}"
-                    entry = zipfile.ZipInfo(f"{row + 1:0{num_digits}}.roi")  # of a fixed date: equal files
+                    roi.name = f"{id_:0{num_digits}} {roi.name}"
+                    entry = zipfile.ZipInfo(f"{id_:0{num_digits}}.roi")  # of a fixed date: equal files
                     archive.writestr(entry, roi.tobytes())
+
+    def _make_rois(self, instances: Instances) -> Iterator[roifile.ImagejRoi | None]:
+        """The ROI of each instance, named by class and score; None for an empty mask."""
+        boxes = instances.runs.boxes.astype(np.int64).tolist()
+        for rows, outlines in iterate_outlines(instances.runs):
+            rings = [outlines.points[begin:end] for begin, end in pairwise(outlines.ring_splits.tolist())]
+            splits = outlines.polygon_splits[outlines.instance_splits].tolist()
+            for row, (begin, end) in zip(rows, pairwise(splits), strict=True):
+                if begin == end:
+                    yield None
+                    continue
+                roi, label = make_roi(rings[begin:end], boxes[row]), int(instances.labels[row])
+                roi.group = label if label <= _MAX_GROUP else 0  # as many groups as ImageJ has
+                roi.name = f"{self.class_names[label - 1]} {instances.scores[row]:.3f}"
+                yield roi
 
 
 def make_roi(rings: Sequence[Int64[np.ndarray, "_ 2"]], box: Sequence[int]) -> roifile.ImagejRoi:
