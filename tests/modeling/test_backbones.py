@@ -14,7 +14,7 @@ def test_pyramid_is_torchvision_s_and_frees_what_it_is_given():
     expected, found = theirs(dict(maps)), lean(given := dict(maps))
     assert given == {}
     assert list(found) == list(expected)
-    for network, outputs in ((theirs, expected), (lean, found)):
+    for outputs in (expected, found):
         sum(output.square().sum() for output in outputs.values()).backward()
     torch.testing.assert_close(found, dict(expected))
     gradients = [[parameter.grad for parameter in network.parameters()] for network in (lean, theirs)]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from manymask.modeling.build import build_model
 from manymask.modeling import fast as fast_module
 from manymask.modeling.backbones import SeparableConv2d
+from manymask.modeling.build import build_model
 from manymask.modeling.fast import (
     NORMS,
     StripedSeparableConv2d,

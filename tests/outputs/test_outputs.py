@@ -40,9 +40,7 @@ def write_some(kind, folder, *, num_images=2):
 def test_writes_the_files_that_it_lists(kind, tmp_path):
     kind.check()
     listed = kind.list_files(["image0", "image1"])
-    assert write_some(kind, tmp_path) == {
-        name for name in listed if ".part" not in name
-    }  # those are for very many objects
+    assert write_some(kind, tmp_path) == {name for name in listed if ".part" not in name}
 
 
 def test_coco_results_are_what_json_writes(tmp_path):

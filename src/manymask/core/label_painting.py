@@ -45,7 +45,7 @@ def rank_instances(
 
 
 def _find_sharing(runs: RunLengths) -> Bool[np.ndarray, " instances"]:
-    """Whether a mask shares pixels with another one; few do, so that all else about overlaps is asked of these alone."""
+    """Whether a mask shares pixels with another one; few do, and all else about overlaps is asked of these alone."""
     is_sharing = np.zeros(len(runs), dtype=bool)
     num_bands = len(runs.owner) // GROUP_RUNS + 1
     for first, last in pairwise(np.linspace(0, runs.size[0] * runs.size[1], num_bands + 1).astype(np.int64)):

@@ -21,6 +21,7 @@ from manymask.wording import count_of
 
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
 _STRIPE_HEIGHT = 256  # rows that are converted at a time
+_ROWS_AT_ONCE = 64  # of a smaller picture, for which many times as many of the image are read
 _MAX_SIDE = 8192  # images with a longer side are made smaller, down to the long side above
 
 
@@ -62,10 +63,9 @@ def _read_smaller(image: ImageSource, factor: int) -> Shaped[np.ndarray, "canvas
         level for level, size in enumerate(image.level_sizes) if size[0] >= canvas_height and size[1] >= canvas_width
     )
     height, width = image.level_sizes[level]
-    # Rows of the picture that are made at a time, of about so many rows of the image; the level's rows may be fractions.
     rows = []
-    for first in range(0, canvas_height, _STRIPE_HEIGHT):
-        last = min(first + _STRIPE_HEIGHT, canvas_height)
+    for first in range(0, canvas_height, _ROWS_AT_ONCE):
+        last = min(first + _ROWS_AT_ONCE, canvas_height)
         top, bottom = (round(row * height / canvas_height) for row in (first, last))
         stripe = image.read(Window(top, 0, bottom - top, width), level)[..., :3]
         kind = stripe.dtype if stripe.dtype in (np.uint8, np.uint16) else np.float32

@@ -146,7 +146,9 @@ class StripedSeparableConv2d(nn.Module):
         super().__init__()
         self.of_each, self.of_all = convolutions
 
-    def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    def forward(
+        self, maps: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
         """The convolution of maps."""
         if torch.compiler.is_exporting():
             return self.of_all(self.of_each(maps))
