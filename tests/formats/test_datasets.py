@@ -36,12 +36,19 @@ def make_labelme(root):
     (root / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
 
 
+def make_geojson(root):
+    write_array(root / "a.png", make_pixels())
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, 1], [5, 1], [3, 4], [1, 1]]]}}
+    (root / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
 MAKERS = {
     "class_folders": make_class_folders,
     "label_images": make_label_images,
     "mask_files": make_mask_files,
     "coco": lambda root: make_coco(root, [TRIANGLE]),
     "labelme": make_labelme,
+    "geojson": make_geojson,
 }
 
 

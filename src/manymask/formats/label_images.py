@@ -35,7 +35,8 @@ def is_label_images(root: Path) -> bool:
 
     What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
     """
-    has_folders = (root / "images").is_dir() and drop_outputs(_find_label_folders(root))
+    folders = drop_outputs(_find_label_folders(root)) if (root / "images").is_dir() else []
+    has_folders = any(list_images(folder) or not any(folder.iterdir()) for folder in folders)
     return bool(has_folders or _find_side_by_side(root)[1])
 
 
