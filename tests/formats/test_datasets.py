@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+import roifile
 
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
@@ -42,6 +43,11 @@ def make_geojson(root):
     (root / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
 
 
+def make_imagej(root):
+    write_array(root / "a.png", make_pixels())
+    roifile.ImagejRoi.frompoints([[1, 1], [5, 1], [3, 4]]).tofile(root / "a.roi")
+
+
 MAKERS = {
     "class_folders": make_class_folders,
     "label_images": make_label_images,
@@ -49,6 +55,7 @@ MAKERS = {
     "coco": lambda root: make_coco(root, [TRIANGLE]),
     "labelme": make_labelme,
     "geojson": make_geojson,
+    "imagej": make_imagej,
 }
 
 
