@@ -53,7 +53,7 @@ def read_masks(root):
 
 @pytest.mark.parametrize("kind", [ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED])
 def test_polygons(tmp_path, kind):
-    write_zip(tmp_path, make_polygon(SQUARE, kind), make_polygon(SQUARE + [1.6, 1.6], kind))
+    write_zip(tmp_path, make_polygon(SQUARE, kind), make_polygon(SQUARE + 1.6, kind))
     dataset = read_dataset(tmp_path)
     assert dataset.format.name == "imagej"
     assert [category.name for category in dataset.categories] == ["object"]

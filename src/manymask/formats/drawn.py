@@ -25,7 +25,6 @@ from manymask.wording import count_of, list_some
 
 # Arcs become lines that are about this long, in pixels.
 _ARC_STEP = 1.0
-_MAX_ARC_POINTS = 10_000  # lines of an ellipse of 100,000 pixels are within a hundredth of a pixel
 _MAX_COORDINATE = 2**31  # beyond any image
 
 
@@ -220,7 +219,7 @@ def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: fl
         radius_y: The other one.
         angle: By which it is turned, in degrees, clockwise on the screen.
     """
-    num_points = min(max(16, int(np.ceil(2 * np.pi * max(radius_x, radius_y) / _ARC_STEP))), _MAX_ARC_POINTS)
+    num_points = max(16, int(np.ceil(2 * np.pi * max(radius_x, radius_y) / _ARC_STEP)))
     turn, way = np.radians(angle), np.linspace(0, 2 * np.pi, num_points, endpoint=False)
     along, across = radius_x * np.cos(way), radius_y * np.sin(way)
     return np.stack(

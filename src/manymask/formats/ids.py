@@ -11,6 +11,7 @@ from manymask.core import RunLengths, encode_layers, paint_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
 from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
+from manymask.formats.cellpose import read_cellpose_masks
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.orientation import is_obeyed
 from manymask.imaging.raster import Raster, turn
@@ -126,9 +127,13 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
             2^53 (to the last that its type of float holds with all before it). With ``is_split`` also where two values
             touch, since their pieces then need not be objects.
     """
-    raster = read_raster(path)
-    orientation = raster.orientation if is_obeyed() else 1
-    ids, old_ids = renumber_ids(turn(_to_ids(raster, path), orientation))
+    if path.suffix.lower() == ".npy":
+        orientation, ids = 1, _check_whole_numbers(read_cellpose_masks(path), path)
+    else:
+        raster = read_raster(path)
+        orientation = raster.orientation if is_obeyed() else 1
+        ids = turn(_to_ids(raster, path), orientation)
+    ids, old_ids = renumber_ids(ids)
     if is_checked:
         _check_not_resampled(path, ids, len(old_ids))
     if is_split:
