@@ -209,12 +209,14 @@ def _parse_geometry(where: str, geometry: dict[str, Any]) -> list[Polygon] | Non
         return [polygon for polygons in found if polygons for polygon in polygons] or None
     if kind not in ("Polygon", "MultiPolygon"):
         return None
-    polygons = [coordinates] if kind == "Polygon" else coordinates
+    polygons: Any = [coordinates] if kind == "Polygon" else coordinates
     try:
-        rings = [[to_points(ring) for ring in polygon] for polygon in polygons]  # pyright: ignore[reportGeneralTypeIssues]
+        rings = [[to_points(ring) for ring in polygon] for polygon in polygons]
     except TypeError:
         rings = [[None]]
-    good = [[_open_ring(ring) for ring in polygon if ring is not None and len(ring) >= 3] for polygon in rings]
+    good: list[Polygon] = [
+        [_open_ring(ring) for ring in polygon if ring is not None and len(ring) >= 3] for polygon in rings
+    ]
     if not any(good) or [len(polygon) for polygon in good] != [len(polygon) for polygon in rings]:
         raise FormatError(f"{where} is a {kind} of which no outline can be made; draw it again")
     return good

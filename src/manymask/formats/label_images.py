@@ -74,7 +74,10 @@ def read_label_images(root: str | Path) -> Dataset:
         elif not files.is_sparse:
             message = f"{path} has no label image; add one named '{name}' (all zeros if it shows no object)"
             problems.append(report_incomplete(message, path, name))
-    problems += [report_incomplete(message, path, path.stem) for path, message in matches.unmatched.items()]
+    for path, name in matches.strangers.items():
+        message = f"{path} labels an image '{name}' that is not there; add the image or remove the label"
+        problems.append(report_incomplete(message, path, name))
+    problems += [report_incomplete(message, path, path.stem) for path, message in matches.unclear.items()]
     if files.is_sparse and (num_left := len(names) - len(entries)):
         message = f"{root} has {count_of(num_left, 'frame')} without a segmentation, which are left out"
         problems.append(Problem("unusual-entries", "note", message, root))
@@ -115,17 +118,18 @@ def _find_in_folders(root: Path) -> _Files:
 def _name_below(folder: Path, list_files: Callable[[Path], list[Path]]) -> dict[Path, str]:
     """The files in a folder, or in its folders where it holds none itself, each by its place without its ending."""
     paths = list_files(folder) or [path for part in list_folders(folder) for path in list_files(part)]
-    return {path: path.relative_to(folder).with_name(_get_stem(path)).as_posix() for path in paths}
+    return {path: path.relative_to(folder).with_name(get_label_stem(path)).as_posix() for path in paths}
 
 
 def _list_label_images(folder: Path) -> list[Path]:
     """The label images in a folder: image files, and Cellpose's files of those that have no other."""
     images = list_images(folder)
     stems = {strip_label(path.stem) for path in images} - {path.stem for path in images}
-    return images + [path for path in list_images(folder, (".npy",)) if strip_label(_get_stem(path)) not in stems]
+    return images + [path for path in list_images(folder, (".npy",)) if strip_label(get_label_stem(path)) not in stems]
 
 
-def _get_stem(path: Path) -> str:
+def get_label_stem(path: Path) -> str:
+    """The stem of a label image, without what Cellpose adds to that of its own file."""
     return path.stem.removesuffix("_seg") if path.suffix.lower() == ".npy" else path.stem
 
 
@@ -138,8 +142,8 @@ def _find_side_by_side(root: Path) -> _Files:
     labelled = match_labels(images, {path: names[path] for path in labels}).labels
     # Cellpose's own file is what it is without a label image of the same name.
     lone = {path.stem for path in images if path not in labelled}
-    labels |= {path for path in arrays if _get_stem(path) in lone}
-    return _Files(images, {path: _get_stem(path) for path in sorted(labels)})
+    labels |= {path for path in arrays if get_label_stem(path) in lone}
+    return _Files(images, {path: get_label_stem(path) for path in sorted(labels)})
 
 
 def _is_cellpose(path: Path, kind: str) -> bool:

@@ -57,11 +57,14 @@ class Matches(NamedTuple):
 
     Attributes:
         labels: The label image of each image that has one.
-        unmatched: What is wrong with each of the other label images, and what to do.
+        strangers: Label images of no image, each with the name that its image should have.
+        unclear: What is wrong with each label image that may be of several images or is one of several of an image, and
+            what to do.
     """
 
     labels: dict[Path, Path]
-    unmatched: dict[Path, str]
+    strangers: dict[Path, str]
+    unclear: dict[Path, str]
 
 
 def match_labels(images: Mapping[Path, str], labels: Mapping[Path, str]) -> Matches:
@@ -71,7 +74,7 @@ def match_labels(images: Mapping[Path, str], labels: Mapping[Path, str]) -> Matc
         images: The name of each image, which may have folders before it.
         labels: The same for the label images.
     """
-    found = Matches({}, {})
+    found = Matches({}, {}, {})
     steps = [(make_key, make_key), (_in_folder(fold_stem), _in_folder(strip_label))]
     steps.append((_in_folder(strip_image), _in_folder(strip_label)))
     named = [(_group(images, name_image), name_label) for name_image, name_label in steps]
@@ -79,13 +82,10 @@ def match_labels(images: Mapping[Path, str], labels: Mapping[Path, str]) -> Matc
     for path, name in labels.items():
         meant = [(step, groups[key(name)]) for step, (groups, key) in enumerate(named) if key(name) in groups]
         if not meant:
-            found.unmatched[path] = (
-                f"{path} labels an image '{strip_label(Path(name).name)}' that is not there; add the image or remove "
-                "the label"
-            )
+            found.strangers[path] = strip_label(Path(name).name)
         elif len(meant[0][1]) > 1:
             first, second = meant[0][1][:2]
-            found.unmatched[path] = f"{path} may be the label image of {first} or of {second}; name it like one of them"
+            found.unclear[path] = f"{path} may be the label image of {first} or of {second}; name it like one of them"
         else:
             claims[meant[0][1][0]].append((meant[0][0], path))
     for image, claimed in claims.items():
@@ -96,7 +96,7 @@ def match_labels(images: Mapping[Path, str], labels: Mapping[Path, str]) -> Matc
             found.labels[image] = claimed[0][1]
         for _, path in claimed[is_clear:]:
             other = next(rival for _, rival in claimed if rival != path)
-            found.unmatched[path] = f"{path} and {other} are both label images of {image}; keep one of them"
+            found.unclear[path] = f"{path} and {other} are both label images of {image}; keep one of them"
     return found
 
 
