@@ -48,6 +48,11 @@ def make_imagej(root):
     roifile.ImagejRoi.frompoints([[1, 1], [5, 1], [3, 4]]).tofile(root / "a.roi")
 
 
+def make_npz(root):
+    root.mkdir(exist_ok=True)
+    np.savez(root / "a.npz", X=make_pixels()[None], y=make_ids((0, 0, 2, 2))[None])
+
+
 MAKERS = {
     "class_folders": make_class_folders,
     "label_images": make_label_images,
@@ -56,6 +61,7 @@ MAKERS = {
     "labelme": make_labelme,
     "geojson": make_geojson,
     "imagej": make_imagej,
+    "npz": make_npz,
 }
 
 
