@@ -53,6 +53,18 @@ def make_npz(root):
     np.savez(root / "a.npz", X=make_pixels()[None], y=make_ids((0, 0, 2, 2))[None])
 
 
+def make_ome_zarr(root):
+    zarr = pytest.importorskip("zarr")
+    for place, values, axes in (
+        ("a.zarr", make_pixels(), "yxc"),
+        ("a.zarr/labels/cells", make_ids((0, 0, 2, 2)), "yx"),
+    ):
+        group = zarr.create_group(root / place)
+        group.create_array("0", data=values)
+        multiscales = [{"axes": [{"name": name} for name in axes], "datasets": [{"path": "0"}]}]
+        group.attrs["ome"] = {"multiscales": multiscales}
+
+
 MAKERS = {
     "class_folders": make_class_folders,
     "label_images": make_label_images,
@@ -62,6 +74,7 @@ MAKERS = {
     "geojson": make_geojson,
     "imagej": make_imagej,
     "npz": make_npz,
+    "ome_zarr": make_ome_zarr,
 }
 
 

@@ -17,7 +17,7 @@ from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import class_folders, coco, geojson, imagej, label_images, labelme, mask_files, npz
+from manymask.formats import class_folders, coco, geojson, imagej, label_images, labelme, mask_files, npz, ome_zarr
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
-    for module in (class_folders, label_images, mask_files, coco, labelme, geojson, imagej, npz)
+    for module in (class_folders, label_images, mask_files, coco, labelme, geojson, imagej, npz, ome_zarr)
 }
 """All formats by their names."""
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Shaped
 
-from manymask.core import ArraySource, Instances, concatenate_runs, encode_layers, paint_layers
-from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record, Sample
+from manymask.core import ArraySource
+from manymask.core.dataset import Category, Dataset, Format, Record, Sample
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.class_folders import write_class_folder
+from manymask.formats.class_folders import ClassFolderWriter, merge_label_images
 from manymask.formats.ids import LabelImage, number_ids
 from manymask.formats.records import OBJECT_CATEGORIES, make_sample
 from manymask.imaging.files import list_images
@@ -149,12 +148,8 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     image = ArraySource(pixels * np.uint8(255) if pixels.dtype == bool else pixels)
     parts = _read_labels(record)
-    counts = [len(part.old_ids) for part in parts]
-    labels = np.repeat(np.arange(len(parts), dtype=np.int64) + 1, counts)
-    if len(parts) == 1:
-        return make_sample(record, image, parts[0].ids, labels)
-    runs = [encode_layers(torch.from_numpy(part.ids[None]), count) for part, count in zip(parts, counts, strict=True)]
-    return make_sample(record, image, paint_layers(concatenate_runs(runs)), labels)
+    labels = [np.full(len(part.old_ids), index) for index, part in enumerate(parts, start=1)]
+    return make_sample(record, image, merge_label_images([part.ids for part in parts], labels), np.concatenate(labels))
 
 
 def _name_instances(record: Record) -> list[str]:
@@ -165,14 +160,6 @@ def _name_instances(record: Record) -> list[str]:
     ]
 
 
-class _Writer(DatasetWriter):
-    """Writes class folders, since an archive cannot be written image by image."""
-
-    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
-        pixels = self.dataset.read_record(record, self.dataset.categories).pixels
-        write_class_folder(self.folder, record.name, pixels, instances, self.dataset.categories, np.uint32)
-
-
 FORMAT = Format(
     "npz",
     layout="a .npz file of arrays X and y",
@@ -180,7 +167,7 @@ FORMAT = Format(
     detect_by_content=is_npz,
     read=read_npz,
     name_instances=_name_instances,
-    open_writer=_Writer,
+    open_writer=ClassFolderWriter,
     changes="images and labels are class folders",
     suffixes=(".npz",),
 )
