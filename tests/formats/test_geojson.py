@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError
 from manymask.formats import geojson as geojson_module
 from manymask.formats import read_dataset
@@ -148,7 +149,7 @@ def test_damaged_and_endless_files_are_listed(tmp_path, monkeypatch):
         assert part in message
 
 
-def test_what_predict_writes_comes_back_exactly_but_is_no_ground_truth(tmp_path):
+def test_what_predict_writes_comes_back_exactly(tmp_path):
     write(GeoJson, tmp_path)
     results = make_results()[ROWS]
     write_array(tmp_path / "a.png", make_pixels(*results.size))
@@ -184,3 +185,14 @@ def test_a_bad_file_alone_is_an_error(tmp_path):
     (tmp_path / "a.geojson").write_text("{")
     with pytest.raises(DatasetError, match="a.geojson is not JSON"):
         read_dataset(tmp_path)
+
+
+def test_what_predict_writes_is_no_ground_truth_until_somebody_changes_it(tmp_path):
+    with record_outputs(tmp_path, "predict", GeoJson.list_files(["a"])):
+        write(GeoJson, tmp_path)
+    write_array(tmp_path / "a.png", make_pixels(40, 60))
+    with pytest.raises(DatasetError, match="fits no layout"):
+        read_dataset(tmp_path)
+    assert len(read_dataset(tmp_path, "geojson")) == 1
+    write(GeoJson, tmp_path, make_results()[:1])
+    assert len(read_dataset(tmp_path)[0].labels) == 1

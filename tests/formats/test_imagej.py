@@ -6,6 +6,8 @@ import roifile
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from manymask.core import Instances
+from manymask.core.outputs import record_outputs
+from manymask.errors import DatasetError
 from manymask.formats import imagej as imagej_module
 from manymask.formats import read_dataset
 from manymask.formats.datasets import open_dataset
@@ -213,3 +215,14 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     found = copy[0].to_instances()
     assert [copy.categories[label - 1].name for label in found.labels] == ["group 1", "group 3", "group 1"]
     np.testing.assert_array_equal(found.to_masks(), instances.to_masks())
+
+
+def test_what_predict_writes_is_no_ground_truth_until_somebody_changes_it(tmp_path):
+    with record_outputs(tmp_path, "predict", ImagejRois.list_files(["a"])):
+        write(ImagejRois, tmp_path)
+    write_array(tmp_path / "a.png", make_pixels(40, 60))
+    with pytest.raises(DatasetError, match="fits no layout"):
+        read_dataset(tmp_path)
+    assert len(read_dataset(tmp_path, "imagej")) == 1
+    write(ImagejRois, tmp_path, make_results()[:1])
+    assert len(read_dataset(tmp_path)[0].labels) == 1
