@@ -11,6 +11,7 @@ from manymask.formats import read_dataset
 from manymask.formats.datasets import detect_format, open_dataset
 from manymask.formats.geojson import GeojsonWriter, read_geojson
 from manymask.outputs import GeoJson
+from manymask.outputs import geojson as outputs_module
 from tests.formats.format_files import make_ids, make_instances, make_pixels, write_array
 from tests.outputs.results import ROWS, write
 from tests.outputs.results import make_instances as make_results
@@ -196,3 +197,15 @@ def test_what_predict_writes_is_no_ground_truth_until_somebody_changes_it(tmp_pa
     assert len(read_dataset(tmp_path, "geojson")) == 1
     write(GeoJson, tmp_path, make_results()[:1])
     assert len(read_dataset(tmp_path)[0].labels) == 1
+
+
+def test_very_many_predictions_in_several_files_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs_module, "MANY_FEATURES", 2)
+    with pytest.warns(UserWarning, match="further ones of a are in"):
+        write(GeoJson, tmp_path)
+    assert len(list((tmp_path / "geojson").iterdir())) == 3
+    results = make_results()[ROWS]
+    write_array(tmp_path / "a.png", make_pixels(*results.size))
+    dataset = read_geojson(tmp_path)
+    assert dataset.problems == ()
+    np.testing.assert_array_equal(dataset[0].to_instances().to_masks(), results.to_masks())

@@ -1,9 +1,10 @@
 """GeoJSON of QuPath: a file of features for each image."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _NO_OBJECTS = ("tile", "tmaCore", "root")
 _OLD_KINDS = {"PathAnnotationObject": "annotation", "PathDetectionObject": "detection", "PathCellObject": "cell"}
 # Measurements that are scores: manymask's, and that of QuPath's StarDist extension.
 _SCORES = ("score", "Detection probability")
+# What predict calls further files of an image with very many objects.
+_PART = re.compile(r"(?P<name>.+)\.part\d+")
 # An annotation around this many others is a region; around one it may be a cell with its nucleus.
 _MIN_INSIDE = 2
 
@@ -93,16 +96,31 @@ def read_geojson(root: str | Path) -> Dataset:
 
 def parse_geojson(root: Path) -> Drawings:
     """What was drawn in the files of a folder."""
-    reading, images = Reading(root), []
+    reading, images = Reading(root), list[DrawnImage]()
     files = _list_files(root) or _list_files(root, with_outputs=True)
     files = files or [path for path in find_label_files(root, _FOLDERS, (".json",)) if _begins_as_geojson(path)]
+    firsts: dict[str, int] = {}
     for path in files:
-        name = path.name[: path.name.lower().index(".geojson")] if ".geojson" in path.name.lower() else path.stem
+        name = _name_image(path)
+        part = _PART.fullmatch(name)
+        first = firsts.get(part["name"]) if part else None
         try:
-            images.append(DrawnImage(name, path, None, tuple(_parse_file(reading, path, name))))
+            objects = tuple(_parse_file(reading, path, name))
         except FormatError as error:
             reading.fault("bad-image-entry", str(error), name, path)
+            continue
+        if first is None:
+            firsts[name] = len(images)
+            images.append(DrawnImage(name, path, None, objects))
+        else:
+            images[first] = replace(images[first], objects=images[first].objects + objects)
     return Drawings(reading, images, is_by_image=True)
+
+
+def _name_image(path: Path) -> str:
+    """The image that a file is for, by its name."""
+    place = path.name.lower().find(".geojson")
+    return path.stem if place < 0 else path.name[:place]
 
 
 def _parse_file(reading: Reading, path: Path, image: str) -> list[DrawnObject]:

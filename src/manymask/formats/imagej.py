@@ -221,9 +221,7 @@ def _bend(start: Ring, points: Ring) -> Ring:
     return controls[:, 0]
 
 
-def write_rois(
-    path: Path, parts: Iterable[tuple[int, Instances]], class_names: Sequence[str], num_digits: int
-) -> None:
+def write_rois(path: Path, parts: Iterable[tuple[int, Instances]], class_names: Sequence[str], num_digits: int) -> None:
     """Write a zip of a ROI for each instance that has pixels, along the edges of pixels, one after the other.
 
     The group is the class index, up to 255, as ImageJ has no more; the name is the id of the instance, its class and
