@@ -36,12 +36,19 @@ def make_labelme(root):
     (root / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
 
 
+def make_yolo(root):
+    write_array(root / "images" / "a.png", make_pixels())
+    (root / "labels").mkdir()
+    (root / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+
+
 MAKERS = {
     "class_folders": make_class_folders,
     "label_images": make_label_images,
     "mask_files": make_mask_files,
     "coco": lambda root: make_coco(root, [TRIANGLE]),
     "labelme": make_labelme,
+    "yolo": make_yolo,
 }
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
+from scipy.spatial import KDTree
 
-from manymask.core import Instances, RunLengths, paint_layers
+from manymask.core import Instances, RunLengths, Window, crop_runs, paint_layers
 from manymask.core.dataset import Category, Dataset, Doubt, Format, Record, Sample
 from manymask.core.polygons import Polygon, Ring, fill_polygons
 from manymask.errors import DatasetError
@@ -235,6 +237,29 @@ def to_points(points: object) -> Ring | None:
         return None
     is_good = pairs.ndim == 2 and pairs.shape[1] == 2 and bool((np.abs(pairs) < _MAX_COORDINATE).all())
     return pairs if is_good else None
+
+
+def join_rings(polygons: Sequence[Polygon]) -> Ring:
+    """All rings of an object as one, for tools that know one outline an object: seams of no width lead between them.
+
+    Filled by the even-odd rule it is the same mask, as each seam is passed twice; seams are as short as they can be.
+    """
+    first, *others = [ring for polygon in polygons for ring in polygon]
+    for ring in others:
+        distances, nearest = KDTree(first).query(ring)
+        end = int(np.argmin(distances))
+        begin = int(nearest[end])
+        detour = np.roll(ring, -end, axis=0)
+        first = np.concatenate([first[: begin + 1], detour, detour[:1], first[begin:]])
+    return first
+
+
+def crop_mask(runs: RunLengths, row: int) -> tuple[int, int, Bool[np.ndarray, "height width"]]:
+    """The first column and row of the box of a mask, and its pixels in there."""
+    runs = runs.select(np.array([row]))
+    left, top, right, bottom = runs.boxes[0].astype(int).tolist()
+    pixels = paint_layers(crop_runs(runs, Window(top, left, bottom - top, right - left))).numpy()[0]
+    return left, top, pixels.astype(bool)
 
 
 def join_objects(first: DrawnObject, second: DrawnObject) -> DrawnObject:

@@ -71,7 +71,7 @@ class ImageFinder:
         return None
 
     @cached_property
-    def _images(self) -> list[Path]:
+    def images(self) -> list[Path]:
         """All image files in the data folder, hidden ones aside."""
         found: list[Path] = []
         for folder, folders, names in os.walk(self.root):
@@ -82,15 +82,15 @@ class ImageFinder:
 
     @cached_property
     def _by_place(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: make_key(os.path.abspath(path)))
+        return _group(self.images, lambda path: make_key(os.path.abspath(path)))
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: _fold(path.name))
+        return _group(self.images, lambda path: _fold(path.name))
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: _fold(path.stem))
+        return _group(self.images, lambda path: _fold(path.stem))
 
     def _explain(self, file_name: str, base: str, found: Sequence[Path]) -> str:
         if found:
