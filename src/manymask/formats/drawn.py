@@ -27,6 +27,7 @@ from manymask.wording import count_of, list_some
 
 # Arcs become lines that are about this long, in pixels.
 _ARC_STEP = 1.0
+_MAX_RADIUS = 1e5  # pixels, above which arcs become coarser, so that no number in a file fills the memory
 _MAX_COORDINATE = 2**31  # beyond any image
 
 
@@ -221,12 +222,17 @@ def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: fl
         radius_y: The other one.
         angle: By which it is turned, in degrees, clockwise on the screen.
     """
-    num_points = max(16, int(np.ceil(2 * np.pi * max(radius_x, radius_y) / _ARC_STEP)))
-    turn, way = np.radians(angle), np.linspace(0, 2 * np.pi, num_points, endpoint=False)
-    along, across = radius_x * np.cos(way), radius_y * np.sin(way)
-    return np.stack(
-        [x + along * np.cos(turn) - across * np.sin(turn), y + along * np.sin(turn) + across * np.cos(turn)], 1
-    )
+    radius = min(max(abs(radius_x), abs(radius_y)), _MAX_RADIUS)
+    num_points = max(16, int(np.ceil(2 * np.pi * radius / _ARC_STEP)))
+    way = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
+    return turn_points(np.stack([x + radius_x * np.cos(way), y + radius_y * np.sin(way)], 1), (x, y), angle)
+
+
+def turn_points(points: Ring, centre: tuple[float, float], angle: float) -> Ring:
+    """Points turned about a centre by an angle in degrees, clockwise on the screen."""
+    turn = np.radians(angle)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return (points - centre) @ matrix + centre
 
 
 def to_points(points: object) -> Ring | None:
