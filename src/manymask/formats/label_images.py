@@ -88,7 +88,7 @@ def _find_label_folders(root: Path) -> list[Path]:
 
 
 def _is_text(folders: list[Path]) -> bool:
-    """Whether folders of labels hold what YOLO and labelme put there, in files or in a folder a split, and no images."""
+    """Whether folders of labels hold no images, but what YOLO and labelme put there, or folders of splits."""
     entries = [path for folder in folders for path in folder.iterdir() if not is_hidden(path)]
     is_image = any(path.suffix.lower() in IMAGE_SUFFIXES for path in entries)
     return not is_image and any(path.suffix.lower() in (".txt", ".json") or path.is_dir() for path in entries)
