@@ -16,7 +16,9 @@ def write_task(root, *shapes, name="a.png", size=(6, 8), head=""):
     """The file as CVAT's documentation of XML 1.1 has it."""
     write_array(root / "images" / "a.png", make_pixels())
     image = f'<image id="0" name="{name}" width="{size[1]}" height="{size[0]}">{"".join(shapes)}</image>'
-    text = f'<?xml version="1.0" encoding="utf-8"?>\n{head}<annotations><version>1.1</version>{META}{image}</annotations>'
+    text = (
+        f'<?xml version="1.0" encoding="utf-8"?>\n{head}<annotations><version>1.1</version>{META}{image}</annotations>'
+    )
     (root / "annotations.xml").write_text(text)
 
 
@@ -44,7 +46,9 @@ def test_polygon_mask_box_and_ellipse(tmp_path):
 
 
 def test_shapes_of_a_group_and_label_are_one_object_and_lines_are_none(tmp_path):
-    far = SQUARE.replace("1.00,1.00;4.00,1.00;4.00,4.00;1.00,4.00", "6,0;8,0;8,2;6,2").replace("<polygon", "<polygon {}")
+    far = SQUARE.replace("1.00,1.00;4.00,1.00;4.00,4.00;1.00,4.00", "6,0;8,0;8,2;6,2").replace(
+        "<polygon", "<polygon {}"
+    )
     group = 'group_id="3"'
     write_task(
         tmp_path,

@@ -126,7 +126,7 @@ def test_the_newest_annotation_that_is_not_cancelled_is_taken(tmp_path):
     dataset = open_dataset(tmp_path)
     assert [category.name for category in dataset.categories] == ["cell"]
     (problem,) = dataset.problems
-    assert "several annotations, of which the newest is taken: task 7" in problem.message
+    assert "several annotations, of which the newest is taken: a" in problem.message
 
 
 def test_tasks_that_nobody_submitted_are_not_labelled(tmp_path):

@@ -1,6 +1,6 @@
 """Aperio ImageScope: an XML file of outlines beside each slide, as in MoNuSeg and MoNuSAC."""
 
-from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -25,6 +25,7 @@ from manymask.formats.image_finder import ImageFinder
 from manymask.formats.labelme import LabelmeWriter
 from manymask.formats.reading import Reading
 from manymask.formats.xml_files import list_xml, read_xml
+from manymask.imaging.files import IMAGE_SUFFIXES
 
 _RECTANGLE, _ELLIPSE = "1", "2"
 # Arrows, rulers and counters, which enclose no pixels.
@@ -32,7 +33,12 @@ _NO_OBJECTS = ("3", "4", "5")
 
 
 def find_aperio_files(root: Path) -> list[Path]:
-    """The XML files in a folder and below it, if they are ImageScope's."""
+    """The XML files in a folder, if they are ImageScope's."""
+    return list_xml(root, "Annotations")
+
+
+def find_all_aperio_files(root: Path) -> list[Path]:
+    """The same with those in the folders below."""
     return list_xml(root, "Annotations", is_deep=True)
 
 
@@ -41,7 +47,7 @@ def read_aperio(root: str | Path) -> Dataset:
 
     Each region is an object, in pixels of the full resolution. Its class is the name of its layer's first attribute, as
     in MoNuSAC; where that is only ``Description``, its value, else the layer's name. Negative regions are holes of the
-    smallest region of their layer that they begin in. Arrows and rulers enclose nothing and are left out.
+    smallest region of their layer that they lie in. Arrows and rulers enclose nothing and are left out.
 
     Args:
         root: A folder of images and XML files, which may lie in folders of their own: an image has its file's stem.
@@ -56,7 +62,7 @@ def read_aperio(root: str | Path) -> Dataset:
 def parse_aperio(root: Path) -> Drawings:
     """What was drawn in the XML files of a folder."""
     reading, images = Reading(root), []
-    for path in find_aperio_files(root):
+    for path in find_all_aperio_files(root):
         try:
             images.append(_parse_file(reading, path, root))
         except FormatError as error:
@@ -72,7 +78,8 @@ def _parse_file(reading: Reading, path: Path, root: Path) -> DrawnImage:
     for place, layer in enumerate(content.iter("Annotation"), start=1):
         objects += _parse_layer(reading, path, f"layer {layer.get('Id') or place}", layer)
     # Files of several folders may be called alike: the image beside a file is its own.
-    beside = next((file for file in sorted(path.parent.glob(f"{_escape(path.stem)}.*")) if file != path), None)
+    files = sorted(path.parent.glob(f"{escape(path.stem)}.*"))
+    beside = next((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), None)
     image = path.stem if beside is None else str(beside.relative_to(root))
     return DrawnImage(image, path, None, tuple(objects))
 
@@ -96,9 +103,9 @@ def _parse_layer(reading: Reading, path: Path, name: str, layer: Element) -> lis
         (holes if region.get("NegativeROA") == "1" else outer).append((where, ring))
     polygons: list[list[Ring]] = [[ring] for _, ring in outer]
     for where, hole in holes:
-        around = [place for place, (_, ring) in enumerate(outer) if _contains(ring, hole[0])]
+        around = [place for place, (_, ring) in enumerate(outer) if _contains(ring, hole)]
         if not around:
-            message = f"{path}: {where} is negative, but in no region of its layer; draw it in the object that it cuts"
+            message = f"{path}: {where} is negative, but lies in no other region of its layer; draw it inside of one"
             reading.fault("bad-annotation", message, path.stem, path)
             continue
         polygons[min(around, key=lambda place: _area(outer[place][1]))].append(hole)
@@ -125,18 +132,14 @@ def _make_ring(kind: str | None, corners: Ring | None) -> Ring | None:
     return corners if len(corners) >= 3 else None
 
 
-def _contains(ring: Ring, point: Sequence[float] | np.ndarray) -> bool:
-    x, y = point
-    return cv2.pointPolygonTest(ring.astype(np.float32), (float(x), float(y)), measureDist=False) >= 0
+def _contains(ring: Ring, other: Ring) -> bool:
+    """Whether all corners of the other ring lie in the first one, or on it."""
+    outline = ring.astype(np.float32)
+    return all(cv2.pointPolygonTest(outline, (x, y), measureDist=False) >= 0 for x, y in other.tolist())
 
 
 def _area(ring: Ring) -> float:
     return cv2.contourArea(ring.astype(np.float32))
-
-
-def _escape(name: str) -> str:
-    """A name as a pattern for itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 FORMAT = Format(
@@ -147,5 +150,6 @@ FORMAT = Format(
     name_instances=name_drawn_objects,
     open_writer=LabelmeWriter,
     changes="labels are written as labelme's files, with outlines along the edges of pixels",
+    detect_by_content=find_all_aperio_files,
     find_faults=find_drawn_faults,
 )

@@ -68,7 +68,8 @@ def parse_cvat(root: Path) -> Drawings:
         for element in iterate_xml(path, ("label", "image", "track")):
             if element.tag == "track":
                 raise FormatError(
-                    f"{path} holds tracks of a video, which is no set of images; export the task as 'CVAT for images 1.1'"
+                    f"{path} holds tracks of a video, which is no set of images; export the task as 'CVAT for images "
+                    "1.1'"
                 )
             if element.tag == "label" and (name := element.findtext("name")):
                 classes.append(name)
@@ -119,7 +120,8 @@ def _parse_shape(place: int, shape: Element, size: tuple[int, int] | None) -> Dr
         centre = (left + right) / 2, (top + bottom) / 2
         ring = turn_points(make_rectangle(left, top, right, bottom), centre, angle)
     else:
-        ring = make_ellipse(*(to_number(shape, side) for side in ("cx", "cy", "rx", "ry")), angle)
+        x, y, radius_x, radius_y = (to_number(shape, side) for side in ("cx", "cy", "rx", "ry"))
+        ring = make_ellipse(x, y, radius_x, radius_y, angle)
     return DrawnObject(name, category, [[ring]])
 
 

@@ -17,14 +17,26 @@ from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import aperio, class_folders, coco, cvat, label_images, label_studio, labelme, mask_files, via, yolo
+from manymask.formats import (
+    aperio,
+    class_folders,
+    coco,
+    cvat,
+    label_images,
+    label_studio,
+    labelme,
+    mask_files,
+    via,
+    yolo,
+)
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
 logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (class_folders, label_images, mask_files, coco, labelme, yolo, cvat, label_studio, via, aperio)
+    module.FORMAT.name: module.FORMAT
+    for module in (class_folders, label_images, mask_files, coco, labelme, yolo, cvat, label_studio, via, aperio)
 }
 """All formats by their names."""
 

@@ -252,8 +252,8 @@ def join_rings(polygons: Sequence[Polygon]) -> Ring:
     """
     first, *others = [ring for polygon in polygons for ring in polygon]
     for ring in others:
-        distances, nearest = KDTree(first).query(ring)
-        end = int(np.argmin(distances))
+        distances, nearest = map(np.asarray, KDTree(first).query(ring))
+        end = int(distances.argmin())
         begin = int(nearest[end])
         detour = np.roll(ring, -end, axis=0)
         first = np.concatenate([first[: begin + 1], detour, detour[:1], first[begin:]])

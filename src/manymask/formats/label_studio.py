@@ -88,7 +88,7 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
         reading.problems.append(report_incomplete(message, path, name))
         return None
     if len(finished) > 1:
-        reading.note("has images with several annotations, of which the newest is taken", f"task {task.get('id', place)}")
+        reading.note("has images with several annotations, of which the newest is taken", name)
     newest = max(finished, key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
     size, objects = None, []
     for key, region in _join_results(newest.get("result")).items():

@@ -47,8 +47,8 @@ def find_via_files(root: Path) -> list[Path]:
 def read_via(root: str | Path) -> Dataset:
     """Read a project or an export of VIA 1 or 2.
 
-    Polygons, rectangles, circles and ellipses are objects. Their class is the region attribute that was filled in; there
-    may be one only. Points and lines enclose nothing and are left out.
+    Polygons, rectangles, circles and ellipses are objects. Their class is the region attribute that was filled in;
+    there may be one only. Points and lines enclose nothing and are left out.
 
     Args:
         root: The folder of the file, with the images in ``images`` or beside it.
@@ -141,8 +141,8 @@ def _find_class_attribute(path: Path, entries: Mapping[str, Iterable[Any]]) -> s
     }
     if len(found) > 1:
         raise FormatError(
-            f"{path} has the region attributes {', '.join(sorted(found))}, expected one, the class; delete the others in "
-            "VIA and export it again"
+            f"{path} has the region attributes {', '.join(sorted(found))}, expected one, the class; delete the others "
+            "in VIA and export it again"
         )
     return found.pop() if found else None
 
@@ -155,9 +155,7 @@ def _read_class(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def _parse_image(
-    reading: Reading, path: Path, image: str, regions: Iterable[Any], attribute: str | None
-) -> DrawnImage:
+def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any], attribute: str | None) -> DrawnImage:
     objects: list[DrawnObject] = []
     for place, region in enumerate(regions):
         category = None if attribute is None else _read_class(_get_attributes(region).get(attribute, ""))
@@ -186,8 +184,9 @@ def _make_ring(shape: Mapping[str, Any]) -> np.ndarray | None:
     kind = shape.get("name")
     if kind in ("polygon", "polyshape"):
         x, y = shape.get("all_points_x"), shape.get("all_points_y")
-        is_pairs = isinstance(x, list) and isinstance(y, list) and len(x) == len(y) >= 3
-        return to_points(list(zip(x, y, strict=True))) if is_pairs else None
+        if not (isinstance(x, list) and isinstance(y, list) and len(x) == len(y) >= 3):
+            return None
+        return to_points(list(zip(x, y, strict=True)))
     if kind == "rect" and (box := read("x", "y", "width", "height")):
         left, top, width, height = box
         return make_rectangle(left, top, left + width, top + height)
@@ -195,8 +194,9 @@ def _make_ring(shape: Mapping[str, Any]) -> np.ndarray | None:
         x, y, radius = circle
         return make_ellipse(x, y, radius, radius)
     if kind == "ellipse" and (ellipse := read("cx", "cy", "rx", "ry")):
+        x, y, radius_x, radius_y = ellipse
         turn = read("theta") if "theta" in shape else [0.0]  # in radians, since VIA 2
-        return None if turn is None else make_ellipse(*ellipse, float(np.degrees(turn[0])))
+        return None if turn is None else make_ellipse(x, y, radius_x, radius_y, float(np.degrees(turn[0])))
     return None
 
 
@@ -206,7 +206,7 @@ def _shorten(value: object) -> str:
 
 
 class ViaWriter(DatasetWriter):
-    """Writes ``images`` and ``via_regions.json``, with one polygon an object and its class in the attribute ``class``."""
+    """Writes ``images`` and ``via_regions.json``, one polygon an object, with its class as attribute ``class``."""
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         super().__init__(folder, dataset)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from defusedxml import ElementTree
+from defusedxml.ElementTree import fromstring, iterparse
 
 from manymask.errors import FormatError
 
@@ -32,7 +32,7 @@ def read_xml(path: Path) -> Element:
         FormatError: It cannot be read, is not XML, or defines entities.
     """
     with _explain(path):
-        return ElementTree.parse(path).getroot()
+        return fromstring(path.read_bytes())
 
 
 def iterate_xml(path: Path, tags: tuple[str, ...]) -> Iterator[Element]:
@@ -42,7 +42,7 @@ def iterate_xml(path: Path, tags: tuple[str, ...]) -> Iterator[Element]:
         FormatError: It cannot be read, is not XML, or defines entities.
     """
     with _explain(path):
-        for _, element in ElementTree.iterparse(path, events=("end",)):
+        for _, element in iterparse(path, events=("end",)):
             if element.tag in tags:
                 yield element
                 element.clear()
