@@ -112,6 +112,16 @@ def test_other_layouts_are_detected(tmp_path):
     assert detect_format(tmp_path / "pairs") == "label_images"
 
 
+@pytest.mark.parametrize(
+    ("data_format", "name"),
+    [("cvat", "annotations.xml"), ("label_studio", "tasks.json"), ("via", "via.json"), ("aperio", "a.xml")],
+)
+def test_a_file_of_a_tool_whose_data_are_folders(tmp_path, data_format, name):
+    MAKERS[data_format](tmp_path)
+    with pytest.raises(DatasetError, match=f"is a file of data format '{data_format}'; give its folder"):
+        detect_format(tmp_path / name)
+
+
 def test_nothing_fits_or_more_than_one(tmp_path):
     with pytest.raises(DatasetError, match=r"fits no layout .*class_folders .*coco"):
         detect_format(tmp_path)

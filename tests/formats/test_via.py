@@ -74,6 +74,17 @@ def test_table(tmp_path, mark):
     assert [problem.kind for problem in dataset.problems] == ["bad-annotation"]
 
 
+def test_entries_without_a_name_and_long_ones(tmp_path):
+    many = make_entries(*[make_region(SQUARE)] * 1000)
+    write_via(tmp_path, many | {"b": 1, "c": {"size": 3}})
+    dataset = open_dataset(tmp_path)
+    assert len(dataset[0].labels) == 1000
+    assert [problem.message.split(": ")[1].split(";")[0] for problem in dataset.problems] == [
+        "the entry b has no filename",
+        "the entry c has no filename",
+    ]
+
+
 def test_one_attribute_is_the_class(tmp_path):
     write_via(tmp_path, make_entries(make_region(SQUARE), make_region(SQUARE, None), make_region(SQUARE, "", "note")))
     assert [category.name for category in read_dataset(tmp_path).categories] == ["cell", "object"]

@@ -93,6 +93,7 @@ def detect_format(path: str | Path) -> str:
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
+        _refuse_listed(path)
         fitting = [format.name for format in FORMATS.values() if path.suffix.lower() in format.suffixes]
     else:
         fitting = [format.name for format in FORMATS.values() if format.detect(path)]
@@ -110,6 +111,20 @@ def detect_format(path: str | Path) -> str:
             f"folders, as in: manymask train {example}"
         )
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
+
+
+def _refuse_listed(file: Path) -> None:
+    """Refuse a file of a tool whose data sets are folders."""
+    for module, find in (
+        (cvat, cvat.find_cvat_files),
+        (label_studio, label_studio.find_label_studio_files),
+        (via, via.find_via_files),
+        (aperio, aperio.find_aperio_files),
+    ):
+        if file in find(file.parent):
+            raise DatasetError(
+                f"{file} is a file of data format '{module.FORMAT.name}'; give its folder, {file.parent}"
+            )
 
 
 @explain_reading()

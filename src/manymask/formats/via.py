@@ -38,7 +38,7 @@ _MAX_CELL = 1 << 30
 
 def find_via_files(root: Path) -> list[Path]:
     """The JSON files of a folder that are VIA's; where there is none, its tables."""
-    if files := list_json(root, rb"\A\s*\{", rb'"_via_|"(file_attributes|base64_img_data|fileref)"\s*:'):
+    if files := list_json(root, rb"\A\s*\{", rb'"_via_|"(shape_attributes|file_attributes)"\s*:'):
         return files
     files = [path for path in sorted(root.glob("*.csv")) if not path.name.startswith(".") and path.is_file()]
     return [path for path in files if b"region_shape_attributes" in read_head(path).partition(b"\n")[0]]
@@ -68,13 +68,13 @@ def parse_via(root: Path) -> Drawings:
         raise DatasetError(f"{root} holds no JSON file or table of VIA; export the annotations as JSON")
     reading, images = Reading(root), []
     for path in files:
-        entries = _read_table(path) if path.suffix == ".csv" else _read_entries(path)
+        entries = _read_table(path) if path.suffix == ".csv" else _read_entries(reading, path)
         attribute = _find_class_attribute(path, entries)
         images += [_parse_image(reading, path, image, regions, attribute) for image, regions in entries.items()]
     return Drawings(reading, images)
 
 
-def _read_entries(path: Path) -> dict[str, list[Any]]:
+def _read_entries(reading: Reading, path: Path) -> dict[str, list[Any]]:
     """The regions of each image by its file name; entries of images keep no other name."""
     content = read_json(path)
     content = content.get("_via_img_metadata", content) if isinstance(content, dict) else content
@@ -83,7 +83,9 @@ def _read_entries(path: Path) -> dict[str, list[Any]]:
     entries: dict[str, list[Any]] = {}
     for key, entry in content.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
-            raise FormatError(f"{path}: the entry {key[:60]} has no filename; export the annotations again")
+            message = f"{path}: the entry {key[:60]} has no filename; add it or remove the entry"
+            reading.fault("bad-image-entry", message, None, path)
+            continue
         regions = entry.get("regions")
         # VIA 1 numbers regions as the keys of an object.
         regions = list(regions.values()) if isinstance(regions, dict) else regions
