@@ -25,8 +25,8 @@ from manymask.imaging.files import check_unique_names, list_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
 
-# Arcs become lines that are about this long, in pixels.
-_ARC_STEP = 1.0
+# Lines in place of an arc are this far from it at most, in pixels.
+_ARC_ERROR = 0.02
 _MAX_RADIUS = 1e5  # pixels, above which arcs become coarser, so that no number in a file fills the memory
 _MAX_COORDINATE = 2**31  # beyond any image
 
@@ -130,8 +130,8 @@ def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:
 
 def number_classes(drawings: Drawings) -> tuple[Category, ...]:
     """The classes, from 1 on; objects without a class are of one that is called ``object``."""
-    counts = Counter(drawn.category for image in drawings.images for drawn in image.objects)
-    names = list(drawings.classes or sorted(name for name in counts if name is not None))
+    counts = Counter(drawn.category or None for image in drawings.images for drawn in image.objects)
+    names = [name for name in drawings.classes or sorted(filter(None, counts)) if name]
     if None in counts and "object" not in names:
         if names:
             drawings.reading.note(f"has {count_of(counts[None], 'object')} without a class, here called 'object'")
@@ -213,7 +213,7 @@ def make_rectangle(left: float, top: float, right: float, bottom: float) -> Ring
 
 
 def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0.0) -> Ring:
-    """The ring of an ellipse in points about a pixel apart.
+    """The ring of an ellipse, in so many points that its pixels are right.
 
     Args:
         x: Its centre.
@@ -223,7 +223,8 @@ def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: fl
         angle: By which it is turned, in degrees, clockwise on the screen.
     """
     radius = min(max(abs(radius_x), abs(radius_y)), _MAX_RADIUS)
-    num_points = max(16, int(np.ceil(2 * np.pi * radius / _ARC_STEP)))
+    # A line between two of n points is pi^2 r / (2 n^2) away from the arc.
+    num_points = max(16, int(np.ceil(np.pi * np.sqrt(radius / (2 * _ARC_ERROR)))))
     way = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
     return turn_points(np.stack([x + radius_x * np.cos(way), y + radius_y * np.sin(way)], 1), (x, y), angle)
 

@@ -133,8 +133,9 @@ def _join_results(results: Any) -> dict[str, dict[str, Any]]:
 
 def _read_size(region: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) of the image, where the region gives it."""
-    height, width = region.get("original_height"), region.get("original_width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
+    sides = [region.get(name) for name in ("original_height", "original_width")]
+    height, width = (side if isinstance(side, int) and 0 < side < 2**31 else 0 for side in sides)
+    return (height, width) if height and width else None
 
 
 def _find_labels(region: Mapping[str, Any]) -> list[str]:
