@@ -180,6 +180,7 @@ BRUSH = encode_brush(make_ids((1, 1, 4, 4)) > 0)
         (make_region({"x": 1, "y": 2, "width": 1e99, "height": 1}, "rectanglelabels"), "has width 1e"),
         (make_region({"rle": None}, "brushlabels"), "brush stroke that cannot be decoded"),
         (make_region({"rle": [1, 999]}, "brushlabels"), "brush stroke that cannot be decoded"),
+        (make_region({"rle": 2**40}, "brushlabels"), "cannot be decoded .it is no list"),
         (make_region({"rle": []}, "brushlabels"), "cannot be decoded .it is cut short"),
         (make_region({"rle": BRUSH[:20]}, "brushlabels"), "cannot be decoded .it is cut short"),
         (make_region({"rle": BRUSH}, "brushlabels", original_width=9), "holds 192 values, expected 216"),

@@ -199,13 +199,15 @@ def decode_brush(code: Any, size: tuple[int, int]) -> RunLengths:
     if height * width > _MAX_PIXELS:
         raise FormatError(f"is a brush stroke on {height} x {width} pixels, of which polygons are to be made first")
     try:
+        if not isinstance(code, list):
+            raise TypeError("it is no list")
         bits = "".join(f"{byte:08b}" for byte in bytes(code))
-        values, ends = zip(*_iterate_brush(bits, 4 * height * width), strict=True)
+        values, ends = np.array(list(_iterate_brush(bits, 4 * height * width))).T
     except (TypeError, ValueError, OverflowError) as error:
         raise FormatError(f"is a brush stroke that cannot be decoded ({error})") from error
     # Of the four channels only the last one counts: the places 3, 7, 11 and so on.
-    lengths = np.diff(np.array(ends) // 4, prepend=0)
-    pixels = np.repeat(np.array(values) > 0, lengths).reshape(size)
+    lengths = np.diff(ends // 4, prepend=0)
+    pixels = np.repeat(values > 0, lengths).reshape(size)
     return encode_crops([(0, 0, pixels)], size)
 
 

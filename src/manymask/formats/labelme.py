@@ -46,7 +46,9 @@ def is_labelme(root: Path) -> bool:
 def _list_files(root: Path) -> list[Path]:
     folders = [root / name for name in _FOLDERS if (root / name).is_dir()]
     files = (path for folder in folders for path in folder.glob("*.json"))
-    return sorted(path for path in files if not path.name.startswith(".") and path.is_file())
+    # A repaired copy holds the record of its repairs beside them.
+    files = (path for path in files if not path.name.startswith(".") and path.name != "repairs.json")
+    return sorted(path for path in files if path.is_file())
 
 
 def _is_labelme_file(path: Path) -> bool:
