@@ -18,7 +18,7 @@ from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image, split_shared_ids
 from manymask.formats.records import Entry, make_dataset, make_sample, report_incomplete
-from manymask.imaging.files import LABEL_STEM, check_unique_names, list_images, make_key
+from manymask.imaging.files import IMAGE_SUFFIXES, LABEL_STEM, check_unique_names, is_hidden, list_images, make_key
 from manymask.imaging.orientation import open_labelled_image
 
 LABEL_FOLDERS = ("labels", "masks")
@@ -36,7 +36,7 @@ def is_label_images(root: Path) -> bool:
     What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
     """
     has_folders = (root / "images").is_dir() and drop_outputs(_find_label_folders(root))
-    return bool(has_folders or _find_side_by_side(root)[1])
+    return bool((has_folders and not _is_text(has_folders)) or _find_side_by_side(root)[1])
 
 
 def read_label_images(root: str | Path) -> Dataset:
@@ -85,6 +85,13 @@ def _find_in_folders(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str
 
 def _find_label_folders(root: Path) -> list[Path]:
     return [root / name for name in LABEL_FOLDERS if (root / name).is_dir()]
+
+
+def _is_text(folders: list[Path]) -> bool:
+    """Whether folders of labels hold no images, but what YOLO and labelme put there, or folders of splits."""
+    entries = [path for folder in folders for path in folder.iterdir() if not is_hidden(path)]
+    is_image = any(path.suffix.lower() in IMAGE_SUFFIXES for path in entries)
+    return not is_image and any(path.suffix.lower() in (".txt", ".json") or path.is_dir() for path in entries)
 
 
 def _find_side_by_side(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
