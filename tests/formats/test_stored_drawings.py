@@ -9,6 +9,7 @@ from manymask.errors import DatasetError, FormatError
 from manymask.formats.stored import read_predictions
 from manymask.outputs import GeoJson, ImagejRois
 from tests.formats.format_files import make_ids, make_pixels, write_array
+from tests.formats.test_datasets import MAKERS
 from tests.formats.test_geojson import FAR, SQUARE, make_feature, write_features
 from tests.formats.test_imagej import make_polygon, write_zip
 from tests.formats.test_labelme import write_shapes
@@ -55,6 +56,15 @@ def test_files_of_other_tools_with_and_without_classes(tmp_path):
         assert (stored.categories, stored.has_scores, stored.missing) == (known, False, ("b",))
         assert read(stored, dataset)[0].labels.tolist() == labels
         assert any("are all scored as nucleus" in note for note in stored.notes) == (categories[0].name == "nucleus")
+
+
+@pytest.mark.parametrize("name", ["cvat", "label_studio", "via", "aperio"])
+def test_other_formats_of_drawn_objects(tmp_path, name):
+    MAKERS[name](tmp_path)
+    dataset = make_dataset("ab", OBJECT)
+    stored = read_predictions(tmp_path, dataset)
+    assert stored.missing == ("b",)
+    assert [len(found) for found in read(stored, dataset)] == [1, 0]
 
 
 def test_unknown_classes_are_refused(tmp_path):

@@ -17,7 +17,22 @@ from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import class_folders, coco, geojson, imagej, label_images, labelme, mask_files, npz, ome_zarr
+from manymask.formats import (
+    aperio,
+    class_folders,
+    coco,
+    cvat,
+    geojson,
+    imagej,
+    label_images,
+    label_studio,
+    labelme,
+    mask_files,
+    npz,
+    ome_zarr,
+    via,
+    yolo,
+)
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
@@ -25,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
-    for module in (class_folders, label_images, mask_files, coco, labelme, geojson, imagej, npz, ome_zarr)
+    for module in (
+        *(class_folders, label_images, mask_files, coco, labelme, yolo, cvat, label_studio, via, aperio),
+        *(geojson, imagej, npz, ome_zarr),
+    )
 }
 """All formats by their names."""
 
@@ -82,6 +100,7 @@ def detect_format(path: str | Path) -> str:
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
+        _refuse_listed(path)
         fitting = [format.name for format in FORMATS.values() if path.suffix.lower() in format.suffixes]
     else:
         fitting = [format.name for format in FORMATS.values() if format.detect(path)]
@@ -99,6 +118,22 @@ def detect_format(path: str | Path) -> str:
             f"folders, as in: manymask train {example}"
         )
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
+
+
+def _refuse_listed(file: Path) -> None:
+    """Refuse a file of a tool whose data sets are folders."""
+    for module, find in (
+        (cvat, cvat.find_cvat_files),
+        (label_studio, label_studio.find_label_studio_files),
+        (via, via.find_via_files),
+        (aperio, aperio.find_aperio_files),
+        (geojson, geojson.find_geojson_files),
+        (imagej, imagej.find_imagej_files),
+    ):
+        if file in find(file.parent):
+            raise DatasetError(
+                f"{file} is a file of data format '{module.FORMAT.name}'; give its folder, {file.parent}"
+            )
 
 
 @explain_reading()

@@ -59,7 +59,7 @@ class _Shape:
 
 def is_geojson(root: Path) -> bool:
     """Whether a folder, or its folder of labels, holds GeoJSON of QuPath that is not an output of ``predict``."""
-    return bool(_list_files(root))
+    return bool(find_geojson_files(root))
 
 
 def is_geojson_by_content(root: Path) -> bool:
@@ -73,7 +73,8 @@ def _begins_as_geojson(path: Path) -> bool:
         return b'"Feature' in file.read(4096)
 
 
-def _list_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
+def find_geojson_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
+    """The GeoJSON files of a data set."""
     return find_label_files(root, _FOLDERS, _SUFFIXES, with_outputs=with_outputs)
 
 
@@ -97,7 +98,7 @@ def read_geojson(root: str | Path) -> Dataset:
 def parse_geojson(root: Path) -> Drawings:
     """What was drawn in the files of a folder."""
     reading, images = Reading(root), list[DrawnImage]()
-    files = _list_files(root) or _list_files(root, with_outputs=True)
+    files = find_geojson_files(root) or find_geojson_files(root, with_outputs=True)
     files = files or [path for path in find_label_files(root, _FOLDERS, (".json",)) if _begins_as_geojson(path)]
     firsts: dict[str, int] = {}
     for path in files:

@@ -55,10 +55,11 @@ _CURVE_POINTS = 16
 
 def is_imagej(root: Path) -> bool:
     """Whether a folder, or its folder of labels, holds ROIs of ImageJ that are not outputs of ``predict``."""
-    return bool(_list_files(root))
+    return bool(find_imagej_files(root))
 
 
-def _list_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
+def find_imagej_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
+    """The files of ROIs of a data set."""
     files = find_label_files(root, _FOLDERS, _SUFFIXES, with_outputs=with_outputs)
     return [path for path in files if path.suffix.lower() == ".roi" or _holds_rois(path)]
 
@@ -93,7 +94,7 @@ def read_imagej(root: str | Path) -> Dataset:
 def parse_imagej(root: Path) -> Drawings:
     """What was drawn in the files of a folder."""
     reading, images = Reading(root), []
-    for path in _list_files(root) or _list_files(root, with_outputs=True):
+    for path in find_imagej_files(root) or find_imagej_files(root, with_outputs=True):
         name = _name_image(root, path)
         try:
             images.append(DrawnImage(name, path, None, tuple(_parse_file(reading, path, name))))

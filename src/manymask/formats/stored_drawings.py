@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from manymask.core import Dataset, Instances, Record
 from manymask.core.dataset import Format
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import geojson, imagej, labelme
+from manymask.formats import aperio, cvat, geojson, imagej, label_studio, labelme, via
 from manymask.formats.drawn import Drawings, DrawnImage, to_instances
 from manymask.formats.label_names import fold_stem, strip_label
 from manymask.formats.stored_labels import name_categories
@@ -18,6 +18,10 @@ _PARSERS: tuple[tuple[Format, Callable[[Path], Drawings]], ...] = (
     (geojson.FORMAT, geojson.parse_geojson),
     (imagej.FORMAT, imagej.parse_imagej),
     (labelme.FORMAT, labelme.parse_labelme),
+    (cvat.FORMAT, cvat.parse_cvat),
+    (label_studio.FORMAT, label_studio.parse_label_studio),
+    (via.FORMAT, via.parse_via),
+    (aperio.FORMAT, aperio.parse_aperio),
 )
 # Where predict puts such files, of which a reader of labels would say that they are no labels.
 _PLACES = ("", "geojson", "imagej")
