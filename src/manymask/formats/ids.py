@@ -92,7 +92,7 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
         where = f"{path} holds {values[row, column]} at row {row}, column {column}"
         bad = values[is_bad]
         if np.isnan(bad).all() or (bad == -1).all():  # all else are ids
-            raise FormatError(f"{where}, as for background or pixels to ignore, which {_TO_IGNORE}")
+            raise FormatError(f"{where}, expected whole numbers from 0 (background); pixels to ignore {_TO_IGNORE}")
         raise FormatError(
             f"{where}, expected whole numbers from 0 (background) to 2^53; save ids, not probabilities or a signed code"
         )
