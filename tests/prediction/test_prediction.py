@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 import sys
 import time
@@ -582,7 +581,7 @@ def test_full_device_is_one_line(model, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.detector.network, "forward", fail)
-    with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
+    with pytest.raises(ManymaskError, match="40 x 48; lower detections_per_image"):
         list(predict(model, np.zeros((40, 48), dtype=np.uint8)))
 
 
@@ -590,47 +589,9 @@ def test_full_memory_is_one_line(model):
     """Fifty terabytes, which torch's allocator refuses as it does a few gigabytes too many."""
     image = torch.zeros(3, 1, 1).expand(3, 1 << 21, 1 << 21)
     with pytest.raises(
-        ManymaskError, match=r"^memory is full at a\.png of 2097152 x 2097152; lower max_size .* image$"
+        ManymaskError, match=r"^memory is full at a\.png of 2097152 x 2097152; lower detections_per_image .* predict$"
     ):
         predict_tensor(model, image, "a.png")
-
-
-class TestLostScale:
-    """Images of more than 200 pixels cannot be enlarged twice below 400."""
-
-    @pytest.fixture
-    def enlarging(self, model):
-        return load_model(model.source, settings={"scale": 2, "max_size": 400})
-
-    @pytest.fixture
-    def images(self, tmp_path) -> Path:
-        for name, height in (("fits", 200), ("long", 250)):
-            write_class_folder(tmp_path / "data", name, *make_sample(0, size=(height, 48)), make_categories(2))
-        return tmp_path / "data"
-
-    MATCH = r"{}.*\(250 x 48\): images longer than 200 pixels .* less than scale=2, .* set max_size to 500, which"
-
-    @pytest.mark.parametrize("find", [predict, lambda *a: predict_files(*a, Path("out")), evaluate])
-    def test_is_said_for_each_image(self, enlarging, images, find, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            list(find(enlarging, images))
-        assert sum("scale=2" in str(warning.message) for warning in caught) == 1
-        assert any(re.search(self.MATCH.format("long.image"), str(warning.message)) for warning in caught)
-
-    def test_of_an_array(self, enlarging):
-        with pytest.warns(UserWarning, match=self.MATCH.format("image 1")):
-            predict_one(enlarging, make_pixels(250, 48))
-
-    def test_nothing_is_lost(self, model, enlarging):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", message=".*cap of 12")
-            for scale, max_size in [(2, 500), (1, 100), (0.5, 100)]:
-                predict_one(
-                    load_model(model.source, settings={"scale": scale, "max_size": max_size}), make_pixels(250, 48)
-                )
 
 
 def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
@@ -728,13 +689,13 @@ class TestShipped:
             evaluate(name)
 
 
-def test_views_are_enlarged_as_far_as_images_are(run):
+def test_views_are_enlarged_where_images_are_not_resized_to_one_size(run):
     def count(**settings):
         preprocessing = load_model(run, settings=settings).preprocessing
         return len({view.factor for view in list_views((40, 52), preprocessing, tta=True)})
 
-    assert count() == len(TTA_FACTORS)
-    assert count(min_size=64) == count(max_size=60) == 1
+    assert count() == count(max_size=60) == len(TTA_FACTORS)
+    assert count(min_size=64) == 1
 
 
 def test_cap_in_a_view_is_told(run):
