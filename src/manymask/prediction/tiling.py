@@ -13,7 +13,7 @@ from torch import Tensor
 from manymask.core import ImageSource, Instances, MergedTiles, Tile, Window, list_tiles, merge_scales, merge_tiles
 from manymask.errors import FormatError, PlanError
 from manymask.imaging.normalization import Normalization, Scale, measure_scale, normalize_pixels
-from manymask.modeling.detections import Postprocessing, make_instances
+from manymask.modeling.detections import Postprocessing
 from manymask.modeling.network import LARGEST_STRIDE
 from manymask.modeling.preprocessing import Size
 from manymask.plan import Plan
@@ -22,7 +22,7 @@ from manymask.prediction.model import Model
 from manymask.prediction.object_size import LARGEST_FACTOR, FactorChoice, Scaling
 from manymask.prediction.partial import TileStore
 from manymask.prediction.quick_look import choose_tiled_scaling
-from manymask.prediction.views import is_capped, list_views, predict_tensor, warn_of_cap
+from manymask.prediction.views import is_capped, predict_alike, predict_tensor, warn_of_cap
 from manymask.wording import count_of
 
 logger = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ def _look_at_tiles(
 
     # Stored or computed, batches are the same, so that last digits are too.
     for batch, (stored, images) in zip(batches, work_beside(load, batches), strict=True):
-        found = stored if stored is not None else _predict_alike(model, images, loaded.name, own.factor)
+        found = stored if stored is not None else _predict_tiles(model, images, loaded.name, own.factor)
         if store is not None and stored is None:
             store.write(own.number(batch), found)
         pace.tell([own.tiles[index] for index in batch], found, is_new=stored is None)
@@ -310,16 +310,13 @@ def _read_window(loaded: LoadedImage, window: Window) -> Float32[Tensor, "3 heig
         raise FormatError(f"{error} (in the region {left},{top},{width},{height})") from error
 
 
-def _predict_alike(
+def _predict_tiles(
     model: Model, images: Sequence[Float32[Tensor, "3 _ _"]], name: str, factor: float
 ) -> list[Instances]:
     """The instances of tiles of one size."""
-    if len(images) == 1 or model.plan.tta:
-        return [predict_tensor(model, image, f"a tile of {name}", factor) for image in images]
-    size = (images[0].shape[-2], images[0].shape[-1])
-    (view,) = list_views(size, model.preprocessing, factor=factor)
-    found = model.detector([view.take(image.to(model.detector.device)) for image in images])
-    return [make_instances(view.map_back(detections), size, model.postprocessing) for detections in found]
+    if len(images) == 1:
+        return [predict_tensor(model, images[0], f"a tile of {name}", factor)]
+    return predict_alike(model, images, [f"a tile of {name}"] * len(images), factor)
 
 
 class _Pace:

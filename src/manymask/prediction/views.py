@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -48,7 +49,7 @@ def predict_tensor(
         PlanError: ``object_size`` is set, and the model does not know the sizes of its training objects.
     """
     size = (image.shape[-2], image.shape[-1])
-    try:
+    with _explain_full_memory(source, size):
         looks = _Looks(model, image)
         scaling = _choose_scaling(model, looks, size, source) if factor is None else Scaling((factor,))
         passes = [_predict_at(each, model, looks, size, source) for each in scaling.factors]
@@ -57,6 +58,32 @@ def predict_tensor(
         if any(is_capped(found, model.postprocessing) for found in passes):
             _warn_of_hidden_cap(f"{source}: a pass over the image", "the other pass sees", model.postprocessing)
         return merge_scales(passes, scaling.limits)[: model.postprocessing.max_detections]
+
+
+def predict_alike(
+    model: Model,
+    images: Sequence[Float32[Tensor, "3 height width"]],
+    sources: Sequence[str],
+    factor: float | None = None,
+) -> list[Instances]:
+    """As ``predict_tensor``, of several images of one size, which go through the network at once.
+
+    One after the other they do where each is looked at several times.
+    """
+    if model.plan.tta or (factor is None and model.plan.object_size is not None):
+        pairs = zip(images, sources, strict=True)
+        return [predict_tensor(model, image, source, factor) for image, source in pairs]
+    size = (images[0].shape[-2], images[0].shape[-1])
+    with _explain_full_memory(f"{len(images)} images such as {sources[0]}", size):
+        view = View(Window(0, 0, *size), model.preprocessing, factor=factor or 1.0)
+        found = model.detector([view.take(image.to(model.detector.device)) for image in images])
+        return [make_instances(view.map_back(detections), size, model.postprocessing) for detections in found]
+
+
+@contextmanager
+def _explain_full_memory(source: str, size: Size) -> Iterator[None]:
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if (memory := find_full_memory(error)) is None:
             raise
