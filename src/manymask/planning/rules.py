@@ -199,7 +199,7 @@ def choose_min_size(facts: Facts) -> tuple[int, str]:
 
 @_rule("max_size", "memory: features of a 4096 x 4096 image take 3 GB")
 def choose_max_size(facts: Facts) -> tuple[int, str]:
-    """4,096 pixels or the longest image, where ``min_size`` resizes; it acts nowhere else."""
+    """4,096 pixels or the longest image; it acts only where images are resized to one size."""
     longest = max(facts.data.heights.max, facts.data.widths.max)
     return max(4096, math.ceil(longest)), f"the longest image side is {longest:.0f} pixels"
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -46,6 +47,7 @@ def choose_tiled_scaling(model: Model, image: ImageSource, scale: Scale, name: s
         FormatError: A part of the image cannot be decoded.
     """
 
+    @cache
     def look(factor: float) -> Float64[np.ndarray, " objects"]:
         side = math.ceil(WINDOW_SIDE / (model.plan.scale * factor))
         found = [_measure(model, image, scale, window, factor) for window in spread_windows(image.size, side)]
