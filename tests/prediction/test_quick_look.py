@@ -187,8 +187,8 @@ def test_windows_are_spread_over_the_image(size):
 class TestDeclaredSize:
     @pytest.fixture
     def slide(self, tmp_path) -> Path:
-        """60,000 x 60,000 pixels, of which no tile was written."""
-        tiles = iter([None] * 59**2)
+        """60,000 x 60,000 pixels, of which one tile was written."""
+        tiles = iter([np.zeros((1024, 1024, 3), dtype=np.uint8)] + [None] * (59**2 - 1))
         shape, tile = (60_000, 60_000, 3), (1024, 1024)
         tifffile.imwrite(tmp_path / "a.tif", tiles, shape=shape, dtype="uint8", tile=tile, photometric="rgb")
         return tmp_path / "a.tif"
