@@ -30,8 +30,9 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     shutil.copy(tmp_path / "data" / "val" / "0" / "image.tif", tmp_path / "image.tif")
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert example is not None
-    small = {"max_steps": 2, "backbone": "resnet10t", "anchor_sizes": (8, 16, 32, 64, 128), "roi_samples": 16}
-    code = example[1].replace('{"minutes": 30}', f"{small | {'num_workers': 0}}")
+    small = {"architecture": "maskrcnn_compact", "backbone": "test_resnet", "anchor_sizes": (8, 16, 32, 64, 128)}
+    short = {"max_steps": 2, "roi_samples": 16, "num_workers": 0}
+    code = example[1].replace('{"minutes": 30}', f"{small | short}")
     assert "max_steps" in code
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})

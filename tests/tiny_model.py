@@ -14,8 +14,8 @@ from manymask.plan import DataRecord, Plan, make_plan
 CATEGORIES = (Category(2, "round"), Category(5, "long"))
 # Mask probabilities of random weights are all near 1/2, so that this threshold fills the whole box.
 SETTINGS: dict[str, Any] = {
-    "architecture": "maskrcnn_fpn",
-    "backbone": "resnet10t",
+    "architecture": "maskrcnn_compact",
+    "backbone": "test_resnet",
     "weights": "none",
     "min_size": 0,
     "min_score": 0.05,
@@ -24,6 +24,10 @@ SETTINGS: dict[str, Any] = {
     "detections_per_image": 12,
     "precision": "fp32",
 }
+
+
+# Torchvision's heads: larger, and their random weights find objects of both classes.
+LARGER: dict[str, Any] = {"architecture": "maskrcnn_fpn", "backbone": "resnet10t"}
 
 
 def make_tiny_plan(categories: tuple[Category, ...] = CATEGORIES, **settings: Any) -> Plan:

@@ -20,7 +20,7 @@ from manymask.metrics.record import read_evaluation
 from manymask.plan import DataRecord, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
 from tests.cells import copy_truth, lose, write_cells, write_half_crowd, write_labels, write_results
-from tests.tiny_model import CATEGORIES, make_tiny_plan, write_tiny_model
+from tests.tiny_model import CATEGORIES, LARGER, make_tiny_plan, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # few images, a model that knows nothing
 
@@ -78,14 +78,18 @@ def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Categ
 
 
 class TestModel:
+    @pytest.fixture(scope="class")
+    def model_of_both_classes(self, tmp_path_factory) -> Model:
+        return load_model(write_tiny_model(tmp_path_factory.mktemp("larger") / "best.ckpt", **LARGER))
+
     @pytest.mark.parametrize(
         "categories",
         [CATEGORIES, (Category(7, "round"), Category(3, "long")), (Category(2, "disc"), Category(5, "rod"))],
         ids=["same", "other ids", "other names"],
     )
-    def test_predictions_as_truth_score_one(self, model, tmp_path, categories):
-        data = write_predictions_as_truth(model, tmp_path / "data", categories)
-        scores = score(model, data, output=tmp_path / "out")
+    def test_predictions_as_truth_score_one(self, model_of_both_classes, tmp_path, categories):
+        data = write_predictions_as_truth(model_of_both_classes, tmp_path / "data", categories)
+        scores = score(model_of_both_classes, data, output=tmp_path / "out")
         assert scores.get_value(("mask", "AP")) == pytest.approx(1)
         assert scores.box.AP50 > 0.9  # the masks do not quite fill the boxes
         assert all(scores.mask.per_class[category.name].num_instances > 0 for category in categories)

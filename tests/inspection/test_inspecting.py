@@ -524,7 +524,8 @@ def test_real_data(shared_data, folder):
 
 
 def test_training_on_what_is_broken_and_on_the_fixed_copy(planted, tmp_path):
-    settings = {"backbone": "test_resnet", "max_steps": 2, "batch_size": 2, "crop_size": 32, "num_workers": 0}
+    network = {"architecture": "maskrcnn_compact", "backbone": "test_resnet"}
+    settings = {**network, "max_steps": 2, "batch_size": 2, "crop_size": 32, "num_workers": 0}
     with pytest.raises(FormatError, match=r"labels/binary\.tif holds only 0 and 255"):
         train(planted[0] / "data", output=tmp_path / "refused", settings=settings)
     assert not (tmp_path / "refused").exists()

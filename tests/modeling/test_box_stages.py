@@ -174,7 +174,7 @@ class TestGeneralizedIoU:
 
     @pytest.mark.parametrize("box_stages", [1, 2])
     def test_network(self, box_stages):
-        model = build_small(box_loss="giou", box_stages=box_stages)
+        model = build_small(box_loss="giou", box_stages=box_stages, roi_samples=64)
         image, target, _ = make_example(9, 64)
         with torch.autocast("cpu", torch.bfloat16):
             losses = compute_losses(model, [image], [target])

@@ -40,7 +40,7 @@ from manymask.prediction.views import detect_views, list_views, warn_of_cap
 from manymask.synthetic import make_categories, make_sample
 from manymask.training.setup import read_start
 from tests import dense
-from tests.tiny_model import CATEGORIES, SETTINGS, make_tiny_plan, ship, write_tiny_model
+from tests.tiny_model import CATEGORIES, LARGER, SETTINGS, make_tiny_plan, ship, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*cap of 12")  # the tiny model finds something everywhere
 
@@ -664,6 +664,17 @@ def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
 
 
 class TestTta:
+    @pytest.fixture(scope="class")
+    def run(self, tmp_path_factory) -> Path:
+        """Of the network that the bounds below were found with."""
+        folder = tmp_path_factory.mktemp("larger")
+        write_tiny_model(folder / "best.ckpt", **LARGER)
+        return folder
+
+    @pytest.fixture(scope="class")
+    def model(self, run) -> Model:
+        return load_model(run)
+
     def predict_view(self, model, image, **changes):
         (view,) = list_views(size := (image.shape[-2], image.shape[-1]), model.preprocessing)
         (detections,) = detect_views(model.detector, image, [replace(view, **changes)])

@@ -17,7 +17,7 @@ from manymask.formats import write_class_folder
 from manymask.synthetic import make_categories, make_sample
 
 SETTINGS: dict[str, Any] = {
-    "architecture": "maskrcnn_fpn",
+    "architecture": "maskrcnn_compact",
     "backbone": "test_resnet",
     "weights": "none",
     "epochs": 2,
@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "anchor_sizes": (8, 16, 32, 64, 128),
     "roi_samples": 8,
     "detections_per_image": 10,
-    "learning_rate": 0.001,
+    "learning_rate": 0.005,
     "num_workers": 0,
     "device": "cpu",
     "precision": "fp32",

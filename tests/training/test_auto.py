@@ -15,6 +15,7 @@ from manymask.modeling.catalogue import resolve_weights
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_state_dict, write_checkpoint
 from manymask.plan import INHERITED, SETTINGS, change_plan, list_marked, read_plan, write_plan
 from manymask.prediction import load_model
+from manymask.run_folder import read_diagnosis
 from manymask.training import plan_run, train
 from tests.tiny_model import ship, write_tiny_model
 from tests.training.runs import (
@@ -34,6 +35,7 @@ SMALL = {
     "backbone": "test_resnet", "roi_samples": 8, "detections_per_image": 10, "batch_size": 2, "num_workers": 0,
     "device": "cpu", "precision": "fp32",
 }  # fmt: skip
+COMPACT = SMALL | {"architecture": "maskrcnn_compact"}
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ class TestStartFromShippedModel:
     @pytest.mark.parametrize("weights", [{}, {"weights": "nuclei"}])
     def test_plan(self, data, weights):
         plan, decisions = plan_run(data, settings={**({n: v for n, v in SMALL.items() if n != "backbone"}), **weights})
-        assert (plan.weights, plan.architecture, plan.backbone) == ("nuclei", "maskrcnn_fpn", "resnet10t")
+        assert (plan.weights, plan.architecture, plan.backbone) == ("nuclei", "maskrcnn_compact", "test_resnet")
         assert (plan.scale, plan.anchor_sizes) == (1.5, (6, 12, 24, 48, 96))
         assert (plan.optimizer, plan.trainable_stages, plan.mask_alignment) == ("adamw", 5, "exact")
         assert {d.setting for d in decisions if d.source == "weights"} == set(list_marked(INHERITED))
@@ -186,26 +188,36 @@ class TestStartFromShippedModel:
 
 
 class TestMinutes:
-    def test_learning_rate_follows_the_share_of_the_run(self, data, output):
-        """There is time for nothing: an epoch of one step that measures, and one that ends the run."""
-        train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
-        rows, highest = read_rows(output), read_plan(output / "plan.json").learning_rate
+    @pytest.fixture(scope="class")
+    def ended(self, data, tmp_path_factory):
+        """A run that had time for nothing: an epoch of one step that measures, and one that ends it, of three."""
+        output = tmp_path_factory.mktemp("runs") / "ended"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("manymask.training.run.LEAST_SECONDS", 60.0)  # a busy machine may need more than two
+            train(data, output=output, settings=COMPACT | {"minutes": 0.001, "epochs": 3})
+        yield output
+        shutil.rmtree(output)
+
+    def test_learning_rate_follows_the_share_of_the_run(self, ended):
+        rows, highest = read_rows(ended), read_plan(ended / "plan.json").learning_rate
         assert [row["step"] for row in rows] == ["1", "2"]
         # The time of the first of three epochs is over after its step.
         assert float(rows[1]["learning_rate"]) / highest == pytest.approx(0.75)
 
-    def test_a_run_that_ended_on_time_is_complete(self, data, output, caplog):
-        """After two of three epochs; a resume leaves it alone, and compare does not call it unfinished."""
-        train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
-        before = list_contents(output)
-        train(resume=output)
-        assert "the run is complete: 2 of 2 epochs are done" in caplog.text
-        assert list_contents(output) == before
-        assert _describe_unfinished(output / "best.ckpt") is None
+    def test_has_a_diagnosis(self, ended):
+        assert [shares.num_images for shares in read_diagnosis(ended).values()] == [6, 1]
 
-    def test_a_run_of_before_that_ended_on_time_is_complete(self, data, output, caplog):
+    def test_a_run_that_ended_on_time_is_complete(self, ended, caplog):
+        """After two of three epochs; a resume leaves it alone, and compare does not call it unfinished."""
+        before = list_contents(ended)
+        train(resume=ended)
+        assert "the run is complete: 2 of 2 epochs are done" in caplog.text
+        assert list_contents(ended) == before
+        assert _describe_unfinished(ended / "best.ckpt") is None
+
+    def test_a_run_of_before_that_ended_on_time_is_complete(self, ended, output, caplog):
         """Its checkpoint holds no number of epochs, but its time has no room for another one."""
-        train(data, output=output, settings=SMALL | {"minutes": 0.001, "epochs": 3})
+        shutil.copytree(ended, output)
         checkpoint = read_checkpoint(output / "last.ckpt")
         del checkpoint[CHECKPOINT_KEY]["num_epochs"]
         write_checkpoint(checkpoint, output / "last.ckpt")
@@ -223,7 +235,7 @@ class TestMinutes:
     def test_ends_on_time(self, data, output):
         """From the call on, with the learning rate at its end."""
         began = time.monotonic()
-        train(data, output=output, settings=SMALL | {"minutes": 0.75, "epochs": 4, "accumulate": 1})
+        train(data, output=output, settings=COMPACT | {"minutes": 0.75, "epochs": 4, "accumulate": 1})
         assert 35 < time.monotonic() - began < 50
         rows = read_rows(output)
         assert float(rows[-1]["learning_rate"]) < 0.05 * read_plan(output / "plan.json").learning_rate

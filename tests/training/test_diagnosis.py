@@ -1,4 +1,6 @@
 import logging
+import re
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import make_plan
 from manymask.run_folder import read_diagnosis
 from manymask.training import diagnosis, train
-from manymask.training.diagnosis import TIME_SHARE, diagnose_image, diagnose_model
+from manymask.training.diagnosis import LEAST_SECONDS, TIME_SHARE, diagnose_image, diagnose_model
 from manymask.training.loading import ValidationImages
 from tests.training.runs import SETTINGS, find_differences, read_rows
 
@@ -155,7 +157,7 @@ class TestRun:
         """As if the run had taken long enough."""
         monkeypatch.setattr("manymask.training.run.TIME_SHARE", 1e6)
 
-    def test_file_and_table(self, long, data, run, output, caplog, monkeypatch):
+    def test_file_and_table(self, long, data, run, output, caplog):
         caplog.set_level(logging.INFO, "manymask")
         train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert not find_differences(run / "last.ckpt", output / "last.ckpt")
@@ -164,31 +166,41 @@ class TestRun:
         assert f"what best.ckpt gets right at each stage:\n{format_shares(shares)}" in caplog.text
         train(resume=output)
         assert read_diagnosis(output) == shares
-        monkeypatch.undo()
-        train(resume=output / "checkpoints" / "epoch_001.ckpt")  # too short for another one
-        assert read_diagnosis(output) == {}
 
     def test_failure_loses_nothing(self, long, data, output, caplog, monkeypatch):
         monkeypatch.setattr(diagnosis, "diagnose_image", lambda *_: 1 / 0)
-        assert train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1}) == output
+        assert train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1}) == output
         assert "its diagnosis failed (ZeroDivisionError" in caplog.text
         assert (output / "best.ckpt").exists()
         assert not (output / "diagnosis.json").exists()
 
-    @pytest.mark.parametrize("length", [{}, {"minutes": 0.001}], ids=["epochs", "minutes"])
-    def test_its_time_is_a_share_of_the_run(self, length, data, output, monkeypatch):
+    @pytest.mark.parametrize("minutes", [None, 0.001, 2])
+    def test_its_time_is_a_share_of_the_run(self, minutes, data, output, monkeypatch):
+        """Of a time budget at least enough to load the network."""
         given = []
         monkeypatch.setattr("manymask.training.run.diagnose_run", lambda *arguments: given.append(arguments[-1]))
-        train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1} | length)
+        long_ago = time.monotonic() - 200  # so that there is time for no more than a step of each epoch
+        short = {"epochs": 1, "minutes": minutes}
+        train(data, output=output, recipe="baseline", settings=SETTINGS | short, started=long_ago)
         took = sum(float(row["seconds"]) for row in read_rows(output))
-        assert given == [pytest.approx(TIME_SHARE * 60 * length["minutes"] if length else TIME_SHARE * took)]
+        assert given == [pytest.approx({None: TIME_SHARE * took, 0.001: LEAST_SECONDS, 2: TIME_SHARE * 120}[minutes])]
 
-    def test_time_is_kept_back(self, data, output, monkeypatch):
+    @pytest.mark.parametrize(("minutes", "seconds"), [(10, 600 * TIME_SHARE), (1, LEAST_SECONDS)])
+    def test_time_is_kept_back(self, data, output, monkeypatch, minutes, seconds):
         deadlines = []
         monkeypatch.setattr("manymask.training.run.Pace", lambda *arguments: deadlines.append(arguments[1]) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train(data, output=output, recipe="baseline", settings=SETTINGS | {"minutes": 10}, started=1000.0)
-        assert deadlines == [1000 + 600 * (1 - TIME_SHARE)]
+            train(data, output=output, recipe="baseline", settings=SETTINGS | {"minutes": minutes}, started=1000.0)
+        assert deadlines == [pytest.approx(1000 + 60 * minutes - seconds)]
 
-    def test_short_run_has_none(self, run):
-        assert read_diagnosis(run / "last.ckpt") == {}
+    def test_a_short_run_says_that_it_has_none(self, data, output, caplog):
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"max_steps": 1})
+        assert re.search(r"no diagnosis: the run has \d\.\d s for it, and it takes at least \d\.\d s", caplog.text)
+        assert read_diagnosis(output) == {}
+
+    def test_time_is_over_before_an_image_is_seen(self, data, output, caplog, monkeypatch):
+        monkeypatch.setattr(diagnosis, "COST", 0.0)
+        monkeypatch.setattr(diagnosis, "speed_up", lambda network, *_: time.sleep(2.1) or network)
+        train(data, output=output, recipe="baseline", settings=SETTINGS | {"epochs": 1, "minutes": 0.001})
+        assert "no diagnosis: none of the training and validation images fits into its 2.0 s" in caplog.text
+        assert read_diagnosis(output) == {}

@@ -238,15 +238,16 @@ class TestClaim:
 
 @pytest.mark.filterwarnings("ignore:no instance has a score")  # after one step
 def test_a_run_is_weights_and_may_lie_in_its_data(tmp_path, monkeypatch):
+    settings = SETTINGS | {"architecture": "maskrcnn_fpn", "epochs": 1, "learning_rate": 0.001}
     make_data(tmp_path / "cells", 3)
     monkeypatch.chdir(tmp_path / "cells")
-    first = train(".", recipe="baseline", settings=SETTINGS | {"epochs": 1})
+    first = train(".", recipe="baseline", settings=settings)
     assert first == Path("runs/cells")
     second = train(
         ".",
         output="runs/second",
         recipe="baseline",
-        settings=SETTINGS | {"epochs": 1, "weights": "runs/cells", "max_steps": 1},
+        settings=settings | {"weights": "runs/cells", "max_steps": 1},
     )
     assert read_plan(second / "plan.json").weights == "runs/cells"
     losses = [float(read_rows(path)[0]["loss"]) for path in (first, second)]

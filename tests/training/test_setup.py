@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from manymask.core import Category, Dataset, Record, Sample
-from manymask.errors import DatasetError
+from manymask.errors import DatasetError, PlanError
 from manymask.formats.datasets import FORMATS
 from manymask.plan import make_plan
 from manymask.training.run import reload_data
-from manymask.training.setup import read_data, split_data, split_dataset
+from manymask.training.setup import check_start, read_data, split_data, split_dataset
 from tests.cells import write_half_crowd
+from tests.tiny_model import SETTINGS, write_tiny_model
 from tests.training.runs import add_image, make_data
 
 
@@ -29,6 +30,30 @@ def list_held_out(dataset, *arguments):
     train, val = ([record.image_id for record in part.records] for part in (train_set, val_set))
     assert sorted(train + val) == [record.image_id for record in dataset.records]
     return val
+
+
+class TestCheckStart:
+    """Weights that do not fit are refused before any image is read."""
+
+    @staticmethod
+    def check(checkpoint, **settings):
+        check_start(make_plan("baseline", SETTINGS | {"weights": checkpoint, "device": "cpu"} | settings))
+
+    def test_weights_of_two_box_stages(self, tmp_path):
+        checkpoint = write_tiny_model(tmp_path / "two.ckpt", box_stages=2)
+        self.check(checkpoint, box_stages=2)
+        with pytest.raises(
+            PlanError, match=r"two.ckpt were trained with box_stages=2, not 1; set it so, or take other"
+        ):
+            self.check(checkpoint)
+
+    def test_a_second_box_stage_starts_as_a_copy(self, tmp_path):
+        self.check(write_tiny_model(tmp_path / "one.ckpt"), box_stages=2)
+
+    def test_weights_of_other_convolutions(self, tmp_path):
+        checkpoint = write_tiny_model(tmp_path / "a.ckpt", backbone=None, convolutions="separable")
+        with pytest.raises(PlanError, match="were trained with convolutions=separable, not full"):
+            self.check(checkpoint, backbone=None)
 
 
 class TestSplitDataset:

@@ -21,7 +21,7 @@ SetOption = Annotated[
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option(help="Reader of the data: class_folders, label_images, mask_files or coco. Found out by default."),
+    typer.Option(help="Reader of the data, such as coco or labelme; docs/formats.md lists them. Found out by default."),
 ]
 RecipeOption = Annotated[
     str | None,

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from manymask.core.components import split_columns
 from manymask.core.runs import RunLengths, iterate_parts
@@ -63,6 +64,15 @@ def trace_outlines(runs: RunLengths) -> Outlines:
     points = ends[order][is_corner[order]]
     num_points = np.bincount(np.repeat(ring, 2), weights=is_corner.ravel(), minlength=len(ring_length)).astype(np.int64)
     return _gather_polygons(runs.num_instances, points, num_points, owner, y, ring)
+
+
+def iterate_polygons(runs: RunLengths) -> Iterator[list[list[Float64[np.ndarray, "_ 2"]]]]:
+    """The polygons of each instance, each an outer ring and the rings of its holes."""
+    for _, outlines in iterate_outlines(runs):
+        points = outlines.points.astype(np.float64)
+        rings = [points[begin:end] for begin, end in pairwise(outlines.ring_splits.tolist())]
+        polygons = [rings[begin:end] for begin, end in pairwise(outlines.polygon_splits.tolist())]
+        yield from (polygons[begin:end] for begin, end in pairwise(outlines.instance_splits.tolist()))
 
 
 def iterate_outlines(runs: RunLengths) -> Iterator[tuple[range, Outlines]]:

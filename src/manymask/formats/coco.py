@@ -1,7 +1,7 @@
 """COCO: data sets of polygons and RLE masks, and results."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from manymask.formats.coco_entries import (
     to_integer,
     to_key,
 )
-from manymask.formats.coco_files import ImageFinder, find_coco_files, find_json, find_other_coco_files, name_images
+from manymask.formats.coco_files import find_coco_files, find_json, find_other_coco_files
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, encode_coco_results, find_bad_rles
+from manymask.formats.image_finder import ImageFinder, name_images
+from manymask.formats.reading import Reading
 from manymask.formats.records import make_sample
 from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names
@@ -79,7 +81,7 @@ def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
         )
     annotations = list_entries(json_path, content, "annotations")
     categories, unusual = read_categories(json_path, content, annotations)
-    reading = _Reading(json_path)
+    reading = Reading(json_path)
     if unusual:
         reading.note(unusual)
     images = _index_images(reading, list_entries(json_path, content, "images"))
@@ -93,72 +95,45 @@ def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
     if crowd_as_objects:
         for record in records.values():
             record.annotation.iscrowd[:] = [False] * len(record.annotation.iscrowd)
-    reading.tell_crowds([record.annotation for record in records.values()])
+    _tell_crowds(reading, [record.annotation for record in records.values()])
     ordered = tuple(sorted(records.values(), key=lambda record: record.image_id))
     return Dataset(path, FORMAT, categories, ordered, _read_record, reading.list_problems(), has_image_ids)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What is wrong or unusual in a file, gathered while it is read."""
-
-    json_path: Path
-    problems: list[Problem] = field(default_factory=list)
-    unusual: dict[str, list[object]] = field(default_factory=dict)
-
-    def fault(self, kind: str, message: str, image: str | None = None) -> None:
-        """Report an entry that is left out."""
-        self.problems.append(Problem(kind, "fault", message, self.json_path, image))
-
-    def note(self, what: str, item: object | None = None) -> None:
-        """Report what is read, but is not as COCO asks; equal ones become one."""
-        self.unusual.setdefault(what, []).extend([] if item is None else [item])
-
-    def tell_crowds(self, groups: Sequence[_Annotations]) -> None:
-        """Warn of crowd regions, whose masks neither training nor scores use."""
-        if num_crowd := sum(sum(group.iscrowd) for group in groups):
-            message = (
-                f"{self.json_path}: {num_crowd} of {sum(len(group.ids) for group in groups)} annotations are crowd "
-                "regions (iscrowd 1), which are not trained on and count for nothing in scores; if they are single "
-                "objects, as CVAT writes brush strokes, set crowd_as_objects=true"
-            )
-            self.problems.append(Problem("crowd-regions", "warning", message, self.json_path))
-
-    def list_problems(self) -> tuple[Problem, ...]:
-        """All of them."""
-        unusual = [
-            f"{self.json_path} {what}" + (f": {list_some(items)}" if items else "")
-            for what, items in self.unusual.items()
-        ]
-        notes = [Problem("unusual-entries", "note", message, self.json_path) for message in unusual]
-        return (*self.problems, *notes)
+def _tell_crowds(reading: Reading, groups: Sequence[_Annotations]) -> None:
+    """Warn of crowd regions, whose masks neither training nor scores use."""
+    if num_crowd := sum(sum(group.iscrowd) for group in groups):
+        message = (
+            f"{reading.path}: {num_crowd} of {sum(len(group.ids) for group in groups)} annotations are crowd "
+            "regions (iscrowd 1), which are not trained on and count for nothing in scores; if they are single "
+            "objects, as CVAT writes brush strokes, set crowd_as_objects=true"
+        )
+        reading.problems.append(Problem("crowd-regions", "warning", message, reading.path))
 
 
-def _index_images(reading: _Reading, entries: list[dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+def _index_images(reading: Reading, entries: list[dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     """The entries of images by their ids."""
     if not entries:
-        raise DatasetError(f"{reading.json_path} lists no images; expected at least one")
+        raise DatasetError(f"{reading.path} lists no images; expected at least one")
     images: dict[int | str, dict[str, Any]] = {}
     for place, entry in enumerate(entries):
         key = to_key(entry.get("id"))
         if key is None:
-            reading.fault(
-                "bad-image-entry", f"{reading.json_path}: entry {place} of 'images' has no id; number the entries"
-            )
+            reading.fault("bad-image-entry", f"{reading.path}: entry {place} of 'images' has no id; number the entries")
         elif images.setdefault(key, entry) == entry:
             if images[key] is not entry:
                 reading.note("lists images twice; the repeated entries are left out", key)
         else:
             reading.fault(
-                "bad-image-entry", f"{reading.json_path}: id {key} occurs twice in 'images'; number the entries anew"
+                "bad-image-entry", f"{reading.path}: id {key} occurs twice in 'images'; number the entries anew"
             )
     return images
 
 
-def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) -> tuple[dict[int | str, Record], bool]:
+def _make_records(reading: Reading, images: dict[int | str, dict[str, Any]]) -> tuple[dict[int | str, Record], bool]:
     """The record of each image that is there by its id in the file, and whether these ids are numbers."""
     # The file of each entry: one that is there, and of no other entry.
-    finder, paths, owners = ImageFinder(reading.json_path), {}, {}
+    finder, paths, owners = ImageFinder.beside(reading.path), {}, {}
     for key, entry in images.items():
         try:
             path = _find_image(reading, finder, key, entry)
@@ -166,7 +141,7 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
             reading.fault("bad-image-entry", str(error), str(entry.get("file_name")))
             continue
         if (owner := owners.setdefault(path, key)) != key:
-            message = f"{reading.json_path}: images {owner} and {key} are the same file {path}; keep one of the entries"
+            message = f"{reading.path}: images {owner} and {key} are the same file {path}; keep one of the entries"
             reading.fault("bad-image-entry", message, str(entry["file_name"]))
             continue
         paths[key] = path
@@ -184,17 +159,17 @@ def _make_records(reading: _Reading, images: dict[int | str, dict[str, Any]]) ->
         except DatasetError as error:
             reading.fault("bad-image-entry", str(error), name)
             continue
-        group = _Annotations(reading.json_path, (size[0], size[1]), given is not None, entry, [], [], [], [])
+        group = _Annotations(reading.path, (size[0], size[1]), given is not None, entry, [], [], [], [])
         source_id = None if has_image_ids else str(key)
-        records[key] = Record(entry["id"], name, paths[key], group, (reading.json_path,), source_id=source_id)
+        records[key] = Record(entry["id"], name, paths[key], group, (reading.path,), source_id=source_id)
     return records, has_image_ids
 
 
-def _find_image(reading: _Reading, finder: ImageFinder, key: int | str, entry: dict[str, Any]) -> Path:
+def _find_image(reading: Reading, finder: ImageFinder, key: int | str, entry: dict[str, Any]) -> Path:
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
-        raise FormatError(f"{reading.json_path}: image {key} has no file_name; add it")
-    path, is_as_listed = finder.find(file_name)
+        raise FormatError(f"{reading.path}: image {key} has no file_name; add it")
+    path, is_as_listed = finder.find(file_name, reading.path)
     if not is_as_listed:
         reading.note("lists images at other places than they are; they were found by their names", file_name)
     return path
@@ -206,7 +181,7 @@ def _read_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     return (height, width) if height and width and min(height, width) > 0 else None
 
 
-def _number_annotations(reading: _Reading, annotations: list[dict[str, Any]]) -> list[int]:
+def _number_annotations(reading: Reading, annotations: list[dict[str, Any]]) -> list[int]:
     """The id of each annotation; where these are not all different numbers, numbers in the order of the list."""
     ids = [to_integer(annotation.get("id")) for annotation in annotations]
     given = [number for number in ids if number is not None]
@@ -217,7 +192,7 @@ def _number_annotations(reading: _Reading, annotations: list[dict[str, Any]]) ->
 
 
 def _add_annotation(
-    reading: _Reading,
+    reading: Reading,
     annotation_id: int,
     annotation: dict[str, Any],
     records: dict[int | str, Record],
@@ -225,7 +200,7 @@ def _add_annotation(
     listed: Container[int | str],
 ) -> None:
     """Check an annotation and put it to its image; what cannot be used is reported."""
-    where, record = f"{reading.json_path}: annotation {annotation_id}", None
+    where, record = f"{reading.path}: annotation {annotation_id}", None
     image_id, category_id = to_key(annotation.get("image_id")), to_integer(annotation.get("category_id"))
     try:
         if image_id is None or image_id not in listed:
@@ -253,14 +228,14 @@ def _add_annotation(
     group.iscrowd.append(bool(iscrowd))
 
 
-def _leave_out_bad_rles(reading: _Reading, record: Record) -> None:
+def _leave_out_bad_rles(reading: Reading, record: Record) -> None:
     """Decode the RLE of an image; polygons, which any image can take, only once the image is read."""
     group: _Annotations = record.annotation
     rows = [row for row, segmentation in enumerate(group.segmentations) if isinstance(segmentation, dict)]
     bad = find_bad_rles([group.segmentations[row] for row in rows], group.size)
     for place, problem in sorted(bad.items(), reverse=True):
         row = rows[place]
-        reading.fault("bad-annotation", f"{reading.json_path}: annotation {group.ids[row]}: {problem}", record.name)
+        reading.fault("bad-annotation", f"{reading.path}: annotation {group.ids[row]}: {problem}", record.name)
         for values in (group.ids, group.category_ids, group.segmentations, group.iscrowd):
             del values[row]
 

@@ -17,14 +17,14 @@ from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import class_folders, coco, label_images, mask_files
+from manymask.formats import class_folders, coco, label_images, labelme, mask_files
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
 logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
-    format.name: format for format in (class_folders.FORMAT, label_images.FORMAT, mask_files.FORMAT, coco.FORMAT)
+    module.FORMAT.name: module.FORMAT for module in (class_folders, label_images, mask_files, coco, labelme)
 }
 """All formats by their names."""
 

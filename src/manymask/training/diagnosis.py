@@ -53,14 +53,14 @@ FOUND_IOU, PROPOSAL_IOU, BOX_IOU, MASK_IOU = 0.5, 0.7, 0.9, 0.9
 """From which a found mask, a proposal, a predicted box and a true box's mask count."""
 TIME_SHARE = 0.03
 """Share of a run's time that its diagnosis may take."""
-# Less does not pay: to load the network takes as long. So a run of less than about a minute has no diagnosis.
-MIN_SECONDS = 2.0
+LEAST_SECONDS = 2.0
+"""Less does not pay, for to load the network takes as long; a run with a time budget always keeps as much back."""
 # How much longer an image takes than in validation, at most: the heads run on the true boxes too.
 COST = 2.0
 
 
 def diagnose_run(folder: RunFolder, data: TrainingData, module: TrainingModule, seconds: float) -> None:
-    """Diagnose the model that a finished run keeps; write ``diagnosis.json`` and tell it as a table.
+    """Diagnose the model that a finished run keeps; write ``diagnosis.json`` and tell it, or why there is none.
 
     Whatever goes wrong is a warning, since the run itself is done and kept.
 
@@ -71,7 +71,8 @@ def diagnose_run(folder: RunFolder, data: TrainingData, module: TrainingModule, 
         seconds: Time that it may take; where it is not enough for one image of each set, there is no diagnosis.
     """
     datasets, seconds_per_image = {"training": data.train, "validation": data.val}, COST * module.seconds_per_image
-    if seconds < max(len(datasets) * seconds_per_image, MIN_SECONDS):
+    if seconds < (needed := max(len(datasets) * seconds_per_image, LEAST_SECONDS)):
+        logger.info(f"no diagnosis: the run has {seconds:.1f} s for it, and it takes at least {needed:.1f} s")
         return
     try:
         checkpoint = folder.best if folder.best.exists() else folder.last
@@ -87,6 +88,11 @@ def diagnose_run(folder: RunFolder, data: TrainingData, module: TrainingModule, 
         if all(shares.num_images for shares in diagnosis.values()):
             folder.write_diagnosis(diagnosis)
             logger.info(f"what {checkpoint.name} gets right at each stage:\n{format_shares(diagnosis)}")
+        else:
+            unseen = " and ".join(name for name, shares in diagnosis.items() if not shares.num_images)
+            logger.info(
+                f"no diagnosis: none of the {unseen} images fits into its {seconds:.1f} s and the memory of validation"
+            )
     except Exception as error:  # of any kind: nothing may make a run that is done look failed
         logger.warning(f"the run is done, but its diagnosis failed ({type(error).__name__}: {error})")
 

@@ -38,7 +38,7 @@ from manymask.plan import (
 from manymask.planning.planner import Decision, write_explanation
 from manymask.run_folder import MetricsRow, RunFolder, count_epochs, read_rows
 from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
-from manymask.training.diagnosis import TIME_SHARE, diagnose_run
+from manymask.training.diagnosis import LEAST_SECONDS, TIME_SHARE, diagnose_run
 from manymask.training.failures import explain_failures
 from manymask.training.global_state import keep_global_state
 from manymask.training.loading import InstanceDataModule, count_steps
@@ -316,7 +316,7 @@ def fit(
         folder.diagnosis_file.unlink(missing_ok=True)
         logger.info(f"going on from {checkpoint}, the end of epoch {num_done}/{num_epochs}")
     module = _make_module(datamodule, plan, data, has_weights=checkpoint is not None)
-    kept_back = TIME_SHARE * (plan.minutes or 0) * 60  # for the diagnosis
+    kept_back = max(TIME_SHARE * (plan.minutes or 0) * 60, LEAST_SECONDS)  # for the diagnosis
     if plan.minutes is not None:
         deadline = started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
         datamodule.pace = module.pace = Pace(num_epochs, deadline - kept_back, len(rows))
@@ -335,10 +335,8 @@ def fit(
         except RuntimeError:
             end_on_signal.check()  # a signal to the whole process group may end a loader before this process looks
             raise
-    seconds = TIME_SHARE * sum(row["seconds"] or 0 for row in rows)
-    if module.pace is not None:
-        seconds = min(seconds, module.pace.seconds_left + kept_back)
-    diagnose_run(folder, data, module, seconds)
+    took = sum(row["seconds"] or 0 for row in rows)
+    diagnose_run(folder, data, module, TIME_SHARE * took if plan.minutes is None else kept_back)
 
 
 def _describe_start(plan: Plan, device: torch.device, datamodule: InstanceDataModule, folder: RunFolder) -> str:

@@ -75,9 +75,10 @@ def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
             f"weights is {plan.weights!r}, expected {names}, a run folder or a file; no such file is there"
         )
     if (start := read_start(plan.weights)) is not None:
-        for name in ("architecture", "backbone", "aspect_ratios"):
+        for name in ("architecture", "backbone", "convolutions", "aspect_ratios", "box_stages"):
             own, expected = getattr(plan, name), getattr(start, name)
-            if name in settings and own != expected:
+            can_be_made = name == "box_stages" and own > expected  # a second stage starts as a copy of the first
+            if name in settings and own != expected and not can_be_made:
                 raise PlanError(
                     f"weights={plan.weights} were trained with {name}={format_value(expected)}, not "
                     f"{format_value(own)}; set it so, or take other weights"

@@ -1,0 +1,244 @@
+"""Objects as annotation tools draw them: what the readers of these tools share.
+
+A reader only turns its tool's files into ``Drawings``; finding the images, numbering the classes and filling the
+outlines is done here, in the same way for all.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from manymask.core import Instances, RunLengths, paint_layers
+from manymask.core.dataset import Category, Dataset, Doubt, Format, Record, Sample
+from manymask.core.polygons import Polygon, Ring, fill_polygons
+from manymask.errors import DatasetError
+from manymask.formats.coco_masks import crosses_itself
+from manymask.formats.image_finder import ImageFinder, name_images
+from manymask.formats.reading import Reading
+from manymask.formats.records import make_sample, report_incomplete
+from manymask.imaging.files import check_unique_names, list_images
+from manymask.imaging.orientation import open_labelled_image
+from manymask.wording import count_of, list_some
+
+# Arcs become lines that are about this long, in pixels.
+_ARC_STEP = 1.0
+_MAX_COORDINATE = 2**31  # beyond any image
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnObject:
+    """An object of an image: polygons, or a mask.
+
+    Attributes:
+        name: What its file calls it, for messages: ``shape 3``.
+        category: The name of its class; None where the tool asks for none.
+        polygons: Its parts, each an outer ring and holes, in pixels of the image.
+        mask: One mask in an image's runs, in place of polygons.
+        score: How sure a tool that predicts is of it.
+    """
+
+    name: str
+    category: str | None = None
+    polygons: Sequence[Polygon] = ()
+    mask: RunLengths | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnImage:
+    """The objects of one image.
+
+    Attributes:
+        image: How its file names the image: with or without folders and ending, perhaps of another machine.
+        source: The file that they are from, for messages.
+        size: (height, width) of the image where the file gives it.
+        objects: The objects.
+    """
+
+    image: str
+    source: Path
+    size: tuple[int, int] | None
+    objects: tuple[DrawnObject, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawings:
+    """All that was drawn in a file or folder.
+
+    Attributes:
+        reading: What is wrong or unusual in it.
+        images: The images, those without objects too where the tool lists them.
+        classes: The classes in the tool's own order; where it lists none, those of the objects by name.
+        is_by_image: Whether the tool writes a file for each image, so that images without one were not labelled.
+    """
+
+    reading: Reading
+    images: Sequence[DrawnImage]
+    classes: tuple[str, ...] = ()
+    is_by_image: bool = False
+
+
+def make_drawn_dataset(root: Path, format: Format, drawings: Drawings, finder: ImageFinder) -> Dataset:
+    """The data set of drawings: images are found by their names and numbered in the order of these.
+
+    Drawings whose image is not there, or has other drawings already, and images beside the others that have none, are
+    left out and listed in ``problems``.
+
+    Raises:
+        DatasetError: No image is left.
+    """
+    reading, found = drawings.reading, {}
+    for drawn in drawings.images:
+        try:
+            path, is_as_listed = finder.find(drawn.image, drawn.source)
+        except DatasetError as error:
+            reading.fault("bad-image-entry", str(error), drawn.image, drawn.source)
+            continue
+        if not is_as_listed:
+            reading.note("gives images other places than they are at; they were found by their names", drawn.image)
+        if (other := found.setdefault(path, drawn)) is not drawn:
+            message = f"{drawn.source} and {other.source} both label {path}; keep one of them"
+            reading.fault("bad-image-entry", message, drawn.image, drawn.source)
+    if not found:
+        nothing = f"{root} holds no images with labels; give a folder that holds at least one"
+        raise DatasetError(reading.problems[0].message if reading.problems else nothing)
+    if drawings.is_by_image:
+        for path in _list_unlabelled(found):
+            message = f"{path} has no file of labels; add one, empty if it shows no object, or remove the image"
+            reading.problems.append(report_incomplete(message, path, path.stem))
+    names = name_images(list(found))
+    check_unique_names(zip(names, found, strict=True))
+    ordered = sorted(zip(names, found.items(), strict=True), key=lambda item: item[0])
+    records = tuple(
+        Record(image_id, name, path, drawn, (drawn.source,))
+        for image_id, (name, (path, drawn)) in enumerate(ordered, start=1)
+    )
+    return Dataset(root, format, number_classes(drawings), records, read_drawn_record, reading.list_problems())
+
+
+def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:
+    """Images in the folders of labelled ones that are not among them."""
+    folders = sorted({path.parent for path in labelled})
+    return [path for folder in folders for path in list_images(folder) if path not in labelled]
+
+
+def number_classes(drawings: Drawings) -> tuple[Category, ...]:
+    """The classes, from 1 on; objects without a class are of one that is called ``object``."""
+    counts = Counter(drawn.category for image in drawings.images for drawn in image.objects)
+    names = list(drawings.classes or sorted(name for name in counts if name is not None))
+    if None in counts and "object" not in names:
+        if names:
+            drawings.reading.note(f"has {count_of(counts[None], 'object')} without a class, here called 'object'")
+        names.append("object")
+    return tuple(Category(number, name) for number, name in enumerate(names or ["object"], start=1))
+
+
+def read_drawn_record(record: Record, categories: tuple[Category, ...]) -> Sample:
+    """The sample of an image and what was drawn on it.
+
+    Raises:
+        DatasetError: The image is of another size than its file of labels says.
+    """
+    drawn: DrawnImage = record.annotation
+    image, doubts = open_labelled_image(record.path, drawn.size, is_size_given=drawn.size is not None)
+    if drawn.size is not None and image.size != drawn.size:
+        raise DatasetError(
+            f"{drawn.source} gives image {drawn.image} as {drawn.size[0]} x {drawn.size[1]} (height x width), but "
+            f"{record.path} is {image.size[0]} x {image.size[1]}; correct the file or the image"
+        )
+    class_index = {category.name: index for index, category in enumerate(categories, start=1)}
+    labels = np.array([class_index[each.category or "object"] for each in drawn.objects], dtype=np.int64)
+    return make_sample(record, image, paint_layers(fill_objects(drawn.objects, image.size)), labels, doubts=doubts)
+
+
+def fill_objects(objects: Sequence[DrawnObject], size: tuple[int, int]) -> RunLengths:
+    """The masks of objects of an image of (height, width); ``mask`` of each is of that size."""
+    runs = fill_polygons(size, [each.polygons for each in objects])
+    masks = [(row, each.mask) for row, each in enumerate(objects) if each.mask is not None]
+    parts = [runs, *(replace(mask, num_instances=len(objects), owner=mask.owner + row) for row, mask in masks)]
+    owner, start, length = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("owner", "start", "length")
+    )
+    return RunLengths.from_intervals(size, len(objects), owner, start, length)
+
+
+def _merge_runs(parts: Sequence[RunLengths]) -> RunLengths:
+    """Runs of the same instances, joined."""
+    columns = [[getattr(part, name) for part in parts] for name in ("owner", "start", "length")]
+    return RunLengths.from_intervals(parts[0].size, len(parts[0]), *map(np.concatenate, columns))
+
+
+def to_instances(drawn: DrawnImage, size: tuple[int, int], class_index: dict[str, int]) -> Instances:
+    """What was drawn as instances with scores, where the drawings are predictions; those without a score have 1."""
+    labels = np.array([class_index[each.category or "object"] for each in drawn.objects], dtype=np.int64)
+    scores = np.array([1 if each.score is None else each.score for each in drawn.objects], dtype=np.float32)
+    return Instances.from_runs(fill_objects(drawn.objects, size), labels, scores=scores)
+
+
+def name_drawn_objects(record: Record) -> list[str]:
+    """What the file calls each object of an image."""
+    drawn: DrawnImage = record.annotation
+    return [each.name for each in drawn.objects]
+
+
+def find_drawn_faults(record: Record) -> list[Doubt]:
+    """Objects with outlines of which the mask does not show what was drawn."""
+    drawn: DrawnImage = record.annotation
+    outside, crossing = [], []
+    for each in drawn.objects:
+        rings = [ring for polygon in each.polygons for ring in polygon]
+        limit = np.inf if drawn.size is None else np.array(drawn.size[::-1]) + 1
+        if any(((ring < -1) | (ring > limit)).any() for ring in rings):
+            outside.append(each.name)
+        if any(crosses_itself(ring) for ring in rings):
+            crossing.append(each.name)
+    found = [("out-of-frame", "that reach out of the image", outside)]
+    found.append(("self-crossing", "whose outlines cross themselves", crossing))
+    return [
+        Doubt(kind, f"has {count_of(len(names), 'instance')} {what}: {list_some(names)}")
+        for kind, what, names in found
+        if names
+    ]
+
+
+def make_rectangle(left: float, top: float, right: float, bottom: float) -> Ring:
+    """The ring of a box, in pixels."""
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float64)
+
+
+def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0.0) -> Ring:
+    """The ring of an ellipse in points about a pixel apart.
+
+    Args:
+        x: Its centre.
+        y: Its centre.
+        radius_x: Half of its axis along x, before it is turned.
+        radius_y: The other one.
+        angle: By which it is turned, in degrees, clockwise on the screen.
+    """
+    num_points = max(16, int(np.ceil(2 * np.pi * max(radius_x, radius_y) / _ARC_STEP)))
+    turn, way = np.radians(angle), np.linspace(0, 2 * np.pi, num_points, endpoint=False)
+    along, across = radius_x * np.cos(way), radius_y * np.sin(way)
+    return np.stack(
+        [x + along * np.cos(turn) - across * np.sin(turn), y + along * np.sin(turn) + across * np.cos(turn)], 1
+    )
+
+
+def to_points(points: object) -> Ring | None:
+    """The x y pairs of a list from a file; None where it is not of pairs of finite numbers."""
+    try:
+        pairs = np.array(points, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    is_good = pairs.ndim == 2 and pairs.shape[1] == 2 and bool((np.abs(pairs) < _MAX_COORDINATE).all())
+    return pairs if is_good else None
+
+
+def join_objects(first: DrawnObject, second: DrawnObject) -> DrawnObject:
+    """Two shapes as one object, which has the name, class and score of the first."""
+    masks = [each.mask for each in (first, second) if each.mask is not None]
+    polygons = [*first.polygons, *second.polygons]
+    return replace(first, polygons=polygons, mask=_merge_runs(masks) if masks else None)

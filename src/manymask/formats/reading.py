@@ -1,0 +1,38 @@
+"""Problems of a file, gathered while it is read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manymask.core.dataset import Problem
+from manymask.wording import list_some
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is wrong or unusual in a file or folder of annotations, gathered while it is read.
+
+    Attributes:
+        path: The file or folder.
+        problems: Entries that are left out.
+        unusual: What is read, but is not as its format asks, each with the items that it was seen at.
+    """
+
+    path: Path
+    problems: list[Problem] = field(default_factory=list)
+    unusual: dict[str, list[object]] = field(default_factory=dict)
+
+    def fault(self, kind: str, message: str, image: str | None = None, path: Path | None = None) -> None:
+        """Report an entry that is left out; ``path`` is its own file where the annotations lie in several."""
+        self.problems.append(Problem(kind, "fault", message, path or self.path, image))
+
+    def note(self, what: str, item: object | None = None) -> None:
+        """Report what is read, but is not as its format asks; equal ones become one."""
+        self.unusual.setdefault(what, []).extend([] if item is None else [item])
+
+    def list_problems(self) -> tuple[Problem, ...]:
+        """All of them."""
+        unusual = [
+            f"{self.path} {what}" + (f": {list_some(items)}" if items else "") for what, items in self.unusual.items()
+        ]
+        notes = [Problem("unusual-entries", "note", message, self.path) for message in unusual]
+        return (*self.problems, *notes)

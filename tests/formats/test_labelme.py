@@ -1,0 +1,148 @@
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from manymask.errors import DatasetError, FormatError
+from manymask.formats import read_dataset
+from manymask.formats.datasets import detect_format, open_dataset
+from manymask.formats.labelme import LabelmeWriter, read_labelme
+from tests.formats.format_files import make_ids, make_instances, make_pixels, write_array
+
+SQUARE = [[1, 1], [4, 1], [4, 4], [1, 4]]
+
+
+def encode_png(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def write_shapes(root, name, *shapes, image="{}.png", size=(6, 8), pixels=True):
+    """The file as labelme 5 writes it."""
+    if pixels:
+        write_array(root / f"{name}.png", make_pixels(*size))
+    shapes = [
+        {"group_id": None, "shape_type": "polygon", "flags": {}, "mask": None, "description": ""} | s for s in shapes
+    ]
+    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image.format(name), "imageData": None}
+    (root / f"{name}.json").write_text(json.dumps(content | {"imageHeight": size[0], "imageWidth": size[1]}))
+
+
+def test_polygon_rectangle_circle_and_mask(tmp_path):
+    mask = np.array([[True, False], [True, True]])
+    write_shapes(
+        tmp_path,
+        "a",
+        {"label": "cell", "points": SQUARE},
+        {"label": "cell", "points": [[4, 5], [7, 2]], "shape_type": "rectangle"},
+        {"label": "dot", "points": [[4, 3], [4, 5]], "shape_type": "circle"},
+        {"label": "dot", "points": [[5, 1], [6, 2]], "shape_type": "mask", "mask": encode_png(mask)},
+    )
+    dataset = read_dataset(tmp_path)
+    assert dataset.format.name == "labelme"
+    assert [category.name for category in dataset.categories] == ["cell", "dot"]
+    instances = dataset[0].to_instances()
+    assert instances.labels.tolist() == [1, 1, 2, 2]
+    masks = instances.to_masks()
+    expected = make_ids((1, 1, 4, 4)) + make_ids((0, 0, 0, 0), (2, 4, 5, 7))
+    np.testing.assert_array_equal(masks[0] + 2 * masks[1], expected)
+    y, x = np.indices((6, 8)) + 0.5
+    np.testing.assert_array_equal(masks[2], np.hypot(x - 4, y - 3) < 1.98)
+    np.testing.assert_array_equal(np.argwhere(masks[3]), [[1, 5], [2, 5], [2, 6]])
+
+
+def test_shapes_of_a_group_are_one_object_and_lines_are_none(tmp_path):
+    far = [[6, 0], [8, 0], [8, 2], [6, 2]]
+    write_shapes(
+        tmp_path,
+        "a",
+        {"label": "cell", "points": SQUARE, "group_id": 3},
+        {"label": "cell", "points": far, "group_id": 3},
+        {"label": "other", "points": far, "group_id": 3},
+        {"label": "cell", "points": [[1, 1], [2, 2]], "shape_type": "line"},
+    )
+    dataset = open_dataset(tmp_path)
+    assert dataset[0].to_instances().runs.areas.tolist() == [13, 4]
+    assert [problem.severity for problem in dataset.problems] == ["note"]
+    assert "a.json: shape 3" in dataset.problems[0].message
+
+
+@pytest.mark.parametrize("image", ["..\\images\\{}.png", "/home/me/{}.png", "{}.png"])
+def test_images_in_a_folder_of_their_own(tmp_path, image):
+    (tmp_path / "annotations").mkdir()
+    write_shapes(tmp_path / "annotations", "a", {"label": "cell", "points": SQUARE}, image=image, pixels=False)
+    write_array(tmp_path / "images" / "a.png", make_pixels())
+    assert detect_format(tmp_path) == "labelme"
+    assert read_dataset(tmp_path)[0].to_instances().runs.areas.tolist() == [9]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"points": SQUARE}, "shape 1 has no label"),
+        ({"label": "a", "points": [[1, 1], [2, 2]]}, r"shape 1 is a polygon of points \[\[1, 1\], \[2, 2\]\]"),
+        ({"label": "a", "points": [["x", 1], [2, 2], [3, 3]]}, "shape 1 is a polygon"),
+        ({"label": "a", "points": [[float("nan"), 1], [2, 2], [3, 3]]}, "shape 1 is a polygon"),
+        ({"label": "a", "points": None}, "shape 1 is a polygon of points None"),
+        ({"label": "a", "points": SQUARE, "shape_type": "cube"}, "shape 1 is a cube"),
+        ({"label": "a", "points": SQUARE, "shape_type": "mask"}, "shape 1 is a mask without"),
+        (
+            {"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": "AAAA"},
+            "mask that cannot be decoded",
+        ),
+        (
+            {"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": encode_png(np.ones((7, 8), bool))},
+            "larger than its image of 6 x 8",
+        ),
+    ],
+)
+def test_an_object_that_cannot_be_taken_is_listed(tmp_path, shape, message):
+    write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE}, shape)
+    dataset = open_dataset(tmp_path)
+    (problem,) = dataset.problems
+    assert problem.kind == "bad-annotation"
+    with pytest.raises(FormatError, match=message):
+        raise FormatError(problem.message)
+    assert problem.image == "a"
+    assert dataset[0].to_instances().runs.areas.tolist() == [9]
+
+
+def test_images_and_files_that_lack_each_other_are_listed(tmp_path):
+    write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE})
+    write_shapes(tmp_path, "b", {"label": "cell", "points": SQUARE}, pixels=False)
+    write_array(tmp_path / "c.png", make_pixels())
+    (tmp_path / "d.json").write_text("{")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 1
+    assert [(problem.kind, problem.path.name) for problem in dataset.problems] == [
+        ("bad-image-entry", "d.json"),
+        ("bad-image-entry", "b.json"),
+        ("incomplete-image", "c.png"),
+    ]
+
+
+def test_the_size_is_compared(tmp_path):
+    write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE}, size=(6, 9))
+    write_array(tmp_path / "a.png", make_pixels())
+    with pytest.raises(DatasetError, match="a.json gives image a.png as 6 x 9"):
+        read_labelme(tmp_path)[0]
+
+
+def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
+    ring = make_ids((0, 0, 5, 5)) - make_ids((1, 1, 4, 4))
+    parts = make_ids((0, 5, 2, 8)) + make_ids((3, 6, 6, 8))
+    overlapping = make_ids((2, 2, 6, 7))
+    write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE}, {"label": "dot", "points": SQUARE})
+    dataset = read_labelme(tmp_path)
+    writer = LabelmeWriter(tmp_path / "copy", dataset)
+    writer.write(dataset.records[0], make_instances(ring, parts, overlapping, labels=[1, 2, 1]), np.arange(3))
+    writer.close()
+    copy = read_labelme(tmp_path / "copy")
+    assert copy.problems == ()
+    instances = copy[0].to_instances()
+    assert [copy.categories[label - 1].name for label in instances.labels] == ["cell", "dot", "cell"]
+    np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)
