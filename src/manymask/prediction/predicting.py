@@ -98,14 +98,17 @@ def _load_each(
 def _predict_each(
     model: Model, images: Iterator[LoadedImage], tiling: Tiling | None, min_score: float, batch_size: int
 ) -> Iterator[Instances]:
-    for batch in _make_batches(images, batch_size):
+    def predict_batch(batch: list[LoadedImage]) -> list[Instances]:
         if len(batch) == 1:
-            found = [find_instances(model, batch[0], tiling)]
-        else:
-            values = [loaded.values for loaded in batch if loaded.values is not None]
-            found = predict_alike(model, values, [loaded.name for loaded in batch])
-            for loaded, instances in zip(batch, found, strict=True):
-                warn_of_cap(instances, model.postprocessing, loaded.name)
+            return [find_instances(model, batch[0], tiling)]
+        values = [loaded.values for loaded in batch if loaded.values is not None]
+        found = predict_alike(model, values, [loaded.name for loaded in batch])
+        for loaded, instances in zip(batch, found, strict=True):
+            warn_of_cap(instances, model.postprocessing, loaded.name)
+        return found
+
+    # By ``map``, which lets go of a batch before the next one is made.
+    for found in map(predict_batch, _make_batches(images, batch_size)):
         for instances in found:
             yield instances[instances.scores >= min_score]
 
