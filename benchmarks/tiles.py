@@ -182,7 +182,6 @@ def main():
     parser.add_argument("--model", default="nuclei")
     parser.add_argument("--side", type=int, default=1500)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--cap", type=int, default=30_000)
     parser.add_argument("--tile-size", type=int, nargs="+")
     parser.add_argument("--sides", type=int, nargs="+", default=[1000, 4000, 8000, 16000])
     arguments = parser.parse_args()

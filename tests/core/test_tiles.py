@@ -181,6 +181,17 @@ class TestMergeTiles:
         merged = merge_tiles((10, 30), tiles, [replace_scores(one, 0.95), two]).instances
         assert merged.boxes.tolist() == [[11, 0, 18, 4]]
 
+    @pytest.mark.parametrize(("score", "kept"), [(0.9, [[12, 0, 19, 8]]), (0.6, [[12, 4, 15, 8]])])
+    def test_nothing_lies_inside_of_what_another_tile_takes_for_one(self, score, kept):
+        """The owner of the larger part sees one object; it agrees with that part, but holds the smaller one as well."""
+        tiles = list_tiles((10, 30), 20, 10)
+        parts = make((10, 20), (0, 12, 4, 19), (4, 12, 8, 15), score=0.7)
+        whole = np.ones((8, 7), dtype=bool)
+        whole[4:, 3:] = False
+        both = replace_scores(Instances.from_runs(encode_crops([(2, 0, whole)], (10, 20)), np.array([1])), score)
+        merged = merge_tiles((10, 30), tiles, [parts, both]).instances
+        assert merged.boxes.tolist() == kept
+
     def test_a_long_object_is_stitched(self):
         truth = Instances.from_runs(encode_crops([(2, 3, np.ones((2, 90), dtype=bool))], (10, 100)), np.array([1]))
         tiles = list_tiles((10, 100), 20, 4)

@@ -148,7 +148,7 @@ class TestTiling:
         assert Tiling.of(plan, tile_size=2000).tile_size == 2000
 
     def test_a_tile_that_is_hardly_longer_than_the_overlap(self):
-        with pytest.raises(PlanError, match="tile_size is 100, but tiles of this model overlap by 128 pixels"):
+        with pytest.raises(PlanError, match="tile_size is 100, but tiles of this model overlap by 192 pixels"):
             Tiling.of(make_model(Path()).plan, tile_size=100)
 
 
@@ -162,6 +162,26 @@ class TestFindInstances:
         assert list_objects(find_instances(model, loaded, TILES)) == list_objects(truth)
         assert len(calls) == len(loaded.tiles) > 1
         assert image.longest <= TILES.tile_size
+
+    def test_the_network_does_not_look_at_empty_windows(self, model, monkeypatch):
+        """Empty is what has one colour; one pixel more is looked at."""
+        truth, calls = draw_truth((300, 420)), []
+
+        class Padded(Coordinates):
+            def read(self, window=None, level=0):
+                pixels = super().read(window, level)
+                rows, columns = pixels[..., 0], pixels[..., 1]
+                pixels[(rows >= 150) & ((rows != 299) | (columns != 419))] = (9, 5, 7)
+                return pixels
+
+        monkeypatch.setattr(tiling, "predict_tensor", answer_from(truth, calls))
+        loaded = load_image(Padded((300, 420)), "a.tif", model.plan, TILES)
+        found = find_instances(model, loaded, TILES)
+        empty = [tile.window for tile in loaded.tiles if tile.window.top >= 150][:-1]
+        seen = [tile.window for tile in loaded.tiles if tile.window not in empty]
+        assert len(empty) > 3
+        assert len(calls) == len(seen)
+        assert len(found) > 0
 
     def test_says_how_many_are_stitched_and_how_it_comes_on(self, model, monkeypatch, caplog):
         truth, told = draw_truth((300, 420)), []

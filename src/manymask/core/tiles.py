@@ -34,6 +34,8 @@ MATCH_IOU = 0.5
 DOUBT_PIXELS = 8
 # Share of the smaller mask inside the band above which two tiles claim the same pixels.
 CLAIMED_SHARE = 0.5
+# Share of what a view of one tile takes of another tile's, from which the other tile sees the two overlap as well.
+SAME_OVERLAP = 0.5
 
 
 class Tile(NamedTuple):
@@ -104,8 +106,8 @@ def merge_tiles(size: tuple[int, int], tiles: Sequence[Tile], found: Sequence[In
 
     An object is the tile's whose core holds the centre of its box, and has that tile's mask, box and score. A tile's
     view of another tile's object is dropped, unless both see it. Where one object is cut off by all windows, its parts
-    are put together. Where a tile has no view of what the other one claims and the other way round, as where one sees
-    two objects in what the other takes for one, the better score stays.
+    are put together. Where two tiles claim the same pixels for two objects and none of them sees both objects there, as
+    where one sees two objects in what the other takes for one, the better score stays.
 
     Args:
         size: (height, width) of the image.
@@ -120,6 +122,7 @@ def merge_tiles(size: tuple[int, int], tiles: Sequence[Tile], found: Sequence[In
     tile_of = np.repeat(np.arange(len(tiles)), [len(part) for part in parts])
     pairs = _find_pairs(tiles, [part.runs for part in parts], views)
     group, members = _group_views(pairs, tile_of, views.scores)
+    overlaps = _find_overlaps([part.runs for part in parts])
 
     boxes = views.runs.boxes
     ends = np.concatenate([_reduce(np.minimum, boxes[:, :2], group), _reduce(np.maximum, boxes[:, 2:], group)], axis=1)
@@ -132,7 +135,7 @@ def merge_tiles(size: tuple[int, int], tiles: Sequence[Tile], found: Sequence[In
 
     is_kept = (np.bincount(group) > 1) | is_own[scorer]
     rank = np.lexsort((scorer, -views.scores[scorer]))
-    is_kept &= ~_find_rivals(pairs, group, members, tile_of, is_kept, rank)
+    is_kept &= ~_find_rivals(pairs, overlaps, group, members, tile_of, is_kept, rank)
     kept = rank[is_kept[rank]]
     stitched = np.flatnonzero(is_cut[best] & (np.bincount(group) > 1))
     return MergedTiles(_build(views, group, best, scorer, stitched)[kept], int(is_kept[stitched].sum()))
@@ -173,6 +176,7 @@ class _Pairs:
     second: Int64[np.ndarray, " pairs"]
     iou: np.ndarray
     agreement: np.ndarray
+    intersection: Int64[np.ndarray, " pairs"]
     is_claimed: Bool[np.ndarray, " pairs"]
 
 
@@ -192,14 +196,29 @@ def _find_pairs(tiles: Sequence[Tile], parts: Sequence[RunLengths], views: Insta
             shared.second + offsets[j],
             compute_iou(shared, a_areas, b_areas),
             shared.intersection / (union + DOUBT_PIXELS),
+            shared.intersection,
             shared.intersection > CLAIMED_SHARE * smaller,
         ))  # fmt: skip
     if not columns:
         none = np.zeros(0, dtype=np.int64)
-        return _Pairs(none, none, none, none, none > 0)
-    first, second, iou, agreement, is_claimed = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return _Pairs(none, none, none, none, none, none > 0)
+    first, second, *rest = (np.concatenate(column) for column in zip(*columns, strict=True))
     is_same = views.labels[first] == views.labels[second]
-    return _Pairs(first[is_same], second[is_same], iou[is_same], agreement[is_same], is_claimed[is_same])
+    return _Pairs(*(column[is_same] for column in (first, second, *rest)))
+
+
+def _find_overlaps(parts: Sequence[RunLengths]) -> dict[tuple[int, int], int]:
+    """The number of pixels that two views of one tile share, by the views, either first."""
+    overlaps: dict[tuple[int, int], int] = {}
+    offset = 0
+    for part in parts:
+        shared = intersect_runs(part, part)
+        is_other = shared.first != shared.second
+        first, second = shared.first[is_other] + offset, shared.second[is_other] + offset
+        places = zip(first.tolist(), second.tolist(), strict=True)
+        overlaps.update(zip(places, shared.intersection[is_other].tolist(), strict=True))
+        offset += len(part)
+    return overlaps
 
 
 def _list_neighbours(tiles: Sequence[Tile]) -> Iterator[tuple[int, int]]:
@@ -219,8 +238,8 @@ def _intersect(a: Window, b: Window) -> Window:
 
 def _group_views(
     pairs: _Pairs, tile_of: np.ndarray, scores: Float32[np.ndarray, " views"]
-) -> tuple[Int64[np.ndarray, " views"], dict[int, set[int]]]:
-    """The group of each view, and the tiles that have a view in each group of several."""
+) -> tuple[Int64[np.ndarray, " views"], dict[int, dict[int, int]]]:
+    """The group of each view, and for each group of several the view of each tile."""
     leader = np.arange(len(tile_of))
     members: dict[int, list[int]] = {}
     is_match = pairs.iou > MATCH_IOU
@@ -238,7 +257,7 @@ def _group_views(
         members.pop(b, None)
     leaders, group = np.unique(leader, return_inverse=True)
     place = dict(zip(leaders.tolist(), range(len(leaders)), strict=True))
-    return group, {place[a]: {int(tile_of[view]) for view in views} for a, views in members.items()}
+    return group, {place[a]: {int(tile_of[view]): view for view in views} for a, views in members.items()}
 
 
 def _reduce(function: np.ufunc, values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -275,8 +294,9 @@ def _find_cut(
 
 def _find_rivals(
     pairs: _Pairs,
+    overlaps: dict[tuple[int, int], int],
     group: np.ndarray,
-    members: dict[int, set[int]],
+    members: dict[int, dict[int, int]],
     tile_of: np.ndarray,
     is_kept: np.ndarray,
     rank: np.ndarray,
@@ -284,13 +304,20 @@ def _find_rivals(
     """The groups that lose what they claim to a better one that the other tile sees in its place."""
     is_rival = np.zeros(len(is_kept), dtype=bool)
     position = np.argsort(rank)
-    first, second = pairs.first[pairs.is_claimed], pairs.second[pairs.is_claimed]
-    is_apart = (group[first] != group[second]) & is_kept[group[first]] & is_kept[group[second]]
+
+    def sees_both(view: int, other: int, intersection: int) -> bool:
+        """Whether a view's tile has the other view's object too, which overlaps it there as the other view does."""
+        own = members.get(int(group[other]), {}).get(int(tile_of[view]))
+        return own is not None and overlaps.get((view, own), 0) >= SAME_OVERLAP * intersection
+
+    claimed = (pairs.first, pairs.second, pairs.intersection)
+    is_apart = group[pairs.first] != group[pairs.second]
+    is_apart &= pairs.is_claimed & is_kept[group[pairs.first]] & is_kept[group[pairs.second]]
     claims: list[tuple[int, int, int, int]] = []
-    for a, b in zip(first[is_apart].tolist(), second[is_apart].tolist(), strict=True):
+    for a, b, intersection in zip(*(column[is_apart].tolist() for column in claimed), strict=True):
+        if sees_both(a, b, intersection) or sees_both(b, a, intersection):
+            continue
         one, other = int(group[a]), int(group[b])
-        if tile_of[b] in members.get(one, ()) or tile_of[a] in members.get(other, ()):
-            continue  # the tile sees both, and as two objects
         better, worse = sorted((one, other), key=lambda place: position[place])
         claims.append((int(position[better]), int(position[worse]), better, worse))
     for _, _, better, worse in sorted(claims):

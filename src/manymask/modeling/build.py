@@ -41,6 +41,10 @@ MASK_SUPPRESSION_BOX_IOU = 0.8
 # Proposals an image: in training, torchvision's number and that of maskrcnn_compact; at prediction. A higher cap on
 # detections raises them.
 PROPOSALS, COMPACT_PROPOSALS, PROPOSALS_IN_USE = 2000, 500, 1000
+# In use maskrcnn_compact takes all proposals that are more likely an object than not, so that an object is found alike
+# in a tile, in the whole image and in a crowd (benchmarks/RESULTS.md). The numbers only bound memory; the most that an
+# image of up to 160,000 pixels had was 3,342.
+COMPACT_LEAST_OBJECTNESS, COMPACT_PROPOSALS_IN_USE, COMPACT_PIXELS_PER_PROPOSAL = 0.5, 4000, 128.0
 # IoU from which a box is an object, for each box stage, and what the second stage multiplies deltas by (Cascade R-CNN,
 # arXiv 1712.00726, section 4.2; the first has torchvision's 10, 10, 5, 5).
 FIRST_IOU, SECOND_IOU, SECOND_DELTA_WEIGHTS = 0.5, 0.6, (20.0, 20.0, 10.0, 10.0)
@@ -85,8 +89,13 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     pooling = (1, first_stride, COMPACT_CANONICAL_SCALE) if is_compact else (2, first_stride)
     counts = {
         "training": max(COMPACT_PROPOSALS if is_compact else PROPOSALS, plan.max_detections),
-        "testing": max(PROPOSALS_IN_USE, plan.max_detections),
+        "testing": max(COMPACT_PROPOSALS_IN_USE if is_compact else PROPOSALS_IN_USE, plan.max_detections),
     }
+    choice = (
+        {"least_objectness": COMPACT_LEAST_OBJECTNESS, "pixels_per_proposal": COMPACT_PIXELS_PER_PROPOSAL}
+        if is_compact
+        else {}
+    )
     rpn = CrowdRegionProposalNetwork(
         Float32AnchorGenerator(tuple((size,) for size in plan.anchor_sizes), (plan.aspect_ratios,) * LEVELS),
         parts["rpn_head"],
@@ -97,6 +106,7 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
         pre_nms_top_n=counts,
         post_nms_top_n=counts,
         nms_thresh=plan.rpn_nms,
+        **choice,
     )
     by_masks = plan.suppression == "mask"
     make_heads = partial(

@@ -1,5 +1,6 @@
 """The region proposal network, whose anchors are matched without a full matrix of IoU."""
 
+import math
 from typing import Any
 
 import torch
@@ -30,11 +31,37 @@ class Float32BoxCoder(BoxCoder):
 
 
 class CrowdRegionProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN with anchor matching by windows; same arguments, same parameters, same losses."""
+    """torchvision's RPN with anchor matching by windows; same parameters, same losses.
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    Args:
+        *arguments: torchvision's.
+        least_objectness: Probability below which a proposal is dropped in use. What is found then depends on what lies
+            there, where a fixed number of proposals gives each object of a larger or fuller image fewer of them.
+        pixels_per_proposal: In use, ``pre_nms_top_n`` and ``post_nms_top_n`` are at least one in so many pixels.
+        **settings: torchvision's.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        least_objectness: float = 0.0,
+        pixels_per_proposal: float = math.inf,
+        **settings: Any,
+    ) -> None:
         super().__init__(*arguments, **settings)
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        self.least_objectness, self.pixels_per_proposal = least_objectness, pixels_per_proposal
+
+    def pre_nms_top_n(self) -> int:
+        """The most proposals of a level before suppression."""
+        return max(super().pre_nms_top_n(), self._count_by_area())
+
+    def post_nms_top_n(self) -> int:
+        """The most proposals after suppression."""
+        return max(super().post_nms_top_n(), self._count_by_area())
+
+    def _count_by_area(self) -> int:
+        return 0 if self.training else int(math.prod(self._input_size) / self.pixels_per_proposal)
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -76,6 +103,7 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """As torchvision's, with scores in float32: in bfloat16 most of the good ones are equal, and NMS picks any."""
+        self.score_thresh = 0.0 if self.training else self.least_objectness  # training samples poor ones too
         return super().filter_proposals(proposals, objectness.float(), image_shapes, num_anchors_per_level)
 
     def assign_targets_to_anchors(

@@ -1,0 +1,62 @@
+"""Which proposals the RPN of ``maskrcnn_compact`` takes; test_network.py compares other RPNs with torchvision's."""
+
+import torch
+from torchvision.models.detection.image_list import ImageList
+
+from manymask.modeling.build import build_model
+
+SETTINGS = {"architecture": "maskrcnn_compact", "anchor_sizes": (8, 16, 32, 64, 128), "weights": "none"}
+STRIDES = (2, 4, 8, 16, 32)
+
+
+def propose(logits_of, side, monkeypatch, training=False):
+    """The proposals of an image whose features have a logit at each place; boxes are the anchors."""
+    rpn = build_model(2, SETTINGS).train(training).rpn
+    logits = [logits_of(3, -(-side // stride)) for stride in STRIDES]
+    deltas = [torch.zeros(1, 12, *logit.shape[-2:]) for logit in logits]
+    monkeypatch.setattr(rpn.head, "forward", lambda maps: (logits, deltas))
+    features = {str(level): logit for level, logit in enumerate(logits)}
+    if training:
+        target = {"boxes": torch.tensor([[8.0, 8.0, 16.0, 16.0]])}
+        return rpn(ImageList(torch.zeros(1, 3, side, side), [(side, side)]), features, [target])[0][0]
+    return rpn(ImageList(torch.zeros(1, 3, side, side), [(side, side)]), features)[0][0]
+
+
+def test_a_place_gets_the_same_whatever_is_beside_it(monkeypatch):
+    """A fixed number of proposals would go to the better ones there."""
+    generator = torch.Generator().manual_seed(0)
+    corner = {cells: torch.randn(1, 3, cells, cells, generator=generator) - 1.5 for cells in (4, 8, 16, 32, 64)}
+
+    def draw(beside):
+        def logits_of(shapes, cells):
+            logits = torch.full((1, shapes, cells, cells), -9.0)
+            logits[..., ::16, ::16] = beside
+            part = corner[max(cells // 6, 4)]
+            logits[..., : part.shape[2], : part.shape[3]] = part
+            return logits
+
+        return logits_of
+
+    alone = propose(draw(-9.0), 768, monkeypatch)
+    among = propose(draw(9.0), 768, monkeypatch)
+    assert len(among) > len(alone) + 1000
+    # What lies beside is further away than these.
+    alone, among = (boxes[(boxes[:, 2:] < 64).all(dim=1)] for boxes in (alone, among))
+    assert len(alone) > 10
+    assert sorted(alone.tolist()) == sorted(among.tolist())
+
+
+def test_what_is_unlikely_is_proposed_in_training_only(monkeypatch):
+    def logits_of(shapes, cells):
+        return torch.full((1, shapes, cells, cells), -1.0)
+
+    assert len(propose(logits_of, 128, monkeypatch)) == 0
+    assert len(propose(logits_of, 128, monkeypatch, training=True)) == 500
+
+
+def test_larger_images_have_more_proposals(monkeypatch):
+    def logits_of(shapes, cells):
+        return torch.rand(1, shapes, cells, cells, generator=torch.Generator().manual_seed(0))
+
+    assert len(propose(logits_of, 256, monkeypatch)) == 4000
+    assert len(propose(logits_of, 1024, monkeypatch)) == 1024 * 1024 // 128
