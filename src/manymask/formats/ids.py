@@ -12,7 +12,7 @@ from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_
 from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
 from manymask.imaging.decoding import read_raster
-from manymask.imaging.orientation import is_obeyed
+from manymask.imaging.orientation import check_labels_size, is_obeyed
 from manymask.imaging.raster import Raster, turn
 
 MAX_ID = 2**53  # the largest range in which float64 holds every whole number
@@ -126,6 +126,7 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
             2^53 (to the last that its type of float holds with all before it). With ``is_split`` also where two values
             touch, since their pieces then need not be objects.
     """
+    check_labels_size(path, read_raster(path, is_decoded=False).size)
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
     ids, old_ids = renumber_ids(turn(_to_ids(raster, path), orientation))
