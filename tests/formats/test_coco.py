@@ -356,8 +356,8 @@ def test_a_compressed_file_by_its_name(tmp_path):
     packed = path.with_name("annotations.json.gz")
     packed.write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    for given in (tmp_path, packed):
-        assert read_dataset(given).format.name == "coco"
+    for place in (tmp_path, packed):
+        assert read_dataset(place).format.name == "coco"
 
 
 @pytest.mark.parametrize("file_name", ["../secret.png", "{}/secret.png", "..\\secret.png", "images/../../secret.png"])

@@ -142,7 +142,8 @@ class Problem:
 
     Attributes:
         kind: The kind of finding that the doctor makes of it.
-        severity: ``fault``: an object or image that cannot be used; ``warning``: users are told; ``note``: good to know.
+        severity: ``fault``: an object or image that cannot be used; ``warning``: users are told; ``note``: worth
+            knowing.
         message: What was found and, after the last semicolon, what to do.
         path: The file to look at.
         image: Name of the image; None for the data set as a whole.

@@ -50,7 +50,8 @@ def to_flag(value: object) -> bool | None:
         return bool(value)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    return {0: False, 1: True}.get(to_integer(value))
+    number = to_integer(value)
+    return number == 1 if number in (0, 1) else None
 
 
 def to_key(value: object) -> int | str | None:

@@ -22,7 +22,12 @@ def find_coco_files(folder: Path) -> list[Path]:
 
 def find_other_coco_files(folder: Path) -> list[Path]:
     """Files in a folder, or in ``annotations`` in it, that have COCO's lists but none of its names; by name."""
-    return [path for path in _list_files(folder, ["*.json"]) if path.is_file() and has_coco_lists(path)]
+    return [path for path in list_json(folder) if has_coco_lists(path)]
+
+
+def list_json(folder: Path) -> list[Path]:
+    """All JSON files in a folder, or in ``annotations`` in it, by name."""
+    return [path for path in _list_files(folder, ["*.json"]) if path.is_file()]
 
 
 def has_coco_lists(path: Path) -> bool:

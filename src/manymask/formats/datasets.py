@@ -101,10 +101,7 @@ def detect_format(path: str | Path) -> str:
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
         _refuse_listed(path)
-        fitting = [format.name for format in FORMATS.values() if path.name.lower().endswith(format.suffixes)]
-    else:
-        fitting = [format.name for format in FORMATS.values() if format.detect(path)]
-        fitting = fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
+    fitting = find_formats(path)
     if len(fitting) == 1:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
@@ -134,6 +131,14 @@ def _refuse_listed(file: Path) -> None:
             raise DatasetError(
                 f"{file} is a file of data format '{module.FORMAT.name}'; give its folder, {file.parent}"
             )
+
+
+def find_formats(path: Path) -> list[str]:
+    """The formats that a file or folder may be of."""
+    if path.is_file():
+        return [format.name for format in FORMATS.values() if path.name.lower().endswith(format.suffixes)]
+    fitting = [format.name for format in FORMATS.values() if format.detect(path)]
+    return fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
 
 
 @explain_reading()

@@ -41,8 +41,8 @@ class ImageFinder:
 
         Exports of other machines give paths of theirs, or web addresses: then the last parts of the path are looked
         for, the longest first, and at last the file's name anywhere in the data folder, without regard to upper case,
-        and without the prefix that Label Studio gives to uploads. A name without ending, or with that of another kind of
-        image, stands for the one image of that name where the file says or where tools put images.
+        and without the prefix that Label Studio gives to uploads. A name without ending, or with that of another kind
+        of image, stands for the one image of that name where the file says or where tools put images.
 
         Raises:
             DatasetError: There is no such file in the data folder, or more than one of that name.
