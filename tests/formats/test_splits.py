@@ -74,7 +74,33 @@ def make_class_folders(root):
     return {"train": root / "Training", "test": root / "Testing"}
 
 
+def make_yolo(root, images="images/{}", labels="labels/{}"):
+    for name in ("train", "val"):
+        write_array(root / images.format(name) / f"{name}.png", make_pixels())
+        (root / labels.format(name)).mkdir(parents=True)
+        (root / labels.format(name) / f"{name}.txt").write_text("0 0.125 0.2 0.5 0.2 0.5 0.7\n")
+    return {name: root / images.format(name) for name in ("train", "val")}
+
+
+def make_roboflow_yolo(root):
+    make_yolo(root, "{}/images", "{}/labels")
+    (root / "data.yaml").write_text("train: ../train/images\nval: ../val/images\nnames: [cell]\n")
+    return {name: root / name / "images" for name in ("train", "val")}
+
+
+def make_yolo_of_other_names(root):
+    make_yolo(root)
+    for name, other in (("train", "fold1"), ("val", "fold2")):
+        (root / "images" / name).rename(root / "images" / other)
+        (root / "labels" / name).rename(root / "labels" / other)
+    (root / "data.yaml").write_text("path: .\ntrain: images/fold1\nval: images/fold2\nnames: [cell]\n")
+    return {"train": root / "images" / "fold1", "val": root / "images" / "fold2"}
+
+
 MAKERS = [
+    make_yolo,
+    make_roboflow_yolo,
+    make_yolo_of_other_names,
     make_roboflow,
     make_stardist,
     make_embedseg,
@@ -104,12 +130,26 @@ def make_images_without_labels(root):
         write_array(root / "images" / name / "b.png", make_pixels())
 
 
+def make_yolo_that_validates_on_training_images(root):
+    make_yolo(root)
+    shutil.rmtree(root / "images" / "val")
+    (root / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cell]\n")
+
+
 def make_plain(root):
     write_pair(root, "train")
     write_pair(root, "val")
 
 
-@pytest.mark.parametrize("make", [make_one_part, make_images_without_labels, make_plain])
+NOT_SPLIT = [
+    make_one_part,
+    make_images_without_labels,
+    make_yolo_that_validates_on_training_images,
+    make_plain,
+]
+
+
+@pytest.mark.parametrize("make", NOT_SPLIT)
 def test_what_is_not_split(tmp_path, make):
     make(tmp_path)
     assert find_splits(tmp_path) == {}

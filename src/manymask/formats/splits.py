@@ -9,6 +9,7 @@ from pathlib import Path
 from manymask.core.dataset import Dataset
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError
+from manymask.formats import yolo
 from manymask.formats.coco_files import find_coco_files, has_coco_lists, list_json
 from manymask.formats.datasets import find_formats
 from manymask.imaging.files import list_folders
@@ -40,9 +41,9 @@ class Parts:
 def find_splits(path: str | Path) -> dict[str, Path]:
     """The parts of a data set by what they are for: ``train``, ``val`` and ``test``, in this order.
 
-    A part is a folder ``train``, ``val`` (``valid``, ``validation``) or ``test`` that is a data set by itself, in the
-    folder or in ``images`` there (YOLO); or a COCO file with one of these words in its name, in the folder or in
-    ``annotations`` there.
+    A part is a folder that ``data.yaml`` names (YOLO); a folder ``train``, ``val`` (``valid``, ``validation``) or
+    ``test`` that is a data set by itself, in the folder or in ``images`` there; or a COCO file with one of these words
+    in its name, in the folder or in ``annotations`` there.
 
     Returns:
         The parts; none where there is not one to train on and another, as in a data set that is not split.
@@ -53,6 +54,10 @@ def find_splits(path: str | Path) -> dict[str, Path]:
     path = Path(path)
     if not path.is_dir():
         return {}
+    yaml_splits = yolo.find_splits(path)
+    named = {name: places[0] for name, places in yaml_splits.items() if len(places) == 1 and places[0].is_dir()}
+    if "train" in named and len(set(named.values())) == len(named) > 1:
+        return named
     for folder in (path, path / "images"):
         folders = list_folders(folder) if folder.is_dir() else []
         if splits := _sort(path, folders, _tell_folder, find_formats):
