@@ -470,7 +470,7 @@ def test_nothing_can_be_read_or_nothing_is_labelled(tmp_path):
     with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 images of {tmp_path}"):
         inspect_dataset(read_dataset(tmp_path))
     (tmp_path / "images" / "a.tif").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"no image of .* can be read; the first: .*a\.tif is empty"):
+    with pytest.raises(DatasetError, match=r"no image of .* can be used; the first: .*a\.tif is empty"):
         inspect_dataset(read_dataset(tmp_path))
 
 
