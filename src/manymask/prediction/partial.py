@@ -67,7 +67,7 @@ class PartialResults:
 
     @contextmanager
     def hold(self, images: Mapping[str, Path]) -> Iterator[None]:
-        """Keep the folder for this process where images need it, and remove it if the block ends without an error.
+        """Keep the outputs for this process, and the folder where images need it until the block ends without an error.
 
         Args:
             images: As in ``check``.
@@ -76,13 +76,14 @@ class PartialResults:
             ManymaskError: Another process works on it.
             Interrupted: Ctrl-C.
         """
-        if not images:
-            yield
-            return
-        with explain_writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        conflict = f"another process predicts to {self.folder.parent}; wait for it, or choose another output"
-        with hold_lock(self.folder.with_name(f"{PARTIAL_NAME}.lock"), conflict):
+        output = self.folder.parent
+        with explain_writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+        conflict = f"another process predicts to {output}; wait for it, or choose another output"
+        with hold_lock(output / f"{PARTIAL_NAME}.lock", conflict):
+            if not images:
+                yield
+                return
             write_json(self.folder / _IDENTITY_NAME, self.settings)
             try:
                 yield
