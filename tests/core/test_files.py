@@ -225,7 +225,9 @@ def test_json_list_of_which_a_part_was_lost_is_dropped(tmp_path):
     path = tmp_path / "file.json"
     path.write_text("[]")
     limit = LIMIT.replace("(1000, 1000)", "(1000, -1)")
-    done = subprocess.run([sys.executable, "-c", "import sys" + limit + JSON_LIST, path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys" + limit + JSON_LIST, path], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"cannot write {path}: ")
     assert path.read_text() == "[]"

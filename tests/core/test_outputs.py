@@ -26,6 +26,13 @@ def raise_full(_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def write_until_full(folder, monkeypatch):
+    with record_outputs(folder, "predict", ["a", "b"]):
+        write_file(folder / "a", "own")
+        monkeypatch.setattr(files.os, "fsync", raise_full)
+        write_file(folder / "b", "own")
+
+
 class TestOverwriting:
     def test_own_files_are_replaced_and_older_ones_go(self, tmp_path):
         write(tmp_path, "predict", "a.json", "labels/1.tif", "overlays/1.png")
@@ -94,10 +101,8 @@ class TestOverwriting:
         assert list_names(tmp_path) == ["a"]
 
     def test_a_disk_that_stays_full_leaves_nothing_unknown(self, tmp_path, monkeypatch):
-        with pytest.raises(ManymaskError, match="no space left"), record_outputs(tmp_path, "predict", ["a", "b"]):
-            write_file(tmp_path / "a", "own")
-            monkeypatch.setattr(files.os, "fsync", raise_full)
-            write_file(tmp_path / "b", "own")
+        with pytest.raises(ManymaskError, match="no space left"):
+            write_until_full(tmp_path, monkeypatch)
         monkeypatch.undo()
         assert list_names(tmp_path) == ["a"]
         write(tmp_path, "predict", "b")
@@ -133,7 +138,9 @@ class TestOverwriting:
             with pytest.raises(PlanError, match=f"{file} is not as"):
                 check_outputs(tmp_path, command, [file])
 
-    @pytest.mark.parametrize("record", ['{"predict": {"../precious": null}}', "[]", '{"predict": 1}', "cut sh"])
+    @pytest.mark.parametrize(
+        "record", ['{"predict": {"../precious": null}}', "[]", '{"predict": 1}', '{"predict": "a"}', "cut sh"]
+    )
     def test_a_record_of_somebody_else(self, tmp_path, record):
         (tmp_path / "precious").write_text("precious")
         (tmp_path / "out").mkdir()

@@ -265,6 +265,12 @@ def stop_after(look, number: int, error: BaseException):
     return look_or_stop
 
 
+def damage_identity(model: Model, folder: Path, output: Path) -> None:
+    (output / PARTIAL_NAME).mkdir(parents=True)
+    (output / PARTIAL_NAME / "identity.json").write_text("cut sh")
+    predict_files(model, folder, output)
+
+
 class TestGoingOn:
     def test_files_are_the_truth_and_nothing_else_is_left(self, scene, model, tmp_path):
         folder, truth = scene
@@ -366,6 +372,8 @@ class TestGoingOn:
         tifffile.imwrite(folder / "large.tif", np.maximum(pixels, 1), photometric="rgb")
         with pytest.raises(PlanError, match=r"finished tiles of large as it was before .*large\.tif was changed"):
             predict_files(model, folder, out)
+        with pytest.raises(PlanError, match=r"identity\.json is damaged, so nobody knows .*; remove .*\.partial"):
+            damage_identity(model, folder, tmp_path / "damaged")
         (folder / "large.tif").rename(folder / "larger.tif")
         with pytest.raises(PlanError, match="finished tiles of large, which is not among the images"):
             predict_files(model, folder, out)

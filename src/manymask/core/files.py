@@ -72,7 +72,7 @@ _announcing: list[Announce] = []
 
 @contextmanager
 def announce_files(announce: Announce) -> Generator[None]:
-    """Call a function before ``replace_file`` puts a file in place, whichever thread does so; where it fails, none is."""
+    """Call a function before ``replace_file`` puts a file in place, in any thread; if it fails, the file is dropped."""
     _announcing.append(announce)
     try:
         yield

@@ -215,7 +215,7 @@ def _read_records(folder: Path) -> dict[str, _Digests]:
         records = None
     root = os.path.abspath(folder)
     try:
-        places = [os.path.abspath(folder / name) for digests in records.values() for name in digests]
+        places = [os.path.abspath(folder / name) for digests in records.values() for name, _ in digests.items()]
     except (AttributeError, TypeError):
         places = [""]
     if not all(place.startswith(os.path.join(root, "")) for place in places):

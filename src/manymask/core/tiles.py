@@ -342,6 +342,4 @@ def _build(
     boxes[stitched] = unions.boxes
     row[stitched] = len(views) + np.arange(len(stitched))
     runs = (concatenate_runs([views.runs, unions]) if len(stitched) else views.runs).select(row[kept])
-    return Instances.from_runs(
-        runs, views.labels[best[kept]], scores=views.scores[scorer[kept]], boxes=boxes[kept]
-    )
+    return Instances.from_runs(runs, views.labels[best[kept]], scores=views.scores[scorer[kept]], boxes=boxes[kept])

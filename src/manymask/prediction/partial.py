@@ -165,9 +165,13 @@ def _unpack(arrays: dict[str, np.ndarray]) -> Instances:
 
 def _read_identity(folder: Path) -> dict[str, Any]:
     """What a folder's tiles are of; nothing where a kill came before it was written."""
-    with suppress(FileNotFoundError):
-        return json.loads((folder / _IDENTITY_NAME).read_bytes())
-    return {}
+    path = folder / _IDENTITY_NAME
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise PlanError(f"{path} is damaged, so nobody knows what its tiles are of; remove {folder}") from error
 
 
 def digest_file(path: Path) -> str:
