@@ -186,5 +186,6 @@ FORMAT = Format(
     read=read_class_folders,
     name_instances=_name_instances,
     open_writer=_Writer,
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
     salvage=split_shared_ids,
 )

@@ -19,6 +19,7 @@ from manymask.formats.drawn import (
     DrawnObject,
     crop_mask,
     find_drawn_faults,
+    list_drawn_outlines,
     join_objects,
     make_drawn_dataset,
     make_ellipse,
@@ -156,8 +157,7 @@ class CvatWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its element."""
-        name = f"{record.name}{record.path.suffix}"
-        copy_file(record.path, self.folder / "images" / name)
+        name = copy_image(self.dataset, record, self.folder / "images").name
         height, width = instances.size
         start = f'  <image id="{len(self.images)}" name={quoteattr(name)} width="{width}" height="{height}">\n'
         names = [category.name for category in self.dataset.categories]
@@ -203,6 +203,8 @@ FORMAT = Format(
     read=read_cvat,
     name_instances=name_drawn_objects,
     open_writer=CvatWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels, and objects with holes or several parts became masks",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

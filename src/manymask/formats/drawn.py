@@ -187,6 +187,12 @@ def name_drawn_objects(record: Record) -> list[str]:
     return [each.name for each in drawn.objects]
 
 
+def list_drawn_outlines(record: Record) -> list[list[Ring]]:
+    """The rings of each object that is not only a mask."""
+    drawn: DrawnImage = record.annotation
+    return [[ring for polygon in each.polygons for ring in polygon] for each in drawn.objects if each.polygons]
+
+
 def find_drawn_faults(record: Record) -> list[Doubt]:
     """Objects with outlines of which the mask does not show what was drawn."""
     drawn: DrawnImage = record.annotation

@@ -209,7 +209,7 @@ class LabelImageWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""
-        copy_file(record.path, self.folder / "images" / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder / "images")
         write_ids(self.folder / "labels" / f"{record.name}.tif", paint_ids(instances)[0])
 
 
@@ -220,6 +220,6 @@ FORMAT = Format(
     read=read_label_images,
     name_instances=_name_instances,
     open_writer=LabelImageWriter,
-    is_flat=True,
+    holds=frozenset({"holes", "parts"}),
     salvage=split_shared_ids,
 )

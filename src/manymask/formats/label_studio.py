@@ -17,6 +17,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     join_rings,
     make_drawn_dataset,
     make_ellipse,
@@ -248,8 +249,7 @@ class LabelStudioWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its task."""
-        name = f"{record.name}{record.path.suffix}"
-        copy_file(record.path, self.folder / "images" / name)
+        name = copy_image(self.dataset, record, self.folder / "images").name
         height, width = instances.size
         shared = {"original_width": width, "original_height": height, "image_rotation": 0}
         shared |= {"from_name": "label", "to_name": "image", "type": "polygonlabels", "origin": "manual"}
@@ -275,6 +275,8 @@ FORMAT = Format(
     read=read_label_studio,
     name_instances=name_drawn_objects,
     open_writer=LabelStudioWriter,
+    holds=frozenset({"classes", "names", "overlaps"}),
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -20,6 +20,7 @@ from manymask.formats.drawn import (
     DrawnObject,
     crop_mask,
     find_drawn_faults,
+    list_drawn_outlines,
     join_objects,
     make_drawn_dataset,
     make_ellipse,
@@ -167,8 +168,7 @@ class LabelmeWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its shapes."""
-        image = self.folder / f"{record.name}{record.path.suffix}"
-        copy_file(record.path, image)
+        image = copy_image(self.dataset, record, self.folder)
         shapes: list[dict[str, Any]] = []
         for row, polygons in enumerate(iterate_polygons(instances.runs)):
             label = self.dataset.categories[int(instances.labels[row]) - 1].name
@@ -210,6 +210,8 @@ FORMAT = Format(
     read=read_labelme,
     name_instances=name_drawn_objects,
     open_writer=LabelmeWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -19,6 +19,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     join_rings,
     make_drawn_dataset,
     make_ellipse,
@@ -216,8 +217,7 @@ class ViaWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its entry."""
-        image = self.folder / "images" / f"{record.name}{record.path.suffix}"
-        copy_file(record.path, image)
+        image = copy_image(self.dataset, record, self.folder / "images")
         size, regions = image.stat().st_size, []
         for label, polygons in zip(instances.labels.tolist(), iterate_polygons(instances.runs), strict=True):
             if polygons:
@@ -240,6 +240,8 @@ FORMAT = Format(
     read=read_via,
     name_instances=name_drawn_objects,
     open_writer=ViaWriter,
+    holds=frozenset({"classes", "names", "overlaps"}),
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -20,6 +20,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     join_rings,
     make_drawn_dataset,
     name_drawn_objects,
@@ -269,7 +270,7 @@ class YoloWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its rows."""
-        copy_file(record.path, self.folder / "images" / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder / "images")
         height, width = instances.size
         lines = []
         for label, polygons in zip(instances.labels.tolist(), iterate_polygons(instances.runs), strict=True):
@@ -292,6 +293,8 @@ FORMAT = Format(
     read=read_yolo,
     name_instances=name_drawn_objects,
     open_writer=YoloWriter,
+    holds=frozenset({"classes", "names", "overlaps"}),
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )
