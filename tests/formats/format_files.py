@@ -21,6 +21,13 @@ def write_array(path: Path, array: np.ndarray, **options) -> Path:
     return path
 
 
+def write_seg(path: Path, content: object) -> Path:
+    """A file as Cellpose saves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, content, allow_pickle=True)
+    return path
+
+
 def cut_short(path: Path, fraction: float) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])

@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+import roifile
 
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
@@ -34,6 +35,34 @@ def make_labelme(root):
     write_array(root / "a.png", make_pixels())
     shape = {"label": "cell", "points": [[1, 1], [5, 1], [3, 4]], "shape_type": "polygon"}
     (root / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
+
+
+def make_geojson(root):
+    write_array(root / "a.png", make_pixels())
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, 1], [5, 1], [3, 4], [1, 1]]]}}
+    (root / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def make_imagej(root):
+    write_array(root / "a.png", make_pixels())
+    roifile.ImagejRoi.frompoints([[1, 1], [5, 1], [3, 4]]).tofile(root / "a.roi")
+
+
+def make_npz(root):
+    root.mkdir(exist_ok=True)
+    np.savez(root / "a.npz", X=make_pixels()[None], y=make_ids((0, 0, 2, 2))[None])
+
+
+def make_ome_zarr(root):
+    zarr = pytest.importorskip("zarr")
+    for place, values, axes in (
+        ("a.zarr", make_pixels(), "yxc"),
+        ("a.zarr/labels/cells", make_ids((0, 0, 2, 2)), "yx"),
+    ):
+        group = zarr.create_group(root / place)
+        group.create_array("0", data=values)
+        multiscales = [{"axes": [{"name": name} for name in axes], "datasets": [{"path": "0"}]}]
+        group.attrs["ome"] = {"multiscales": multiscales}
 
 
 def make_yolo(root):
@@ -77,6 +106,10 @@ MAKERS = {
     "mask_files": make_mask_files,
     "coco": lambda root: make_coco(root, [TRIANGLE]),
     "labelme": make_labelme,
+    "geojson": make_geojson,
+    "imagej": make_imagej,
+    "npz": make_npz,
+    "ome_zarr": make_ome_zarr,
     "yolo": make_yolo,
     "cvat": make_cvat,
     "label_studio": make_label_studio,

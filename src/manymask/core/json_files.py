@@ -19,11 +19,21 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path, path.read_bytes())
     except FileNotFoundError as error:
         raise FormatError(f"{path} does not exist; expected a JSON file") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file") from error
+
+
+def parse_json(path: Path, content: bytes) -> Any:
+    """The value of the content of a JSON file.
+
+    Raises:
+        FormatError: It is not JSON; names the file.
+    """
+    try:
+        return json.loads(content)
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
     except (ValueError, RecursionError) as error:

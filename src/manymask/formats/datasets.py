@@ -22,10 +22,14 @@ from manymask.formats import (
     class_folders,
     coco,
     cvat,
+    geojson,
+    imagej,
     label_images,
     label_studio,
     labelme,
     mask_files,
+    npz,
+    ome_zarr,
     via,
     yolo,
 )
@@ -36,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
-    for module in (class_folders, label_images, mask_files, coco, labelme, yolo, cvat, label_studio, via, aperio)
+    for module in (
+        *(class_folders, label_images, mask_files, coco, labelme, yolo, cvat, label_studio, via, aperio),
+        *(geojson, imagej, npz, ome_zarr),
+    )
 }
 """All formats by their names."""
 
@@ -120,6 +127,8 @@ def _refuse_listed(file: Path) -> None:
         (label_studio, label_studio.find_label_studio_files),
         (via, via.find_via_files),
         (aperio, aperio.find_aperio_files),
+        (geojson, geojson.find_geojson_files),
+        (imagej, imagej.find_imagej_files),
     ):
         if file in find(file.parent):
             raise DatasetError(

@@ -58,6 +58,10 @@ class ImageFinder:
         found = self._by_name.get(_fold(base), []) or self._by_name.get(_fold(_UPLOAD_PREFIX.sub("", base)), [])
         if not found and Path(base).suffix.lower() not in IMAGE_SUFFIXES:
             found = self._by_stem.get(_fold(base), [])
+            # A file that is named like an image without its ending means the one where tools put images.
+            for place in self.places:
+                if len(here := [path for path in found if path.parent == place]) == 1:
+                    return here[0], True
         if len(found) == 1:
             return found[0], False
         raise DatasetError(f"{listed_by} lists the image {file_name}, {self._explain(file_name, base, found)}")
