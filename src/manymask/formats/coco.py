@@ -1,17 +1,16 @@
 """COCO: data sets of polygons and RLE masks, and results."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from manymask.core import Instances, paint_layers, read_json, write_json
 from manymask.core.dataset import Category, Dataset, DatasetWriter, Doubt, Format, Problem, Record, Sample
-from manymask.core.files import copy_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import (
     clean_segmentation,
@@ -25,7 +24,7 @@ from manymask.formats.coco_files import find_coco_files, find_json, find_other_c
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, encode_coco_results, find_bad_rles
 from manymask.formats.image_finder import ImageFinder, name_images
 from manymask.formats.reading import Reading
-from manymask.formats.records import make_sample
+from manymask.formats.records import copy_image, make_sample
 from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names
 from manymask.imaging.orientation import open_labelled_image

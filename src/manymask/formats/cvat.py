@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 
 from manymask.core import Instances, RunLengths, encode_crops
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, write_file
+from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -19,8 +19,8 @@ from manymask.formats.drawn import (
     DrawnObject,
     crop_mask,
     find_drawn_faults,
-    list_drawn_outlines,
     join_objects,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -30,6 +30,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 from manymask.formats.xml_files import iterate_xml, list_xml, to_number
 
 _SHAPES = ("polygon", "mask", "box", "ellipse")

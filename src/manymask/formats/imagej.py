@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from manymask.core import Instances
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, replace_file
+from manymask.core.files import replace_file
 from manymask.core.outlines import iterate_outlines
 from manymask.core.polygons import Ring
 from manymask.errors import FormatError
@@ -22,6 +22,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -31,6 +32,7 @@ from manymask.formats.drawn import (
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import find_label_files
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 from manymask.imaging.files import list_images
 
 _FOLDERS = ("rois", "roi", "imagej", "annotations", "labels")
@@ -297,7 +299,7 @@ class ImagejWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ROIs."""
-        copy_file(record.path, self.folder / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder)
         names = [category.name for category in self.dataset.categories]
         write_rois(self.folder / f"{record.name}.zip", [(1, instances)], names, len(str(len(instances))))
 
@@ -309,6 +311,8 @@ FORMAT = Format(
     read=read_imagej,
     name_instances=name_drawn_objects,
     open_writer=ImagejWriter,
+    holds=frozenset({"classes", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -9,7 +9,6 @@ from jaxtyping import Int64
 
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -17,8 +16,8 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
-    list_drawn_outlines,
     join_rings,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -28,7 +27,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder, strip_address
 from manymask.formats.reading import Reading, list_json
-from manymask.formats.records import report_incomplete
+from manymask.formats.records import copy_image, report_incomplete
 from manymask.imaging.files import IMAGE_SUFFIXES
 
 _LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")

@@ -11,7 +11,6 @@ from PIL import Image
 
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import FormatError
 from manymask.formats.drawn import (
@@ -20,8 +19,8 @@ from manymask.formats.drawn import (
     DrawnObject,
     crop_mask,
     find_drawn_faults,
-    list_drawn_outlines,
     join_objects,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -30,6 +29,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 
 _FOLDERS = ("", "annotations", "labels", "json")
 # The version of labelme whose files these are like; the first with masks was 5.2.

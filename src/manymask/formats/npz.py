@@ -168,6 +168,8 @@ FORMAT = Format(
     read=read_npz,
     name_instances=_name_instances,
     open_writer=ClassFolderWriter,
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
+    copy_format="class_folders",
     changes="images and labels are class folders",
     suffixes=(".npz",),
 )

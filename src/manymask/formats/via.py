@@ -11,7 +11,6 @@ from jaxtyping import Int64
 
 from manymask.core import Instances, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -19,8 +18,8 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
-    list_drawn_outlines,
     join_rings,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -29,6 +28,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading, list_json, read_head
+from manymask.formats.records import copy_image
 
 # What people draw with VIA that encloses no pixels.
 _NO_OBJECTS = ("point", "polyline", "line")

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from manymask.core import Instances
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, write_file
+from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -20,14 +20,14 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
-    list_drawn_outlines,
     join_rings,
+    list_drawn_outlines,
     make_drawn_dataset,
     name_drawn_objects,
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
-from manymask.formats.records import report_incomplete
+from manymask.formats.records import copy_image, report_incomplete
 from manymask.imaging import open_image
 from manymask.imaging.files import is_hidden
 

@@ -8,11 +8,12 @@ from manymask.core import write_json
 from manymask.core.files import write_file
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
+from manymask.formats.conversion import check_new_folder
 from manymask.formats.datasets import open_dataset
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
 from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
-from manymask.inspection.repair import check_target, write_repaired
+from manymask.inspection.repair import write_repaired
 
 _NAMES = ("fingerprint.json", "findings.json")
 
@@ -57,7 +58,7 @@ def inspect(
     val_set = None if val is None else open_dataset(val, dataset.format.name, crowd_as_objects=crowd_as_objects)
     # What would stop the writing stops before the long look.
     if fix is not None:
-        check_target(Path(fix), dataset.root)
+        check_new_folder(Path(fix), dataset.root, "--fix")
     if output is not None:
         check_outputs(Path(output), "inspect", _NAMES)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
