@@ -178,11 +178,12 @@ class Plan(BaseModel):
     min_size: Annotated[int, INFERENCE] = Field(default=800, ge=0)
     """Shorter side that images are resized to, in pixels; 0 keeps each image's own size."""
     max_size: Annotated[int, INFERENCE] = Field(default=1333, ge=1)
-    """Longest side after resizing, in pixels; images are not made smaller by it where ``min_size`` is 0."""
+    """Longest side after resizing by ``min_size``, in pixels; where that is 0, nothing is limited by it."""
     scale: Annotated[float, INFERENCE, INHERITED] = Field(default=1.0, ge=0.1, le=8)
-    """Factor that images are resized by where ``min_size`` is 0; enlarging ends at ``max_size``."""
+    """Factor that images are resized by where ``min_size`` is 0."""
     crop_size: int = Field(default=0, ge=0)
-    """Side of the random crop of an image that a training step takes, in pixels of the file; 0 for the whole image."""
+    """Side of the random crop of an image that a training step takes, in pixels of the file; 0 for the whole image, or
+    where ``min_size`` is 0 for a tile of prediction's size (1,728 pixels after resizing) of an image that is longer."""
     normalization: Annotated[Literal["type", "image"], INHERITED] = "type"
     """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values. A
     difference of these of less than ten times the image's noise is not stretched that far."""

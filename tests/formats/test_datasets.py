@@ -147,7 +147,10 @@ def test_other_layouts_are_detected(tmp_path):
 
 @pytest.mark.parametrize(
     ("data_format", "name"),
-    [("cvat", "annotations.xml"), ("label_studio", "tasks.json"), ("via", "via.json"), ("aperio", "a.xml")],
+    [
+        *[("cvat", "annotations.xml"), ("label_studio", "tasks.json"), ("via", "via.json"), ("aperio", "a.xml")],
+        *[("geojson", "a.geojson"), ("imagej", "a.roi")],
+    ],
 )
 def test_a_file_of_a_tool_whose_data_are_folders(tmp_path, data_format, name):
     MAKERS[data_format](tmp_path)

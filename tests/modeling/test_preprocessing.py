@@ -37,8 +37,7 @@ class TestPreprocessing:
         [
             ({"scale": 2.0}, (96, 120)),
             ({"scale": 1.3}, (62, 78)),
-            ({"scale": 2.0, "max_size": 90}, (72, 90)),
-            ({"scale": 2.0, "max_size": 50}, (48, 60)),
+            ({"scale": 2.0, "max_size": 50}, (96, 120)),
             ({"scale": 0.5}, (24, 30)),
             ({"scale": 0.5, "max_size": 10}, (24, 30)),
         ],

@@ -10,7 +10,7 @@ import torch
 from manymask import load_model
 from manymask.errors import PlanError
 from manymask.modeling.detections import Detections
-from manymask.prediction import Model, predict
+from manymask.prediction import Model, object_size, predict
 from manymask.prediction.object_size import LARGEST_FACTOR, SMALLEST_FACTOR, FactorChoice, Scaling, split_sizes
 from tests.tiny_model import CATEGORIES, make_tiny_plan, write_tiny_model
 
@@ -55,7 +55,6 @@ def make_model(boxes, shape, trained=TRAINED, **settings):
         "object_size": "auto",
         "score_threshold": 0.5,
         "detections_per_image": 100,
-        "max_size": 4096,
         **settings,
     }
     plan = make_tiny_plan(mask_threshold=0.5, mask_alignment="exact", **settings)
@@ -98,12 +97,13 @@ def test_large_objects_are_seen_smaller(side, shape):
     assert sum(model.detector.widths) < (2.5 if shape[1] <= 800 else 0.7) * shape[1]
 
 
-def test_small_objects_are_seen_larger_as_far_as_memory_goes():
+def test_small_objects_are_seen_larger_as_far_as_memory_goes(monkeypatch):
     shape = (120, 160)
     model = make_model(boxes := plant(6, shape), shape)
     assert len(find(model, shape)) == len(boxes)
     assert model.detector.widths == [160, round(160 * 17 / 6)]
-    model = make_model(boxes, shape, max_size=200)
+    monkeypatch.setattr(object_size, "LONGEST_SIDE", 200)
+    model = make_model(boxes, shape)
     find(model, shape)
     assert model.detector.widths == [160, 200]
 

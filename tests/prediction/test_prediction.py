@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ import zarr
 from PIL import Image
 from pycocotools.coco import COCO
 
-from manymask.core import Instances, encode_crops
+from manymask.core import Instances, RunLengths, encode_crops
 from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.evaluation import evaluate
 from manymask.formats import read_dataset, write_class_folder
@@ -35,6 +34,7 @@ from manymask.prediction import (
     predict,
     predict_files,
     predict_tensor,
+    predicting,
 )
 from manymask.prediction.views import detect_views, list_views, warn_of_cap
 from manymask.synthetic import make_categories, make_sample
@@ -577,12 +577,74 @@ class TestOneImage:
         assert len(list(predict(model.source, cells / "0000" / "image.tif"))) == 1
 
 
+class TestModelPredict:
+    def test_is_the_one_implementation(self, model, cells):
+        for given in (make_pixels(), cells / "0000" / "image.tif", [make_pixels(), cells / "0001" / "image.tif"]):
+            pairs = list(zip(model.predict(given, min_score=0.0), predict(model, given, min_score=0.0), strict=True))
+            assert pairs
+            for found, expected in pairs:
+                assert_same_instances(found, expected)
+
+    def test_batches_are_of_images_of_one_size(self, model, monkeypatch):
+        sizes = [(40, 48), (40, 48), (40, 48), (36, 40), (40, 48)]
+        images = [make_pixels(*size, seed=place) for place, size in enumerate(sizes)]
+        seen, forward = [], model.detector.network.forward
+        monkeypatch.setattr(model.detector.network, "forward", lambda batch: seen.append(len(batch)) or forward(batch))
+        found = list(model.predict(iter(images), batch_size=2, min_score=0.0))
+        assert seen == [2, 1, 1, 1]
+        for instances, image in zip(found, images, strict=True):
+            (expected,) = model.predict(image, min_score=0.0)
+            assert instances.size == image.shape[:2]
+            np.testing.assert_allclose(instances.scores, expected.scores, atol=1e-5)
+            np.testing.assert_allclose(instances.boxes, expected.boxes, atol=1e-2)
+
+    @pytest.mark.parametrize("batch_size", [1, 8])
+    def test_memory_is_flat(self, model, monkeypatch, batch_size):
+        """Of a thousand images only those of a batch and the ones read ahead are alive."""
+
+        class Counted(np.ndarray):
+            alive = most = 0
+
+            def __del__(self):
+                type(self).alive -= self.is_first
+
+        def make_images():
+            for _ in range(1000):
+                image = np.zeros((8, 8, 3), dtype=np.uint8).view(Counted)
+                Counted.alive += 1
+                image.is_first = True
+                Counted.most = max(Counted.most, Counted.alive)
+                yield image
+
+        Counted.is_first = False
+        nothing = Instances.from_runs(RunLengths.empty((8, 8)), np.zeros(0, dtype=np.int64))
+        monkeypatch.setattr(predicting, "find_instances", lambda *_: nothing)
+        monkeypatch.setattr(predicting, "predict_alike", lambda _, images, __: [nothing] * len(images))
+        assert sum(1 for _ in model.predict(make_images(), batch_size=batch_size)) == 1000
+        assert Counted.most <= batch_size + 4
+
+    def test_pages_and_channels(self, model, tmp_path):
+        pages = np.stack([make_pixels()[..., 0], make_pixels()[..., 1]])
+        tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", metadata={"axes": "ZYX"})
+        found = list(model.predict(tmp_path / "a.tif", planes=PlaneChoice(page="all"), min_score=0.0))
+        for instances, page in zip(found, pages, strict=True):
+            assert_same_instances(instances, predict_one(model, page))
+
+    def test_tile_size(self, model, monkeypatch):
+        with pytest.raises(PlanError, match="tile_size is 8, but tiles of this model overlap"):
+            model.predict(make_pixels(), tile_size=8)
+
+    def test_no_batch_is_refused(self, model):
+        with pytest.raises(PlanError, match="batch_size is 0, expected 1 or more"):
+            model.predict(make_pixels(), batch_size=0)
+
+
 def test_full_device_is_one_line(model, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.detector.network, "forward", fail)
-    with pytest.raises(ManymaskError, match="40 x 48; lower max_size"):
+    with pytest.raises(ManymaskError, match="40 x 48; lower detections_per_image"):
         list(predict(model, np.zeros((40, 48), dtype=np.uint8)))
 
 
@@ -590,47 +652,9 @@ def test_full_memory_is_one_line(model):
     """Fifty terabytes, which torch's allocator refuses as it does a few gigabytes too many."""
     image = torch.zeros(3, 1, 1).expand(3, 1 << 21, 1 << 21)
     with pytest.raises(
-        ManymaskError, match=r"^memory is full at a\.png of 2097152 x 2097152; lower max_size .* image$"
+        ManymaskError, match=r"^memory is full at a\.png of 2097152 x 2097152; lower detections_per_image .* predict$"
     ):
         predict_tensor(model, image, "a.png")
-
-
-class TestLostScale:
-    """Images of more than 200 pixels cannot be enlarged twice below 400."""
-
-    @pytest.fixture
-    def enlarging(self, model):
-        return load_model(model.source, settings={"scale": 2, "max_size": 400})
-
-    @pytest.fixture
-    def images(self, tmp_path) -> Path:
-        for name, height in (("fits", 200), ("long", 250)):
-            write_class_folder(tmp_path / "data", name, *make_sample(0, size=(height, 48)), make_categories(2))
-        return tmp_path / "data"
-
-    MATCH = r"{}.*\(250 x 48\): images longer than 200 pixels .* less than scale=2, .* set max_size to 500, which"
-
-    @pytest.mark.parametrize("find", [predict, lambda *a: predict_files(*a, Path("out")), evaluate])
-    def test_is_said_for_each_image(self, enlarging, images, find, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            list(find(enlarging, images))
-        assert sum("scale=2" in str(warning.message) for warning in caught) == 1
-        assert any(re.search(self.MATCH.format("long.image"), str(warning.message)) for warning in caught)
-
-    def test_of_an_array(self, enlarging):
-        with pytest.warns(UserWarning, match=self.MATCH.format("image 1")):
-            predict_one(enlarging, make_pixels(250, 48))
-
-    def test_nothing_is_lost(self, model, enlarging):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", message=".*cap of 12")
-            for scale, max_size in [(2, 500), (1, 100), (0.5, 100)]:
-                predict_one(
-                    load_model(model.source, settings={"scale": scale, "max_size": max_size}), make_pixels(250, 48)
-                )
 
 
 def test_says_that_nothing_reaches_the_threshold(model, cells, tmp_path):
@@ -739,13 +763,13 @@ class TestShipped:
             evaluate(name)
 
 
-def test_views_are_enlarged_as_far_as_images_are(run):
+def test_views_are_enlarged_where_images_are_not_resized_to_one_size(run):
     def count(**settings):
         preprocessing = load_model(run, settings=settings).preprocessing
         return len({view.factor for view in list_views((40, 52), preprocessing, tta=True)})
 
-    assert count() == len(TTA_FACTORS)
-    assert count(min_size=64) == count(max_size=60) == 1
+    assert count() == count(max_size=60) == len(TTA_FACTORS)
+    assert count(min_size=64) == 1
 
 
 def test_cap_in_a_view_is_told(run):

@@ -84,7 +84,7 @@ def answer_from(truth: Instances, calls: list | None = None):
     """In place of ``predict_tensor``: what a detector that is always right finds in the window that it is shown."""
     boxes = truth.runs.boxes
 
-    def look(model, image, name):
+    def look(model, image, name, factor=None):
         top, left = (image[:2, 0, 0] * 65535).round().int().tolist()
         window = Window(top, left, image.shape[1], image.shape[2])
         is_in = (boxes[:, 2] > left) & (boxes[:, 0] < left + window.width)
@@ -130,11 +130,18 @@ class TestTiling:
         assert found == Tiling(4 * tiling.TILE_SIDE, 4 * 2 * tiling.CONTEXT, 128)
         assert Tiling.of(plan.model_copy(update={"data": data, "object_size": 10.0})) == Tiling.of(plan)
 
-    def test_size_that_is_measured_in_whole_images(self):
-        plan = make_model(Path()).plan.model_copy(update={"object_size": "auto"})
-        assert Tiling.of(plan) is None
-        with pytest.raises(PlanError, match="object_size=auto looks at whole images; set it to a number of pixels"):
-            Tiling.of(plan, tile_size=2000)
+    def test_size_that_is_measured_begins_with_the_images_as_they_are(self):
+        plan = make_model(Path()).plan
+        measured = plan.model_copy(update={"object_size": "auto"})
+        assert Tiling.of(measured) == Tiling.of(plan)
+        assert Tiling.of(measured, tile_size=2000).tile_size == 2000
+
+    def test_resized(self):
+        """As large for the network, but no larger in the file than can be read."""
+        tiles = Tiling(1728, 128, 32)
+        assert tiles.resize(0.5, 1.0) == Tiling(3456, 256, 64)
+        assert tiles.resize(1.0, 1.0) == tiles
+        assert tiles.resize(0.1, 1.0) == Tiling(tiling.FILE_SIDE, 1280, 320)
 
     def test_models_that_resize_images_to_one_size_see_them_whole(self):
         plan = make_plan("baseline")
@@ -210,7 +217,7 @@ class TestFindInstances:
 
 
 def test_a_network_sees_tiles_at_the_plan_s_scale(tmp_path):
-    """Whatever ``max_size`` makes of a whole image, a tile is enlarged by the whole factor."""
+    """``max_size`` limits neither a tile nor a whole image."""
     model = load_model(write_tiny_model(tmp_path / "a.ckpt", scale=2.0, max_size=100, detections_per_image=2000))
     tiles, sizes = Tiling(96, 32, 16), []
     detect = model.detector.network.forward

@@ -39,7 +39,7 @@ class TestExplainFailures:
     @pytest.mark.parametrize(
         ("error", "match"),
         [
-            (torch.OutOfMemoryError(CUDA_FULL), "device's memory is full.*batch_size.*max_size"),
+            (torch.OutOfMemoryError(CUDA_FULL), "device's memory is full.*batch_size.*crop_size"),
             (RuntimeError("CUDA error: out of memory"), "device's memory is full"),
             (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "device's memory is full"),
             (RuntimeError(CPU_FULL), "^memory is full.*batch_size"),

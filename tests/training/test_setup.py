@@ -196,13 +196,3 @@ class TestSplitData:
         told = caplog.text
         for folder in ("cells", "val"):
             assert f"{tmp_path / folder}: 1 of 1 images hold an instance over most of the image" in told
-
-
-@pytest.mark.parametrize(("settings", "names"), [({}, ["0000", "0001", "0002"]), ({"crop_size": 8}, ["0002"])])
-def test_says_which_images_lose_the_scale(tmp_path, caplog, settings, names):
-    """Crops are enlarged as they should be; whole images, as those of the validation, only to ``max_size``."""
-    plan = make_plan(settings={"min_size": 0, "scale": 2, "max_size": 90, "num_workers": 0, **settings})
-    split_data(read_data(make_data(tmp_path / "cells", 3), None, None, plan, None), plan)
-    (line,) = [line for line in caplog.messages if "scale=2" in line]
-    assert line.startswith(f"{', '.join(f'{name} (40 x 48)' for name in names)}: images longer than 45 pixels")
-    assert "set max_size to 96" in line

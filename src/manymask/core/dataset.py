@@ -11,9 +11,12 @@ from typing import Any, Literal, overload
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
-from manymask.core.image import ImageSource
+from manymask.core.image import ImageSource, Window
 from manymask.core.instances import Instances
 from manymask.core.layers import InstanceLayers
+
+PART_BYTES = 1 << 28
+"""Of an image that is read at once where all of its pixels are looked at in order."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,31 @@ class Sample:
         SHA-256 of the decoded values, of which 64 bits are kept: that two of a million images share them by chance is
         less likely than 1 in 10 million. Three equal channels are the one channel that they were made of.
         """
-        pixels = self.pixels
-        if pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
-            pixels = pixels[..., :1]
-        pixels = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
-        digest = hashlib.sha256(f"{pixels.dtype.str} {pixels.shape}".encode())
-        if (pixels == pixels.flat[0]).all():  # images of nothing are not copies of each other
+        is_grey = self.image.num_channels == 3 and all((part == part[..., :1]).all() for part in self._read_parts())
+        num_channels = 1 if is_grey else self.image.num_channels
+        dtype = self.image.dtype.newbyteorder("<")
+        digest = hashlib.sha256(f"{dtype.str} {(*self.image.size, num_channels)}".encode())
+        value = next(self._read_parts()).flat[0]
+        if all((part == value).all() for part in self._read_parts()):  # images of nothing are not copies of each other
             digest.update(self.name.encode())
-        digest.update(pixels.data)
+        for part in self._read_parts():
+            digest.update(np.ascontiguousarray(part[..., :num_channels], dtype=dtype).data)
         return digest.hexdigest()[:16]
+
+    def load(self) -> None:
+        """Decode the image now rather than when it is needed; a large one is read in parts, and stays in its file."""
+        if self._rows_at_once >= self.image.size[0]:
+            self.image.read()
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(PART_BYTES // (self.image.size[1] * self.image.num_channels * self.image.dtype.itemsize), 1)
+
+    def _read_parts(self) -> Iterator[Shaped[np.ndarray, "rows width channels"]]:
+        """The image in parts of whole rows, so that memory does not grow with it; a small one at once."""
+        height, width = self.image.size
+        for top in range(0, height, self._rows_at_once):
+            yield self.image.read(Window(top, 0, min(self._rows_at_once, height - top), width))
 
     def to_instances(self) -> Instances:
         """The labels that have pixels, as runs with their table; nobody can find the others."""

@@ -58,7 +58,7 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
 
     def load(index: int) -> Sample:
         sample = dataset[index]
-        sample.image.read()  # decoded here, while the image before is looked at
+        sample.load()  # here, while the image before is looked at
         return sample
 
     samples = work_beside(load, range(len(dataset)))

@@ -81,8 +81,10 @@ class ModelPredictions(Predictions):
         if loaded.values is not None:
             return predict_tensor(self.model, loaded.values, name).relabel(self._labels)
         # The cap is a tile's; images that are seen whole have no more than one tile may have.
-        self.max_detections = max(self.max_detections or 0, self.model.plan.max_detections * len(loaded.tiles))
-        return find_instances(self.model, loaded, tiling).relabel(self._labels)
+        found = find_instances(self.model, loaded, tiling).relabel(self._labels)
+        limit = self.model.plan.max_detections * len(loaded.tiles)
+        self.max_detections = max(self.max_detections or 0, limit, len(found))
+        return found
 
     def describe_reuse(self) -> list[str]:
         """Notes on those of the images that the model was trained or validated on."""

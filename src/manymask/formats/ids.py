@@ -13,7 +13,7 @@ from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.cellpose import read_cellpose_masks
 from manymask.imaging.decoding import read_raster
-from manymask.imaging.orientation import is_obeyed
+from manymask.imaging.orientation import check_labels_size, is_obeyed
 from manymask.imaging.raster import Raster, turn
 
 MAX_ID = 2**53  # the largest range in which float64 holds every whole number
@@ -92,7 +92,7 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
         where = f"{path} holds {values[row, column]} at row {row}, column {column}"
         bad = values[is_bad]
         if np.isnan(bad).all() or (bad == -1).all():  # all else are ids
-            raise FormatError(f"{where}, as for background or pixels to ignore, which {_TO_IGNORE}")
+            raise FormatError(f"{where}, expected whole numbers from 0 (background); pixels to ignore {_TO_IGNORE}")
         raise FormatError(
             f"{where}, expected whole numbers from 0 (background) to 2^53; save ids, not probabilities or a signed code"
         )
@@ -139,6 +139,7 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
     """
     if path.suffix.lower() == ".npy":
         return number_ids(path, read_cellpose_masks(path), is_split=is_split, is_checked=is_checked)
+    check_labels_size(path, read_raster(path, is_decoded=False).size)
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
     ids = turn(_to_ids(raster, path), orientation)

@@ -12,6 +12,7 @@ from manymask.formats.records import make_sample, report_incomplete
 from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names, list_folders, name_folder
 from manymask.imaging.ome_zarr import is_zarr
+from manymask.imaging.orientation import check_labels_size
 
 
 def is_ome_zarr(root: Path) -> bool:
@@ -71,7 +72,9 @@ def _read_labels(record: Record) -> dict[str, LabelImage]:
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
-    image, found = open_image(record.path), _read_labels(record)
+    image = open_image(record.path)
+    check_labels_size(record.path, image.size)
+    found = _read_labels(record)
     for path, part in zip(record.label_files, found.values(), strict=True):
         check_size(path, part.ids.shape, record.path, image.size)
     class_index = {category.name: index for index, category in enumerate(categories, start=1)}

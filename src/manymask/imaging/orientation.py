@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 from manymask.core.dataset import Doubt
 from manymask.errors import PlanError
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.image import FileSource
+from manymask.imaging.raster import check_declared_size
 
 CHOICE_NAME = "MANYMASK_ORIENTATION"
 """Environment variable: ``obey`` or ``ignore`` orientation tags; unset, labels decide by their size where they can."""
@@ -28,6 +31,15 @@ def _read_choice() -> str | None:
     return choice
 
 
+def check_labels_size(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an image or a label image of (height, width) whose ids, which are whole in memory, exceed the limit.
+
+    Raises:
+        FormatError: They do.
+    """
+    check_declared_size(path, size, np.int32, "labelled pixels")
+
+
 def open_labelled_image(
     path: Path, label_size: tuple[int, int] | None, label_orientation: int = 1, *, is_size_given: bool = True
 ) -> tuple[FileSource, tuple[Doubt, ...]]:
@@ -46,9 +58,10 @@ def open_labelled_image(
         The image, and a doubt where the tag leaves one.
 
     Raises:
-        FormatError: The image cannot be read.
+        FormatError: The image cannot be read, or its labels, which are whole in memory, would be larger than the limit.
     """
     raster = read_raster(path, is_decoded=False)
+    check_labels_size(path, raster.size)
     stored, turned = FileSource(path, raster), FileSource(path, raster, raster.orientation)
     choice = _read_choice()
     # Labels that carry the same tag were turned with the image, and are with it again.

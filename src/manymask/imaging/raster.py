@@ -105,8 +105,14 @@ def turn_back(window: Window, size: tuple[int, int], orientation: int) -> Window
     return Window(*corners.get(orientation, (top, left)), *shape)
 
 
-def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
+def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike, what: str = "values") -> None:
     """Refuse a file that says it is larger than the limit, before anything of it is decoded.
+
+    Args:
+        path: The file.
+        shape: Of what is decoded at once.
+        dtype: Of its values.
+        what: What the values are, for the message.
 
     Raises:
         FormatError: It is. A few kilobytes may unfold to more than the machine's memory.
@@ -122,7 +128,7 @@ def check_declared_size(path: Path, shape: Sequence[int], dtype: DTypeLike) -> N
     size = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
     if size > limit:
         raise FormatError(
-            f"{path} declares {' x '.join(map(str, shape))} values, {size:.3g} GB once decoded, more than the limit of "
+            f"{path} declares {' x '.join(map(str, shape))} {what}, {size:.3g} GB once decoded, more than the limit of "
             f"{limit:g} GB; cut it into tiles, or set the environment variable {LIMIT_NAME} higher"
         )
 

@@ -13,7 +13,6 @@ from manymask.core import Window
 from manymask.modeling.backbones import check_backbone
 from manymask.modeling.detections import Detections
 from manymask.plan import Plan
-from manymask.wording import list_some
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -26,8 +25,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocessing:
     """How an image becomes what the network works on: standardised, then resized; can be written as JSON.
 
-    Resizing is torchvision's, or with a ``min_size`` of 0 by the factor ``scale``; images are enlarged until their
-    longest side is ``max_size``, if that comes first.
+    Resizing is torchvision's, or with a ``min_size`` of 0 by the factor ``scale``, whatever ``max_size`` is.
 
     Attributes:
         mean: Mean of each channel in the images that the backbone was first trained on.
@@ -65,8 +63,7 @@ class Preprocessing:
         if self.min_size:
             factor = min(self.min_size / min(size), self.max_size / max(size))
             return math.floor(height * factor), math.floor(width * factor)
-        factor = min(self.scale, max(self.max_size / max(size), 1.0))
-        return max(round(height * factor), 1), max(round(width * factor), 1)
+        return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
 
     def __call__(self, image: Float32[Tensor, "3 height width"]) -> Float32[Tensor, "3 new_height new_width"]:
         """Standardise and resize an image in [0, 1]."""
@@ -87,30 +84,6 @@ class Preprocessing:
         prepared = self(image)
         boxes = resize_boxes(target["boxes"], list(image.shape[-2:]), list(prepared.shape[-2:]))
         return prepared, {**target, "boxes": boxes}
-
-    def describe_lost_scale(self, sizes: Mapping[str, Size]) -> str | None:
-        """One sentence on images that ``max_size`` keeps from being enlarged by the whole of ``scale``.
-
-        Their objects look smaller to the network than all that it was trained on, and small ones are not found.
-
-        Args:
-            sizes: The size of each image by its name.
-
-        Returns:
-            The images, and what to do; None where all get the whole factor.
-        """
-        if self.min_size or self.scale <= 1:
-            return None
-        long = {name: size for name, size in sizes.items() if max(size) * self.scale > self.max_size}
-        if not long:
-            return None
-        longest = max(max(size) for size in long.values())
-        names = [f"{name} ({height} x {width})" for name, (height, width) in long.items()]
-        return (
-            f"{list_some(names)}: images longer than {self.max_size / self.scale:.0f} pixels are enlarged by "
-            f"less than scale={self.scale:g}, so that small objects may be lost; set max_size to "
-            f"{math.ceil(longest * self.scale)}, which takes more memory, or cut the images into parts"
-        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from manymask.modeling.anchors import AnchorGrid, match_anchors
 
-
 # So many proposals are taken in use where none is likely to be an object.
 _FALLBACK_PROPOSALS = 100
 

@@ -199,9 +199,9 @@ def choose_min_size(facts: Facts) -> tuple[int, str]:
 
 @_rule("max_size", "memory: features of a 4096 x 4096 image take 3 GB")
 def choose_max_size(facts: Facts) -> tuple[int, str]:
-    """Images are enlarged up to 4,096 pixels, or as far as the scale of the starting weights asks for."""
+    """4,096 pixels or the longest image; it acts only where images are resized to one size."""
     longest = max(facts.data.heights.max, facts.data.widths.max)
-    return max(4096, math.ceil(longest * (facts["scale"] or 1))), f"the longest image side is {longest:.0f} pixels"
+    return max(4096, math.ceil(longest)), f"the longest image side is {longest:.0f} pixels"
 
 
 @_rule(
@@ -214,7 +214,6 @@ def choose_scale(facts: Facts) -> tuple[float, str]:
     if facts["min_size"]:
         return 1.0, "min_size resizes"
     small, usual = facts.data.box_size.p25, facts.data.box_size.median
-    longest = max(facts.data.heights.max, facts.data.widths.max)
     because = (
         f"a quarter of the boxes are smaller than {small:.0f} x {small:.0f} pixels, half than {usual:.0f} x {usual:.0f}"
     )
@@ -222,8 +221,7 @@ def choose_scale(facts: Facts) -> tuple[float, str]:
         return max(round(4 * LARGE_OBJECT / small) / 4, 0.25), because
     tiny = TINY_OBJECT / 2 if facts["architecture"] == "maskrcnn_compact" and not facts["backbone"] else TINY_OBJECT
     if usual < tiny:
-        # No more than the longest image can take, or crops would be enlarged more than whole images.
-        return max(min(round(4 * tiny / usual) / 2, 4.0, facts["max_size"] / longest), 1.0), because
+        return max(min(round(4 * tiny / usual) / 2, 4.0), 1.0), because
     return 1.0, because
 
 

@@ -1,7 +1,7 @@
 """A trained model, loaded to predict."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from manymask.core import Category
+from manymask.core import Category, Instances
 from manymask.core.files import explain_reading
 from manymask.errors import CheckpointError, PlanError
+from manymask.imaging import ONE_PLANE, Pixels, PlaneChoice
 from manymask.modeling.build import assemble_model
 from manymask.modeling.catalogue import EXPORT_FILE, find_model, list_shipped, read_cards
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_exported, strip_prefix
@@ -67,6 +68,20 @@ class Model:
     def postprocessing(self) -> Postprocessing:
         """What detections go through after it."""
         return Postprocessing.of(self.plan)
+
+    def predict(
+        self,
+        images: str | Path | Pixels | Iterable[str | Path | Pixels],
+        *,
+        min_score: float | None = None,
+        batch_size: int = 1,
+        planes: PlaneChoice = ONE_PLANE,
+        tile_size: int | None = None,
+    ) -> Iterator[Instances]:
+        """Find the instances of images, one image after the other; see ``manymask.predict``."""
+        from manymask.prediction.predicting import predict  # here, because it needs this module
+
+        return predict(self, images, min_score=min_score, batch_size=batch_size, planes=planes, tile_size=tile_size)
 
 
 @explain_reading()

@@ -1,5 +1,6 @@
 """The factor at which an image's objects look as large as those that the model was trained on."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from jaxtyping import Float64
 from manymask.modeling.detections import Detections
 from manymask.modeling.preprocessing import Preprocessing, Size
 from manymask.plan import ObjectSizes
+
+logger = logging.getLogger(__name__)
 
 Look = Callable[[float], Float64[np.ndarray, " objects"]]
 """The sizes in pixels of the file of what is found in an image that is seen at a factor."""
@@ -25,6 +28,8 @@ SHORT_SIDE, FINEST_LOOK = 800, 1 / 6
 COARSE_LOOKS = (1 / 4, 1 / 8)
 # Objects that tell a size.
 ENOUGH = 3
+# Longest side that a whole image is enlarged to; the features of so many pixels squared take 3 GB.
+LONGEST_SIDE = 4096
 # Times that the factor is corrected by what is found at it.
 MOST_CORRECTIONS = 3
 # Factors that differ less are one.
@@ -81,8 +86,8 @@ class FactorChoice:
 
     @classmethod
     def of(cls, trained: ObjectSizes, size: Size, preprocessing: Preprocessing) -> "FactorChoice":
-        """That for an image of ``size``, which is enlarged no further than to ``max_size``."""
-        limit = preprocessing.max_size / (preprocessing.scale * max(size))
+        """That for an image of ``size``, which is seen whole and so is not enlarged without limit."""
+        limit = LONGEST_SIDE / (preprocessing.scale * max(size))
         return cls(trained, min(LARGEST_FACTOR, max(limit, 1.0)))
 
     def choose(self, size: float) -> float:
@@ -129,6 +134,16 @@ class FactorChoice:
         # For a part of the objects nothing is enlarged: small ones beside those of training are mostly debris.
         factors = min(self.choose(small), 1.0), min(self.choose(large), 1.0)
         return None if _is_same(*factors) else Scaling(factors, (math.sqrt(small * large),), float(np.median(found)))
+
+
+def find_scaling(choice: FactorChoice, look: Look, size: Size, source: str) -> Scaling:
+    """Search for the factors of an image of (height, width), and tell them; ``source`` names it."""
+    scaling = choice.search(look, size)
+    found = "nothing to measure" if scaling.size is None else f"objects of about {scaling.size:.0f} pixels"
+    logger.info(
+        f"{source}: {found}, seen at {' and '.join(f'{factor:.2g}' for factor in scaling.factors)} times its size"
+    )
+    return scaling
 
 
 def _list_looks(longest: int) -> list[float]:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,19 @@ class TileStore:
         }
         with replace_file(self._name(batch)) as file:
             np.savez_compressed(file, **parts)
+
+    def recall(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, as JSON does; that of an earlier call where there was one, even if now it would differ.
+
+        Raises:
+            ManymaskError: The disk is full or cannot be written to.
+        """
+        path = self.folder / f"{name}.json"
+        with suppress(*_DAMAGES):
+            return json.loads(path.read_bytes())
+        value = make()
+        write_json(path, value)
+        return value
 
     def _name(self, batch: range) -> Path:
         return self.folder / f"{batch.start}-{batch.stop}.npz"

@@ -3,24 +3,36 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
-from manymask.core import ImageSource, Instances, RunLengths, Tile, Window, list_tiles, merge_tiles
+from manymask.core import (
+    ImageSource,
+    Instances,
+    MergedTiles,
+    RunLengths,
+    Tile,
+    Window,
+    list_tiles,
+    merge_scales,
+    merge_tiles,
+)
 from manymask.errors import FormatError, PlanError
 from manymask.imaging.normalization import Normalization, Scale, measure_scale, normalize_pixels
-from manymask.modeling.detections import make_instances
+from manymask.modeling.detections import Postprocessing
 from manymask.modeling.network import LARGEST_STRIDE
 from manymask.modeling.preprocessing import Size
 from manymask.plan import Plan
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
-from manymask.prediction.object_size import LARGEST_FACTOR, FactorChoice
+from manymask.prediction.object_size import LARGEST_FACTOR, FactorChoice, Scaling
 from manymask.prediction.partial import TileStore
-from manymask.prediction.views import TTA_FACTORS, is_capped, list_views, predict_tensor, warn_of_cap
+from manymask.prediction.quick_look import choose_tiled_scaling
+from manymask.prediction.views import is_capped, predict_alike, predict_tensor, warn_of_cap
 from manymask.wording import count_of
 
 logger = logging.getLogger(__name__)
@@ -32,6 +44,8 @@ TILE_SIDE = 1728
 # window's border on, features of ``nuclei`` differ from those of the whole image by their own deviation and more, by up
 # to half of it from 64 pixels on, and by less than 0.01 of it from 96 pixels on.
 CONTEXT = 96
+# Longest side of a tile in pixels of the file, where these are made smaller; read, such a tile takes 0.8 GB.
+FILE_SIDE = 8192
 # Tiles that go through the network at once on a GPU; a CPU is as fast with one, which takes less memory.
 GPU_BATCH = 4
 # A network sees a tile as it sees the whole image where windows begin at multiples of its largest stride. Where the
@@ -60,8 +74,8 @@ class Tiling:
     def of(cls, plan: Plan, tile_size: int | None = None) -> "Tiling | None":
         """That of a plan; None where images are seen whole.
 
-        They are, where each is resized to one size (``min_size``), or to the size of what it shows (``object_size`` is
-        ``auto``), which no tile knows.
+        They are, where each is resized to one size (``min_size``). Where ``object_size`` is ``auto``, it is that of
+        images that are not resized.
 
         The overlap is as long as nearly all objects of the training data, and twice the network's context. In plans
         that do not say how long these were, the largest anchor stands for it.
@@ -71,11 +85,9 @@ class Tiling:
             tile_size: In place of the default; models with ``min_size`` see each tile as an image of this size.
 
         Raises:
-            PlanError: The tile is hardly longer than the overlap, or images are seen whole.
+            PlanError: The tile is hardly longer than the overlap.
         """
-        if plan.object_size == "auto" and tile_size is not None:
-            raise PlanError("object_size=auto looks at whole images; set it to a number of pixels, or no tile_size")
-        if plan.object_size == "auto" or (plan.min_size and tile_size is None):
+        if plan.min_size and tile_size is None:
             return None
         factor = _find_factor(plan)
         scale = 1.0 if plan.min_size else plan.scale * factor
@@ -83,13 +95,20 @@ class Tiling:
         longest = max(plan.anchor_sizes) / scale if known is None else known / factor
         half = int(np.ceil(max(longest, 2 * CONTEXT / scale) / 2))
         alignment = _choose_alignment(scale)
-        default = max(int(TILE_SIDE / scale), 4 * half + alignment)
+        default = max(min(int(TILE_SIDE / scale), FILE_SIDE), 4 * half + alignment)
         if tile_size is not None and tile_size < 2 * half + alignment:
             raise PlanError(
                 f"tile_size is {tile_size}, but tiles of this model overlap by {2 * half} pixels; set it to at least "
                 f"{2 * half + alignment}, and better to {default}"
             )
         return cls(tile_size or default, 2 * half, alignment)
+
+    def resize(self, factor: float, scale: float) -> "Tiling":
+        """That of images which are resized by a factor, before they are by the plan's ``scale``."""
+        if factor == 1:
+            return self
+        half, alignment = int(np.ceil(self.overlap / 2 / factor)), _choose_alignment(scale * factor)
+        return Tiling(max(min(int(self.tile_size / factor), FILE_SIDE), 4 * half + alignment), 2 * half, alignment)
 
     def list_tiles(self, size: Size) -> list[Tile]:
         """The tiles of an image; one where it is seen whole."""
@@ -131,8 +150,17 @@ class LoadedImage:
     values: Float32[Tensor, "3 height width"] | None
 
 
-def load_image(image: ImageSource, name: str, plan: Plan, tiling: Tiling | None) -> LoadedImage:
+def load_image(
+    image: ImageSource, name: str, plan: Plan, tiling: Tiling | None, scale: Scale | None = None
+) -> LoadedImage:
     """Read an image, or where it is seen in tiles what is needed to read these.
+
+    Args:
+        image: The image.
+        name: The file, for messages.
+        plan: The settings of the model.
+        tiling: How large images are cut.
+        scale: What brings the image to [0, 1], where that was measured before.
 
     Raises:
         DatasetError: It is damaged, or nothing that the model can take.
@@ -140,8 +168,10 @@ def load_image(image: ImageSource, name: str, plan: Plan, tiling: Tiling | None)
     tiles = tiling.list_tiles(image.size) if tiling else []
     normalization = Normalization.of(plan)
     if len(tiles) > 1:
-        return LoadedImage(name, image, tiles, measure_scale(image, name, normalization), None)
-    return LoadedImage(name, image, tiles[:1], None, normalize_pixels(image.read(), name, normalization))
+        return LoadedImage(name, image, tiles, scale or measure_scale(image, name, normalization), None)
+    pixels = image.read()
+    values = normalize_pixels(pixels, name, normalization) if scale is None else scale.apply(pixels)
+    return LoadedImage(name, image, tiles, None, values)
 
 
 def find_instances(
@@ -150,6 +180,8 @@ def find_instances(
     tiling: Tiling | None,
     store: TileStore | None = None,
     tell: Tell | None = None,
+    *,
+    is_quiet: bool = False,
 ) -> Instances:
     """Find the instances of one image, by falling score; warns where the cap on detections may have cut some off.
 
@@ -161,6 +193,7 @@ def find_instances(
         tiling: How it was cut into tiles.
         store: Keeps what is found in each tile, and knows what an earlier call has found.
         tell: See ``Tell``; not called for an image that is seen whole.
+        is_quiet: Says nothing about the cap, nor about objects longer than the overlap.
 
     Raises:
         FormatError: A tile cannot be decoded.
@@ -169,47 +202,102 @@ def find_instances(
     if tiling is None or loaded.scale is None:
         assert loaded.values is not None
         instances = predict_tensor(model, loaded.values, loaded.name)
-        warn_of_cap(instances, model.postprocessing, loaded.name)
+        if not is_quiet:
+            warn_of_cap(instances, model.postprocessing, loaded.name)
         return instances
-    tiles, size = loaded.tiles, loaded.image.size
-    found = list(_look_at_tiles(_resize_whole(model, tiling), loaded, store, _Pace(loaded, model, tell)))
-    merged = merge_tiles(size, tiles, found)
-    if merged.num_stitched:
+    scaling = _choose_scaling(model, loaded, loaded.scale, store)
+    passes = _plan_passes(scaling, tiling, model.plan, loaded.image.size)
+    pace = _Pace(loaded, passes, model, tell)
+    found = [list(_look_at_tiles(model, loaded, each, store, pace)) for each in passes]
+    merged = [merge_tiles(loaded.image.size, each.tiles, parts) for each, parts in zip(passes, found, strict=True)]
+    if not is_quiet:
+        _tell_found(loaded.name, passes, found, merged, model.postprocessing)
+    if len(merged) == 1:
+        return merged[0].instances
+    return merge_scales([each.instances for each in merged], scaling.limits)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One look at all of an image, in tiles.
+
+    Attributes:
+        factor: That its tiles are resized by.
+        tiling: How it is cut.
+        tiles: The tiles.
+        first: Number of tiles of the passes before.
+    """
+
+    factor: float
+    tiling: Tiling
+    tiles: list[Tile]
+    first: int
+
+    def number(self, batch: range) -> range:
+        """The numbers of some of its tiles among those of all passes."""
+        return range(batch.start + self.first, batch.stop + self.first)
+
+
+def _choose_scaling(model: Model, loaded: LoadedImage, scale: Scale, store: TileStore | None) -> Scaling:
+    """The factors of an image; a stored one goes on with those that its finished tiles were seen at."""
+    if model.plan.object_size != "auto":
+        return Scaling((_find_factor(model.plan),))
+
+    def measure() -> dict[str, Any]:
+        return asdict(choose_tiled_scaling(model, loaded.image, scale, loaded.name))
+
+    found = measure() if store is None else store.recall("scaling", measure)
+    return Scaling(tuple(found["factors"]), tuple(found["limits"]), found["size"])
+
+
+def _plan_passes(scaling: Scaling, tiling: Tiling, plan: Plan, size: Size) -> list[_Pass]:
+    """One for each factor; where ``object_size`` is a number, the tiling is made for it already."""
+    passes: list[_Pass] = []
+    for factor in scaling.factors:
+        own = tiling.resize(factor, plan.scale) if plan.object_size == "auto" else tiling
+        passes.append(_Pass(factor, own, own.list_tiles(size), sum(len(each.tiles) for each in passes)))
+    return passes
+
+
+def _tell_found(
+    name: str,
+    passes: Sequence[_Pass],
+    found: Sequence[Sequence[Instances]],
+    merged: Sequence[MergedTiles],
+    postprocessing: Postprocessing,
+) -> None:
+    if num_stitched := sum(each.num_stitched for each in merged):
+        overlaps = " and ".join(str(each.tiling.overlap) for each in passes)
         logger.info(
-            f"{loaded.name}: {count_of(merged.num_stitched, 'object')} longer than the overlap of {tiling.overlap} "
-            "pixels, put together of what several tiles show"
+            f"{name}: {count_of(num_stitched, 'object')} longer than the overlap of {overlaps} pixels, put "
+            "together of what several tiles show"
         )
-    if num_capped := sum(is_capped(part, model.postprocessing) for part in found):
+    capped = [is_capped(part, postprocessing) for parts in found for part in parts]
+    if any(capped):
         logger.warning(
-            f"{loaded.name}: the cap of {model.postprocessing.max_detections} detections is reached in {num_capped} of "
-            f"{len(tiles)} tiles, and more instances may be there; set detections_per_image higher, or tile_size lower"
+            f"{name}: the cap of {postprocessing.max_detections} detections is reached in {sum(capped)} "
+            f"of {len(capped)} tiles, and more instances may be there; set detections_per_image higher, or tile_size "
+            "lower"
         )
-    return merged.instances
 
 
-def _resize_whole(model: Model, tiling: Tiling) -> Model:
-    """The model that sees a tile at the plan's factor, whatever ``max_size`` says of whole images."""
-    # Enlarged by ``object_size`` and ``tta``, too.
-    side = int(np.ceil(tiling.tile_size * model.plan.scale * _find_factor(model.plan) * max(TTA_FACTORS)))
-    max_size = max(model.plan.max_size, side) if model.plan.min_size == 0 else model.plan.max_size
-    return replace(model, plan=model.plan.model_copy(update={"max_size": max_size}))
-
-
-def _look_at_tiles(model: Model, loaded: LoadedImage, store: TileStore | None, pace: "_Pace") -> Iterator[Instances]:
-    """What each tile shows, in its own pixels; the next ones are read meanwhile."""
-    batches = _make_batches(loaded.tiles, 1 if model.detector.device.type == "cpu" else GPU_BATCH)
+def _look_at_tiles(
+    model: Model, loaded: LoadedImage, own: _Pass, store: TileStore | None, pace: "_Pace"
+) -> Iterator[Instances]:
+    """What each tile of a pass shows, in its own pixels; the next ones are read meanwhile."""
+    batches = _make_batches(own.tiles, 1 if model.detector.device.type == "cpu" else GPU_BATCH)
 
     def load(batch: range) -> tuple[list[Instances] | None, list[Tensor | None]]:
-        if store is not None and (stored := store.read(batch)) is not None:
+        if store is not None and (stored := store.read(own.number(batch))) is not None:
             return stored, []
-        return None, [_read_window(loaded, loaded.tiles[index].window) for index in batch]
+        return None, [_read_window(loaded, own.tiles[index].window) for index in batch]
 
     # Stored or computed, batches are the same, so that last digits are too.
     for batch, (stored, images) in zip(batches, work_beside(load, batches), strict=True):
-        found = stored if stored is not None else _predict_seen(model, images, loaded, batch)
+        found = stored if stored is not None else _predict_seen(model, images, loaded, own, batch)
         if store is not None and stored is None:
-            store.write(batch, found)
-        pace.tell([loaded.tiles[index] for index in batch], found, is_new=stored is None)
+            store.write(own.number(batch), found)
+        pace.tell([own.tiles[index] for index in batch], found, is_new=stored is None)
         yield from found
 
 
@@ -237,32 +325,37 @@ def _read_window(loaded: LoadedImage, window: Window) -> Float32[Tensor, "3 heig
 
 
 def _predict_seen(
-    model: Model, images: Sequence[Float32[Tensor, "3 _ _"] | None], loaded: LoadedImage, batch: range
+    model: Model, images: Sequence[Float32[Tensor, "3 _ _"] | None], loaded: LoadedImage, own: _Pass, batch: range
 ) -> list[Instances]:
-    """The instances of each tile of a batch; the network does not look at empty ones."""
+    """The instances of each tile of a batch of a pass; the network does not look at empty ones."""
     seen = [image for image in images if image is not None]
-    found = iter(_predict_alike(model, seen, loaded.name) if seen else [])
-    window = loaded.tiles[batch[0]].window
+    found = iter(_predict_tiles(model, seen, loaded.name, own.factor) if seen else [])
+    window = own.tiles[batch[0]].window
     nothing = Instances.from_runs(RunLengths.empty((window.height, window.width)), np.zeros(0, dtype=np.int64))
     return [nothing if image is None else next(found) for image in images]
 
 
-def _predict_alike(model: Model, images: Sequence[Float32[Tensor, "3 _ _"]], name: str) -> list[Instances]:
-    """The instances of images of one size."""
-    if len(images) == 1 or model.plan.tta or model.plan.object_size is not None:
-        return [predict_tensor(model, image, f"a tile of {name}") for image in images]
-    size = (images[0].shape[-2], images[0].shape[-1])
-    (view,) = list_views(size, model.preprocessing)
-    found = model.detector([view.take(image.to(model.detector.device)) for image in images])
-    return [make_instances(view.map_back(detections), size, model.postprocessing) for detections in found]
+def _predict_tiles(
+    model: Model, images: Sequence[Float32[Tensor, "3 _ _"]], name: str, factor: float
+) -> list[Instances]:
+    """The instances of tiles of one size."""
+    if len(images) == 1:
+        return [predict_tensor(model, images[0], f"a tile of {name}", factor)]
+    return predict_alike(model, images, [f"a tile of {name}"] * len(images), factor)
 
 
 class _Pace:
-    """Says how many objects of a tiled image are found, how fast, and when it will be done."""
+    """Says how many objects of a tiled image are found, how fast, and when it will be done.
 
-    def __init__(self, loaded: LoadedImage, model: Model, tell: Tell | None) -> None:
+    What is told counts the image's ``tiles``, also where its passes have others.
+    """
+
+    def __init__(self, loaded: LoadedImage, passes: Sequence[_Pass], model: Model, tell: Tell | None) -> None:
         self._name, self._tell, self._shown_score = loaded.name, tell, model.plan.shown_score
-        self._num_left, self._num_found, self._num_new = loaded.image.size[0] * loaded.image.size[1], 0, 0
+        self._num_told, self._num_done = len(loaded.tiles), 0
+        self._num_tiles = sum(len(each.tiles) for each in passes)
+        self._num_left = loaded.image.size[0] * loaded.image.size[1] * len(passes)
+        self._num_found, self._num_new = 0, 0
         self._started = time.monotonic()
 
     def tell(self, tiles: Sequence[Tile], found: Sequence[Instances], *, is_new: bool) -> None:
@@ -273,8 +366,10 @@ class _Pace:
         self._num_found += sum(
             _count_own(part, tile, self._shown_score) for part, tile in zip(found, tiles, strict=True)
         )
+        before, self._num_done = self._num_done, self._num_done + len(tiles)
         if self._tell is not None:
-            self._tell(len(tiles), self._describe())
+            first, last = (self._num_told * number // self._num_tiles for number in (before, self._num_done))
+            self._tell(last - first, self._describe())
 
     def _describe(self) -> str:
         text = f"{self._name}: {count_of(self._num_found, 'object')}"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -17,7 +18,7 @@ from manymask.modeling.detections import Detections, Postprocessing, make_instan
 from manymask.modeling.preprocessing import Preprocessing, Size, View
 from manymask.prediction.detectors import Detector
 from manymask.prediction.model import Model
-from manymask.prediction.object_size import FactorChoice, Scaling, measure_objects
+from manymask.prediction.object_size import FactorChoice, Scaling, find_scaling, measure_objects
 
 logger = logging.getLogger(__name__)
 
@@ -26,37 +27,69 @@ TTA_FACTORS = (1.0, 1.25)
 """Flips (left to right, upside down) and enlargements that ``tta`` looks at an image in (benchmarks/RESULTS.md)."""
 
 
-def predict_tensor(model: Model, image: Float32[Tensor, "3 height width"], source: str = "an image") -> Instances:
+def predict_tensor(
+    model: Model,
+    image: Float32[Tensor, "3 height width"],
+    source: str = "an image",
+    factor: float | None = None,
+) -> Instances:
     """Find the instances of one image, (3, height, width) in [0, 1]; with ``tta`` in several views of it.
 
     With ``object_size`` the image is resized first so that its objects look as large as in training; where they are
-    clearly of two sizes, each size is looked for by itself. Warns where the image is too long for the scale that the
-    model was trained with.
+    clearly of two sizes, each size is looked for by itself.
 
     Args:
         model: The model.
         image: The image.
         source: The file, for messages.
+        factor: That the image is resized by, in place of what ``object_size`` asks for.
 
     Raises:
         ManymaskError: Memory is full.
         PlanError: ``object_size`` is set, and the model does not know the sizes of its training objects.
     """
     size = (image.shape[-2], image.shape[-1])
-    try:
+    with _explain_full_memory(source, size):
         looks = _Looks(model, image)
-        scaling = _choose_scaling(model, looks, size, source)
-        passes = [_predict_at(factor, model, looks, size, source) for factor in scaling.factors]
+        scaling = _choose_scaling(model, looks, size, source) if factor is None else Scaling((factor,))
+        passes = [_predict_at(each, model, looks, size, source) for each in scaling.factors]
         if len(passes) == 1:
             return passes[0]
-        merged = merge_scales(passes, scaling.limits)
-        return merged[: model.postprocessing.max_detections]
+        if any(is_capped(found, model.postprocessing) for found in passes):
+            _warn_of_hidden_cap(f"{source}: a pass over the image", "the other pass sees", model.postprocessing)
+        return merge_scales(passes, scaling.limits)[: model.postprocessing.max_detections]
+
+
+def predict_alike(
+    model: Model,
+    images: Sequence[Float32[Tensor, "3 height width"]],
+    sources: Sequence[str],
+    factor: float | None = None,
+) -> list[Instances]:
+    """As ``predict_tensor``, of several images of one size, which go through the network at once.
+
+    One after the other they do where each is looked at several times.
+    """
+    if model.plan.tta or (factor is None and model.plan.object_size is not None):
+        pairs = zip(images, sources, strict=True)
+        return [predict_tensor(model, image, source, factor) for image, source in pairs]
+    size = (images[0].shape[-2], images[0].shape[-1])
+    with _explain_full_memory(f"{len(images)} images such as {sources[0]}", size):
+        view = View(Window(0, 0, *size), model.preprocessing, factor=factor or 1.0)
+        found = model.detector([view.take(image.to(model.detector.device)) for image in images])
+        return [make_instances(view.map_back(detections), size, model.postprocessing) for detections in found]
+
+
+@contextmanager
+def _explain_full_memory(source: str, size: Size) -> Iterator[None]:
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if (memory := find_full_memory(error)) is None:
             raise
         raise ManymaskError(
-            f"{memory} is full at {source} of {size[0]} x {size[1]}; lower max_size or detections_per_image, or "
-            f"predict parts of the image{'' if memory == 'memory' else ', or set device=cpu'}"
+            f"{memory} is full at {source} of {size[0]} x {size[1]}; lower detections_per_image or the tile_size of "
+            f"predict{'' if memory == 'memory' else ', or set device=cpu'}"
         ) from error
 
 
@@ -87,19 +120,12 @@ def _choose_scaling(model: Model, looks: _Looks, size: Size, source: str) -> Sca
     choice = FactorChoice.of(model.trained_sizes, size, model.preprocessing)
     if wanted != "auto":
         return Scaling((choice.choose(wanted),))
-    scaling = choice.search(looks.measure, size)
-    found = "nothing to measure" if scaling.size is None else f"objects of about {scaling.size:.0f} pixels"
-    logger.info(
-        f"{source}: {found}, seen at {' and '.join(f'{factor:.2g}' for factor in scaling.factors)} times its size"
-    )
-    return scaling
+    return find_scaling(choice, looks.measure, size, source)
 
 
 def _predict_at(factor: float, model: Model, looks: _Looks, size: Size, source: str) -> Instances:
     """The instances that are found at a factor, in one or several views."""
-    plain, *others = list_views(size, model.preprocessing, tta=model.plan.tta, factor=factor)
-    if (lost := model.preprocessing.describe_lost_scale({source: plain.enlarged_size})) is not None:
-        logger.warning(lost)
+    _, *others = list_views(size, model.preprocessing, tta=model.plan.tta, factor=factor)
     found = chain([looks.detect(factor)], detect_views(model.detector, looks.image, others))
     views = [make_instances(detections, size, model.postprocessing) for detections in found]
     return views[0] if len(views) == 1 else _merge(views, model.postprocessing, source)
@@ -108,13 +134,12 @@ def _predict_at(factor: float, model: Model, looks: _Looks, size: Size, source: 
 def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False, factor: float = 1.0) -> list[View]:
     """The views of an image of ``size``: the whole resized by ``factor``, with ``tta`` flipped and enlarged too.
 
-    Views are really enlarged: not where ``min_size`` resizes, nor beyond ``max_size``.
+    Views are enlarged where ``min_size`` does not resize them.
     """
     whole = View(Window(0, 0, *size), preprocessing, factor=factor)
     if not tta:
         return [whole]
-    limit = 1.0 if preprocessing.min_size else preprocessing.max_size / (preprocessing.scale * max(whole.enlarged_size))
-    factors = [factor * further for further in TTA_FACTORS if further <= max(limit, 1.0)]
+    factors = [factor] if preprocessing.min_size else [factor * further for further in TTA_FACTORS]
     return [replace(whole, flips=flips, factor=factor) for factor in factors for flips in TTA_FLIPS]
 
 
@@ -140,15 +165,20 @@ def detect_views(
 
 def _merge(views: list[Instances], postprocessing: Postprocessing, source: str) -> Instances:
     if any(is_capped(view, postprocessing) for view in views):
-        logger.warning(
-            f"{source}: a view of the image reached the cap of {postprocessing.max_detections} detections, so that "
-            "objects may be lost that other views see; set detections_per_image higher"
-        )
+        _warn_of_hidden_cap(f"{source}: a view of the image", "other views see", postprocessing)
     merged = merge_views(views)
     merged = merged[merged.scores >= postprocessing.min_score]
     # Each view was suppressed by itself; where one saw one object and another saw two, the masks decide.
     kept = suppress_masks(merged.runs, merged.labels, postprocessing.nms)
     return merged[kept[: postprocessing.max_detections]]
+
+
+def _warn_of_hidden_cap(what: str, others: str, postprocessing: Postprocessing) -> None:
+    """Say of a part of what was looked at what the merged instances no longer show."""
+    logger.warning(
+        f"{what} reached the cap of {postprocessing.max_detections} detections, so that objects may be lost that "
+        f"{others}; set detections_per_image higher"
+    )
 
 
 def is_capped(instances: Instances, postprocessing: Postprocessing) -> bool:

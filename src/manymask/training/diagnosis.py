@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import resize_boxes
 
-from manymask.core import Dataset, Instances, RunLengths, Window, compute_iou, intersect_runs
+from manymask.core import Dataset, Instances, RunLengths, Window, compute_iou, crop_runs, intersect_runs
 from manymask.core.components import find_touching
 from manymask.errors import CheckpointError
 from manymask.imaging.normalization import Scales
@@ -37,6 +37,7 @@ from manymask.modeling.preprocessing import Preprocessing, View
 from manymask.modeling.roi_heads import DETECTIONS_AT_ONCE
 from manymask.modeling.weights import load_weights
 from manymask.plan import load_plan
+from manymask.prediction.tiling import Tiling
 from manymask.run_folder import RunFolder
 from manymask.training.loading import ValidationImages
 from manymask.training.module import TrainingModule
@@ -116,7 +117,7 @@ def diagnose_model(
         scales: What was measured of the images before.
         seconds: Time that it may take.
         seconds_per_image: What one image takes at most, as far as is known.
-        max_pixels: Images of more pixels are left out.
+        max_pixels: Images of which more pixels are looked at are left out; of large ones that is a tile.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
@@ -141,12 +142,25 @@ def diagnose_model(
             if index is None or time.monotonic() + seconds_per_image > until:
                 continue
             sample = own.dataset[index]
-            if max_pixels is not None and math.prod(sample.layers.shape[1:]) > max_pixels:
+            window, truth = _choose_window(sample.to_instances(), own.tiling)
+            if max_pixels is not None and window.height * window.width > max_pixels:
                 continue  # before its pixels are read
-            image, truth = own.normalize(sample), sample.to_instances()
+            image = own.normalize(sample, window)
             with torch.inference_mode(), autocast(plan.precision, device):
                 counts[name].append(diagnose_image(network, image.to(device), truth, preprocessing, postprocessing))
     return {name: pool_counts(own) for name, own in counts.items()}
+
+
+def _choose_window(truth: Instances, tiling: Tiling | None) -> tuple[Window, Instances]:
+    """The whole of an image, or of a large one the tile with most objects; with the instances there."""
+    tiles = tiling.list_tiles(truth.size) if tiling else []
+    if len(tiles) < 2:
+        return Window(0, 0, *truth.size), truth
+    parts = [crop_runs(truth.runs, tile.window) for tile in tiles]
+    counts = [int((part.areas > 0).sum()) for part in parts]
+    place = counts.index(max(counts))
+    part = Instances.from_runs(parts[place], truth.labels, iscrowd=truth.iscrowd)
+    return tiles[place].window, part[part.runs.areas > 0]
 
 
 def _draw_order(num_images: int, seed: int) -> list[int]:

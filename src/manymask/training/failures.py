@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from manymask.core.memory import DEVICE_SIGNS, HOST_SIGNS
 from manymask.errors import ManymaskError, TrainingError
 
-_MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or max_size"
+_MEMORY_FULL = "memory is full; lower num_workers, or start a new run with a lower batch_size or crop_size"
 # What torch (2.15) writes into a RuntimeError, of which its OutOfMemoryError is a kind, and what it means; the first
 # that fits is taken.
 _CAUSES = {
@@ -16,8 +16,8 @@ _CAUSES = {
     ),
     HOST_SIGNS: _MEMORY_FULL,
     DEVICE_SIGNS: (
-        "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), max_size or "
-        "roi_samples"
+        "the device's memory is full; start a new run with a lower batch_size (and a higher accumulate), crop_size "
+        "or roi_samples"
     ),
     ("exited unexpectedly", "is killed by signal"): (
         "a loader process was ended from outside, most likely because memory is full; lower num_workers and resume"

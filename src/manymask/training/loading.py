@@ -3,6 +3,7 @@
 import itertools
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -13,14 +14,18 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
-from manymask.imaging.normalization import Normalization, Scales, measure_scale
+from manymask.imaging.normalization import Normalization, Scale, Scales, measure_scale
 from manymask.plan import Plan
+from manymask.prediction.tiling import LoadedImage, Tiling, load_image
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, drop_crowds, make_target
 from manymask.training.contacts import paste_in_contact
 from manymask.training.time_budget import Pace
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
-ValidationItem = tuple[Tensor, Instances, int]
+ValidationItem = tuple[LoadedImage, Instances, int]
+
+PLAIN_LOOK = {"tta": False, "object_size": None}
+"""The settings of prediction that training's own validations do without."""
 
 
 class _Images:
@@ -30,21 +35,29 @@ class _Images:
         dataset: The images.
         plan: The settings.
         scales: What is measured of them already; what is measured here is added.
+
+    Attributes:
+        tiling: How large ones are cut, as in prediction; None where all are seen whole.
     """
 
     def __init__(self, dataset: Dataset, plan: Plan, scales: Scales | None = None) -> None:
         self.dataset, self.plan, self.normalization = dataset, plan, Normalization.of(plan)
+        self.tiling = Tiling.of(plan.model_copy(update=PLAIN_LOOK))
         self.scales: Scales = {} if scales is None else scales
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def normalize(self, sample: Sample, window: Window | None = None) -> Tensor:
-        """An image or a part of it."""
+    def measure(self, sample: Sample) -> Scale:
+        """What brings an image to [0, 1]."""
         key = (sample.path, self.normalization)
         if key not in self.scales:
             self.scales[key] = measure_scale(sample.image, str(sample.path), self.normalization)
-        return self.scales[key].apply(sample.image.read(window))
+        return self.scales[key]
+
+    def normalize(self, sample: Sample, window: Window | None = None) -> Tensor:
+        """An image or a part of it."""
+        return self.measure(sample).apply(sample.image.read(window))
 
 
 class TrainingImages(_Images, TorchDataset[TrainingItem]):
@@ -57,7 +70,7 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_000_007 + place)
         # What touches a crowd region alone touches no object that is trained on.
         objects = drop_crowds(sample.layers, sample.iscrowd) if self.plan.touching_share else sample.layers
-        draw = draw_augmentation(Augmentation.of(self.plan), objects, generator)
+        draw = draw_augmentation(self._choose_augmentation(objects), objects, generator)
         layers = InstanceLayers(sample.layers.as_subclass(Tensor)[:, *draw.window.slices])
         image, layers = apply_augmentation(self.normalize(sample, draw.window), layers, draw, generator)
         labels, iscrowd = sample.labels, sample.iscrowd
@@ -66,13 +79,21 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
             labels, iscrowd = np.append(labels, labels[copied]), np.append(iscrowd, iscrowd[copied])
         return image, make_target(layers, labels, iscrowd), sample.name
 
+    def _choose_augmentation(self, layers: InstanceLayers) -> Augmentation:
+        """The plan's; where it wants whole images, one that is longer than a tile is cropped to a tile's size."""
+        augmentation, longest = Augmentation.of(self.plan), max(layers.shape[1:])
+        if augmentation.crop_size or self.tiling is None or longest <= self.tiling.tile_size:
+            return augmentation
+        return replace(augmentation, crop_size=self.tiling.tile_size)
+
 
 class ValidationImages(_Images, TorchDataset[ValidationItem]):
-    """Image, ground truth and image id of each validation image."""
+    """Image, of which large ones are not read yet, ground truth and image id of each validation image."""
 
     def __getitem__(self, index: int) -> ValidationItem:
         sample = self.dataset[index]
-        return self.normalize(sample), sample.to_instances(), sample.image_id
+        loaded = load_image(sample.image, str(sample.path), self.plan, self.tiling, self.measure(sample))
+        return loaded, sample.to_instances(), sample.image_id
 
 
 def count_steps(plan: Plan, steps_per_epoch: int) -> int:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -14,11 +15,13 @@ from manymask.core import Category, Instances, Window, match_categories
 from manymask.errors import TrainingError
 from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, score_image, summarize_headline
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
-from manymask.modeling.detections import Postprocessing, make_instances
-from manymask.modeling.fast import speed_up
 from manymask.modeling.network import MaskRCNN
-from manymask.modeling.preprocessing import Preprocessing, View
+from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import Plan
+from manymask.prediction import Model
+from manymask.prediction.detectors import TorchDetector
+from manymask.prediction.tiling import LoadedImage, Tiling, find_instances
+from manymask.training.loading import PLAIN_LOOK
 from manymask.training.time_budget import Pace
 
 _REMEDY = (
@@ -43,7 +46,7 @@ class TrainingModule(L.LightningModule):
         pace: What the learning rate follows in a run with a time budget.
         score_threshold: The plan's, or what the last validation gave the highest F1 with.
         seconds_per_image: What an image took in the last validation.
-        most_pixels: Of an image that was validated on.
+        most_pixels: That were seen at once in the last validation.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class TrainingModule(L.LightningModule):
             self.average.requires_grad_(False)
         self.plan = plan
         self.preprocessing = Preprocessing.of(plan)
-        self.postprocessing = Postprocessing.of(plan)
+        self.categories = categories
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
         match = match_categories(val_categories, categories)
@@ -81,7 +84,7 @@ class TrainingModule(L.LightningModule):
         self._validation_started = 0.0
         self._scored: list[ScoredImage] = []
         self._last_names: list[str] = []
-        self._detect: Callable[[list[Tensor]], Any] = network.forward
+        self._model: Model | None = None
 
     def configure_optimizers(self) -> Any:
         """The plan's optimizer, and its learning rate as a function of the step alone."""
@@ -120,10 +123,10 @@ class TrainingModule(L.LightningModule):
         return [max(int(share * self.total_steps), 1) for share in MILESTONES]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move images and targets; ground truth for scoring stays where it is."""
+        """Move images and targets of training; those of validation stay where they are."""
         images, targets, names = batch
-        images = [image.to(device, non_blocking=True) for image in images]
         if isinstance(targets[0], dict):
+            images = [image.to(device, non_blocking=True) for image in images]
             targets = [{k: value.to(device, non_blocking=True) for k, value in target.items()} for target in targets]
         return images, targets, names
 
@@ -194,22 +197,23 @@ class TrainingModule(L.LightningModule):
                 f"{', '.join(self._last_names)}; {_REMEDY}"
             )
         self._validation_started = time.monotonic()
-        # The method alone: the copy as an attribute would become part of the checkpoints.
-        self._detect = speed_up(self.kept_network, self.device, self.plan.precision).forward
+        plan = self.plan.model_copy(update=PLAIN_LOOK)
+        detector = TorchDetector(self.kept_network, self.device, plan.precision)
+        self._model, self._tiling = Model(detector, plan, self.categories, Path()), Tiling.of(plan)
 
-    def validation_step(self, batch: tuple[list[Tensor], list[Instances], list[int]], batch_index: int) -> None:
-        """Predict and keep what scoring needs."""
-        for image, truth, image_id in zip(*batch, strict=True):
-            self.most_pixels = max(self.most_pixels, math.prod(truth.size))
-            view = View(Window(0, 0, *truth.size), self.preprocessing)
-            (found,) = self._detect([view.take(image)])
-            instances = make_instances(view.map_back(found), truth.size, self.postprocessing)
+    def validation_step(self, batch: tuple[list[LoadedImage], list[Instances], list[int]], batch_index: int) -> None:
+        """Predict as ``predict`` does, large images in tiles, and keep what scoring needs."""
+        assert self._model is not None
+        for loaded, truth, image_id in zip(*batch, strict=True):
+            instances = find_instances(self._model, loaded, self._tiling, is_quiet=True)
+            windows = [tile.window for tile in loaded.tiles] or [Window(0, 0, *truth.size)]
+            self.most_pixels = max(self.most_pixels, *(window.height * window.width for window in windows))
             self._scored.append(
                 score_image(
                     image_id,
                     truth.relabel(self._truth_labels),
                     instances.relabel(self._scored_labels),
-                    max_detections=self.plan.max_detections,
+                    max_detections=self.plan.max_detections * len(windows),
                     score_threshold=self.plan.shown_score,
                 )
             )
@@ -220,7 +224,7 @@ class TrainingModule(L.LightningModule):
         self.scores = summarize_headline(self._scored, self.scored_categories)
         if self.plan.score_threshold == "auto":
             self.score_threshold = choose_score_threshold(self._scored)
-        self._scored, self._detect = [], self.network.forward
+        self._scored, self._model = [], None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plan and the score threshold, so that a checkpoint alone is a model."""

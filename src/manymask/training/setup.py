@@ -22,10 +22,11 @@ from manymask.modeling.backbones import check_backbone
 from manymask.modeling.catalogue import list_shipped, resolve_weights
 from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
-from manymask.modeling.preprocessing import Preprocessing
 from manymask.plan import SETTINGS, DataRecord, ObjectSizes, Plan, load_plan
 from manymask.planning.planner import Decision, fit_schedule, format_value, plan_training
 from manymask.planning.sampling import weigh_images
+from manymask.prediction.tiling import Tiling
+from manymask.training.loading import PLAIN_LOOK
 from manymask.training.step_cost import find_machine, measure_step
 from manymask.wording import count_of, list_some
 
@@ -221,12 +222,11 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     # What the plan cannot do for these images, said before the first step.
     if plan.touching_share and plan.crop_size == 0:
         logger.warning("touching_share does nothing: it chooses where crops lie, and crop_size is 0; set crop_size")
+    tiling = Tiling.of(plan.model_copy(update={"data": record, **PLAIN_LOOK}))
+    if tiling is not None and plan.crop_size == 0:
+        _tell_crops([own[r.name] for r in train_set.records], tiling)
     cap = plan.resolve_detections(record.max_instances).max_detections
-    _warn_of_cap([val_own[r.name] for r in val_set.records], cap)
-    sizes = {facts.name: facts.size for facts in data.inspection.facts} if plan.crop_size == 0 else {}
-    sizes |= {r.name: val_own[r.name].size for r in val_set.records}
-    if (lost := Preprocessing.of(plan).describe_lost_scale(sizes)) is not None:
-        logger.warning(lost)
+    _warn_of_cap([val_own[r.name] for r in val_set.records], cap, tiling)
     return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
 
 
@@ -268,10 +268,20 @@ def _weigh(train_set: Dataset, inspection: Inspection, plan: Plan) -> list[float
     return weigh_images(own, plan.crop_size, len(train_set.categories)).tolist()
 
 
-def _warn_of_cap(images: Sequence[ImageCheck], cap: int) -> None:
-    """Say so where validation images hold more instances than can ever be found."""
-    fullest = max(images, key=lambda image: image.num_instances)
-    if fullest.num_instances > cap:
+def _tell_crops(images: Sequence[ImageCheck], tiling: Tiling) -> None:
+    """Say so where images are too large to be trained on whole, although ``crop_size`` is 0."""
+    if large := [image.name for image in images if max(image.size) > tiling.tile_size]:
+        logger.info(
+            f"{count_of(len(large), 'training image')} longer than {tiling.tile_size} pixels are trained on in crops "
+            f"of that size: {list_some(large)}; set crop_size to choose another"
+        )
+
+
+def _warn_of_cap(images: Sequence[ImageCheck], cap: int, tiling: Tiling | None) -> None:
+    """Say so where validation images that are seen whole hold more instances than can ever be found."""
+    whole = [image for image in images if tiling is None or len(tiling.list_tiles(image.size)) == 1]
+    fullest = max(whole, key=lambda image: image.num_instances, default=None)
+    if fullest is not None and fullest.num_instances > cap:
         logger.warning(
             f"validation image {fullest.name} holds {fullest.num_instances} instances, but at most {cap} detections "
             f"an image are scored; set detections_per_image to at least {fullest.num_instances} in a new run"

@@ -53,7 +53,7 @@ def measure_step(plan: Plan, dataset: Dataset, data: Fingerprint, val_megapixels
             raise
         raise TrainingError(
             f"{memory} is full with the {BATCH_SIZE} images of a training step by which batch_size is chosen; set a "
-            "lower crop_size, scale, max_size or roi_samples, or a smaller backbone"
+            "lower crop_size, scale or roi_samples, or a smaller backbone"
         ) from error
 
 
