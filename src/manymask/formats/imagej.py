@@ -63,16 +63,20 @@ def is_imagej(root: Path) -> bool:
 def find_imagej_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
     """The files of ROIs of a data set."""
     files = find_label_files(root, _FOLDERS, _SUFFIXES, with_outputs=with_outputs)
-    return [path for path in files if path.suffix.lower() == ".roi" or _holds_rois(path)]
+    counts = {path: _count_rois(path) for path in files}
+    return [path for path, count in counts.items() if count is not None] if any(counts.values()) else []
 
 
-def _holds_rois(path: Path) -> bool:
-    """Whether a zip is of ROIs; others may lie beside images too."""
+def _count_rois(path: Path) -> int | None:
+    """How many ROIs a file has: none in an empty zip, of an image without objects; None where it is of other things."""
+    if path.suffix.lower() == ".roi":
+        return 1
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.lower().endswith(".roi") for name in archive.namelist())
+            names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError):
-        return False
+        return None
+    return sum(name.lower().endswith(".roi") for name in names) or (None if names else 0)
 
 
 def read_imagej(root: str | Path) -> Dataset:
