@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.spatial import KDTree
 
 from manymask.core import Instances, RunLengths, Window, crop_runs, paint_layers
 from manymask.core.dataset import Category, Dataset, Doubt, Format, Record, Sample
@@ -257,6 +256,9 @@ def join_rings(polygons: Sequence[Polygon]) -> Ring:
 
     Filled by the even-odd rule it is the same mask, as each seam is passed twice; seams are as short as they can be.
     """
+    # Here, because scipy takes a while to load, and prediction does without.
+    from scipy.spatial import KDTree
+
     first, *others = [ring for polygon in polygons for ring in polygon]
     for ring in others:
         distances, nearest = map(np.asarray, KDTree(first).query(ring))
