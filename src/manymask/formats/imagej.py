@@ -122,7 +122,7 @@ def _name_image(root: Path, path: Path) -> str:
 
 def _parse_file(reading: Reading, path: Path, image: str) -> list[DrawnObject]:
     objects, positions = [], set()
-    for name, content in _read_rois(path):
+    for name, content in _read_rois(reading, path):
         try:
             roi = _decode_roi(f"{path}: {name}", content)
             drawn = _parse_roi(f"{path}: {name}", name, roi)
@@ -139,7 +139,7 @@ def _parse_file(reading: Reading, path: Path, image: str) -> list[DrawnObject]:
     return objects
 
 
-def _read_rois(path: Path) -> Iterator[tuple[str, bytes]]:
+def _read_rois(reading: Reading, path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each ROI of a file; nothing of a zip is written to the disk."""
     try:
         if path.suffix.lower() == ".roi":
@@ -148,6 +148,9 @@ def _read_rois(path: Path) -> Iterator[tuple[str, bytes]]:
             return
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".roi")]
+            for name in archive.namelist():
+                if not name.lower().endswith((".roi", "/")):
+                    reading.note("has other files than ROIs, which are left out", f"{path.name}: {name}")
             size = sum(entry.file_size for entry in entries)  # no more is read, whatever is packed
             if len(entries) > _MAX_ROIS or size > _MAX_BYTES:
                 raise FormatError(
@@ -315,7 +318,7 @@ FORMAT = Format(
     read=read_imagej,
     name_instances=name_drawn_objects,
     open_writer=ImagejWriter,
-    holds=frozenset({"classes", "holes", "parts", "overlaps"}),
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels",
     find_faults=find_drawn_faults,
     list_outlines=list_drawn_outlines,

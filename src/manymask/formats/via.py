@@ -90,7 +90,11 @@ def _read_entries(reading: Reading, path: Path) -> dict[str, list[Any]]:
         regions = entry.get("regions")
         # VIA 1 numbers regions as the keys of an object.
         regions = list(regions.values()) if isinstance(regions, dict) else regions
-        entries.setdefault(entry["filename"], []).extend(regions if isinstance(regions, list) else [])
+        if not isinstance(regions, list):
+            message = f"{path}: the entry of {entry['filename'][:60]} has no list of regions; export it again"
+            reading.fault("bad-image-entry", message, Path(entry["filename"]).stem, path)
+            continue
+        entries.setdefault(entry["filename"], []).extend(regions)
     return entries
 
 
