@@ -146,8 +146,9 @@ def mutate(folder: Path, rng: random.Random) -> tuple[str, bool]:
         else:
             what, is_counted = mutate_words(path, rng)
         return f"{name}: {what}", is_counted
-    # A line less is an object less, and no fault of YOLO's files.
-    return f"{name}: {mutate_bytes(path, rng)}", path.suffix != ".txt"
+    # A line less is an object less, and no fault of YOLO's files; by another group shapes are other objects.
+    is_counted = path.suffix != ".txt" and b"group_id" not in path.read_bytes()
+    return f"{name}: {mutate_bytes(path, rng)}", is_counted
 
 
 def mutate_json(path: Path, rng: random.Random) -> tuple[str, bool]:

@@ -91,7 +91,11 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
         reading.note("has images with several annotations, of which the newest is taken", name)
     newest = max(finished, key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
     size, objects = None, []
-    for key, region in _join_results(newest.get("result")).items():
+    if not isinstance(newest.get("result"), list):
+        raise FormatError(
+            f"{where} of image {image} has an annotation without a list 'result'; export the project again"
+        )
+    for key, region in _join_results(newest["result"]).items():
         try:
             region_size = _read_size(region)
             if (drawn := _parse_region(f"region {key}", region, region_size)) is None:
@@ -118,10 +122,10 @@ def _find_image(where: str, data: Any) -> str:
     raise FormatError(f"{where} has no image among its data; export the project as 'JSON' again")
 
 
-def _join_results(results: Any) -> dict[str, dict[str, Any]]:
+def _join_results(results: list[Any]) -> dict[str, dict[str, Any]]:
     """The regions by their ids; a region's outline, its labels and what else is said of it may be several results."""
     regions: dict[str, dict[str, Any]] = {}
-    for place, result in enumerate(results if isinstance(results, list) else []):
+    for place, result in enumerate(results):
         result = result if isinstance(result, dict) else {}
         region = regions.setdefault(str(result.get("id", place)), {"value": {}, "types": []})
         value = result.get("value")
