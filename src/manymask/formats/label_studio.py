@@ -93,7 +93,7 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
     size, objects = None, []
     if not isinstance(newest.get("result"), list):
         raise FormatError(
-            f"{where} of image {image} has an annotation without a list 'result'; export the project again"
+            f"{where} of {image} has an annotation without a list 'result'; export the project again"
         )
     for key, region in _join_results(newest["result"]).items():
         try:
