@@ -259,3 +259,19 @@ def test_words_for_what_formats_hold():
         assert format.copy_format in ("", *TARGETS)
         if format.copy_format:
             assert format.holds == TARGETS[format.copy_format].holds
+
+
+def test_each_part_of_a_split_becomes_a_folder(tmp_path):
+    for name in ("train", "val"):
+        convert(write_truth(tmp_path / name), to="labelme", output=tmp_path / "data" / name)
+    done = convert(tmp_path / "data", to="yolo", output=tmp_path / "out")
+    assert (done.num_images, done.num_objects) == (4, 12)
+    assert [line.split(":")[:2] for line in done.lost] == [
+        [part, f" {what}"] for part in ("train", "val") for what in ("holes", "parts")
+    ]
+    for name in ("train", "val"):
+        assert len(read_objects(tmp_path / "out" / name, "a")) == 6
+    (tmp_path / "data" / "val" / "a.json").unlink()
+    (tmp_path / "data" / "val" / "a.png").unlink()
+    with pytest.raises(DatasetError, match="have different classes, to which 'class_folders' gives only numbers"):
+        convert(tmp_path / "data", to="class_folders", output=tmp_path / "folders")

@@ -69,15 +69,15 @@ def test_one_bit_label_is_refused(tmp_path):
         read_label_images(tmp_path)[0]
 
 
-def test_lone_files_are_refused(tmp_path):
+def test_lone_files_are_left_out(tmp_path):
     write_array(tmp_path / "images" / "a.png", make_pixels())
     (tmp_path / "labels").mkdir()
     with pytest.raises(DatasetError, match=r"a\.png has no label image"):
         read_label_images(tmp_path)
     for name in ("a", "b"):
         write_array(tmp_path / "labels" / f"{name}.png", make_ids())
-    with pytest.raises(DatasetError, match=r"b\.png labels an image 'b' that is not there"):
-        read_dataset(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out 1 of 2 images, .*b\.png labels an image 'b' that is not there"):
+        assert [record.name for record in read_dataset(tmp_path).records] == ["a"]
 
 
 def test_no_images_two_label_folders_and_equal_stems_are_refused(tmp_path):

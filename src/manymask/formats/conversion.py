@@ -19,6 +19,7 @@ from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats.datasets import FORMATS, open_dataset
 from manymask.formats.drawn import DrawnImage
 from manymask.formats.label_images import CELLPOSE
+from manymask.formats.splits import find_splits
 from manymask.wording import count_of, list_some
 
 TARGETS: dict[str, Format] = {
@@ -70,7 +71,7 @@ def convert(
     """Write a data set in the format of another tool.
 
     Files of images are copied byte for byte. Images and entries that cannot be used are left out, as are objects
-    without any pixel. Outlines run along the edges of pixels.
+    without any pixel. Outlines run along the edges of pixels. Each part of a data set that is split becomes a folder.
 
     Args:
         data: Folder of labelled images, or a COCO file.
@@ -88,8 +89,11 @@ def convert(
         raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
     target, data, output = TARGETS[to], Path(data), Path(output)
     check_new_folder(output, data, "--output")
+    parts = {output / name: part for name, part in find_splits(data).items()} or {output: data}
     try:
-        dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
+        datasets = {
+            folder: open_dataset(part, data_format, crowd_as_objects=crowd_as_objects) for folder, part in parts.items()
+        }
     except DatasetError as error:
         if (data / "predictions.json").is_file():
             raise DatasetError(
@@ -97,8 +101,28 @@ def convert(
                 "--format, as in: manymask predict MODEL IMAGES --format geojson --format imagej"
             ) from error
         raise
+    is_numbered = "classes" in target.holds and "names" not in target.holds
+    if is_numbered and len({dataset.categories for dataset in datasets.values()}) > 1:
+        raise DatasetError(
+            f"the parts of {data} have different classes, to which '{to}' gives only numbers; choose another format, "
+            "or give the same classes to all parts"
+        )
+    done = [_write(dataset, target, folder, progress) for folder, dataset in datasets.items()]
+    if len(done) == 1:
+        return done[0]
+    return Conversion(
+        output,
+        sum(part.num_images for part in done),
+        sum(part.num_objects for part in done),
+        tuple(f"{part.output.name}: {line}" for part in done for line in part.lost),
+        tuple(line for part in done for line in part.left_out),
+    )
+
+
+def _write(dataset: Dataset, target: Format, output: Path, progress: Progress | None) -> Conversion:
+    """Write one data set."""
     writer, losses, num_images = target.open_writer(output, dataset), _Losses(dataset, target), 0
-    left_out = [problem.message.rpartition("; ")[0] for problem in dataset.problems if problem.severity == "fault"]
+    left_out = [problem.detail for problem in dataset.problems if problem.severity == "fault"]
     for record in track(dataset.records, len(dataset), f"writing {output}", progress):
         try:
             instances = _read_instances(dataset, record)
@@ -109,7 +133,7 @@ def convert(
         writer.write(record, instances[rows], rows)
         num_images += 1
     if not num_images:
-        raise DatasetError(f"nothing of {data} can be used; the first: {left_out[0]}")
+        raise DatasetError(f"nothing of {dataset.root} can be used; the first: {left_out[0]}")
     writer.close()
     return Conversion(output, num_images, losses.num_written, tuple(losses.describe()), tuple(left_out))
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
+from manymask.core.dataset import Category, Dataset, Format, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
-from manymask.errors import DatasetError, FormatError, PlanError
+from manymask.errors import DatasetError, PlanError
 from manymask.formats import (
     aperio,
     class_folders,
@@ -33,6 +32,7 @@ from manymask.formats import (
     via,
     yolo,
 )
+from manymask.formats.left_out import leave_out_unlabelled, tell_left_out
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
@@ -101,10 +101,7 @@ def detect_format(path: str | Path) -> str:
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
         _refuse_listed(path)
-        fitting = [format.name for format in FORMATS.values() if path.suffix.lower() in format.suffixes]
-    else:
-        fitting = [format.name for format in FORMATS.values() if format.detect(path)]
-        fitting = fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
+    fitting = find_formats(path)
     if len(fitting) == 1:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
@@ -136,9 +133,20 @@ def _refuse_listed(file: Path) -> None:
             )
 
 
+def find_formats(path: Path) -> list[str]:
+    """The formats that a file or folder may be of."""
+    if path.is_file():
+        return [format.name for format in FORMATS.values() if path.name.lower().endswith(format.suffixes)]
+    fitting = [format.name for format in FORMATS.values() if format.detect(path)]
+    return fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
+
+
 @explain_reading()
 def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
     """Read a data set; images and labels are decoded on access.
+
+    Objects and images that cannot be used are left out, with one warning that counts them and names some; so are images
+    of which no object can be used.
 
     Args:
         path: Its folder, or COCO's JSON file.
@@ -148,33 +156,18 @@ def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
     Raises:
         PlanError: There is no such format.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
-        FormatError: Some entries or images cannot be used.
+        FormatError: Nothing in it can be used.
     """
     dataset = open_dataset(path, data_format, crowd_as_objects=crowd_as_objects)
-    if faults := [problem for problem in dataset.problems if problem.severity == "fault"]:
-        raise FormatError(_sum_up_faults(faults, dataset.root))
+    tell_left_out(dataset)
     for problem in dataset.problems:
         if problem.severity == "warning":
             logger.warning(problem.message)
     return dataset
 
 
-def _sum_up_faults(faults: Sequence[Problem], root: Path) -> str:
-    """One message of several, with the way out."""
-    copy = f"or write a copy without: manymask inspect {root} --fix FOLDER"
-    if len(faults) == 1:
-        return f"{faults[0].message}, {copy}"
-    paths = {fault.path for fault in faults}
-    place = paths.pop() if len(paths) == 1 else root
-    details = [
-        fault.message.rpartition("; ")[0].removeprefix(f"{place}").removeprefix(os.sep).lstrip(": ") for fault in faults
-    ]
-    some = list_some(details, separator="; ")
-    return f"{place}: {len(faults)} entries cannot be used: {some}; correct them, {copy}"
-
-
 def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
-    """Read a data set like ``read_dataset``, but leave what is wrong in a few entries to the caller, in ``problems``.
+    """Read a data set like ``read_dataset``, but silently: what is left out, and all else to tell, is in ``problems``.
 
     Raises:
         PlanError: There is no such format.
@@ -189,7 +182,8 @@ def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
             f"{path} is not a folder, which data format '{format.name}' needs; give the data set's folder"
         )
     options = {"crowd_as_objects": crowd_as_objects}
-    return format.read(path, **{name: value for name, value in options.items() if name in format.options})
+    dataset = format.read(path, **{name: value for name, value in options.items() if name in format.options})
+    return leave_out_unlabelled(dataset)
 
 
 def check_dataset(dataset: Dataset, progress: Progress | None = None, num_workers: int = 1) -> DatasetCheck:

@@ -7,7 +7,7 @@ outlines is done here, in the same way for all.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from jaxtyping import Bool
@@ -114,11 +114,27 @@ def make_drawn_dataset(root: Path, format: Format, drawings: Drawings, finder: I
     names = name_images(list(found))
     check_unique_names(zip(names, found, strict=True))
     ordered = sorted(zip(names, found.items(), strict=True), key=lambda item: item[0])
+    _name_problems(drawings, {drawn: name for name, (_, drawn) in ordered})
     records = tuple(
         Record(image_id, name, path, drawn, (drawn.source,))
         for image_id, (name, (path, drawn)) in enumerate(ordered, start=1)
     )
     return Dataset(root, format, number_classes(drawings), records, read_drawn_record, reading.list_problems())
+
+
+def _name_problems(drawings: Drawings, names: dict[DrawnImage, str]) -> None:
+    """Give problems with single objects the names of their images in the data set."""
+    known: dict[tuple[Path, str | None], str] = {}
+    for drawn, name in names.items():
+        called = {drawn.image, PureWindowsPath(drawn.image).stem, *([drawn.source.stem] * drawings.is_by_image)}
+        known |= {(drawn.source, alias): name for alias in called}
+    problems = drawings.reading.problems
+    problems[:] = [
+        replace(problem, image=known.get((problem.path, problem.image), problem.image))
+        if problem.kind == "bad-annotation"
+        else problem
+        for problem in problems
+    ]
 
 
 def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:

@@ -41,7 +41,8 @@ class ImageFinder:
 
         Exports of other machines give paths of theirs, or web addresses: then the last parts of the path are looked
         for, the longest first, and at last the file's name anywhere in the data folder, without regard to upper case,
-        and without the prefix that Label Studio gives to uploads.
+        and without the prefix that Label Studio gives to uploads. A name without ending, or with that of another kind
+        of image, stands for the one image of that name where the file says or where tools put images.
 
         Raises:
             DatasetError: There is no such file in the data folder, or more than one of that name.
@@ -56,12 +57,15 @@ class ImageFinder:
                     return path, False
         base = PureWindowsPath(address).name
         found = self._by_name.get(_fold(base), []) or self._by_name.get(_fold(_UPLOAD_PREFIX.sub("", base)), [])
-        if not found and Path(base).suffix.lower() not in IMAGE_SUFFIXES:
-            found = self._by_stem.get(_fold(base), [])
-            # A file that is named like an image without its ending means the one where tools put images.
-            for place in self.places:
-                if len(here := [path for path in found if path.parent == place]) == 1:
-                    return here[0], True
+        if not found:
+            has_ending = Path(base).suffix.lower() in IMAGE_SUFFIXES
+            named_alike = self._by_stem.get(_fold(Path(base).stem if has_ending else base), [])
+            above = [folder.as_posix() for folder in PureWindowsPath(address).parents]
+            # Where tools put images, or where the file says; elsewhere an image of that name may be its mask.
+            for folder in [place / part for place in self.places for part in ("", *above)]:
+                if len(here := [path for path in named_alike if path.parent == folder]) == 1:
+                    return here[0], not has_ending
+            found = [] if has_ending else named_alike
         if len(found) == 1:
             return found[0], False
         raise DatasetError(f"{listed_by} lists the image {file_name}, {self._explain(file_name, base, found)}")

@@ -92,9 +92,7 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
     newest = max(finished, key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
     size, objects = None, []
     if not isinstance(newest.get("result"), list):
-        raise FormatError(
-            f"{where} of {image} has an annotation without a list 'result'; export the project again"
-        )
+        raise FormatError(f"{where} of {image} has an annotation without a list 'result'; export the project again")
     for key, region in _join_results(newest["result"]).items():
         try:
             region_size = _read_size(region)
