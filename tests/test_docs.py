@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from manymask.core.dataset import HOLDS
 from manymask.formats import write_class_folder
+from manymask.formats.conversion import TARGETS
 from manymask.synthetic import make_categories, make_sample
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +49,17 @@ def test_settings_page_is_up_to_date():
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_table_of_what_formats_hold_is_theirs():
+    page = (ROOT / "docs" / "formats.md").read_text()
+    words = [word for word in HOLDS if word != "overlaps of classes"]
+    rows = []
+    for name, format in TARGETS.items():
+        cells = ["yes" if word in format.holds else "-" for word in words]
+        if "overlaps of classes" in format.holds:
+            cells[words.index("overlaps")] = "of classes"
+        rows.append(" | ".join([f"| `{name}`", *cells]) + " |\n")
+        assert f"manymask convert data --to {name} --output out" in page
+    header = " | ".join(["| format", *words]) + " |\n" + "| --- " * (len(words) + 1) + "|\n"
+    assert header + "".join(rows) in page

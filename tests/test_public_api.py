@@ -22,6 +22,7 @@ NAMES = {
     "Sample",
     "build_model",
     "compare",
+    "convert",
     "evaluate",
     "experiment",
     "export",

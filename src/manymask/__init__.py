@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from manymask.core import Sample as Sample
     from manymask.errors import ManymaskError as ManymaskError
     from manymask.evaluation import evaluate as evaluate
+    from manymask.formats import convert as convert
     from manymask.formats import read_dataset as read_dataset
     from manymask.inspection import inspect as inspect
     from manymask.modeling.build import build_model as build_model
@@ -43,7 +44,7 @@ _MODULES = {
         "core": "Category Dataset InstanceLayers Instances RunLengths Sample",
         "errors": "ManymaskError",
         "evaluation": "evaluate",
-        "formats": "read_dataset",
+        "formats": "convert read_dataset",
         "inspection": "inspect",
         "modeling.build": "build_model",
         "plan": "Plan",

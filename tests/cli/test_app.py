@@ -131,7 +131,10 @@ def test_version(run):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "plan", "inspect", "evaluate", "compare", "experiment", "report", "predict", "models", "synthetic"],
+    [
+        *("train", "plan", "inspect", "evaluate", "compare", "experiment", "report", "predict", "models"),
+        *("convert", "synthetic"),
+    ],
 )
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "-h")
@@ -556,3 +559,18 @@ def test_object_size_needs_to_know_those_of_training(run, model, data):
 def test_errors_reach_callers_of_the_app_as_they_are():
     result = CliRunner().invoke(app, ["train", "nowhere", "--epohs", "3"])
     assert isinstance(result.exception, PlanError)
+
+
+def test_convert(run, data, tmp_path):
+    code, out, err = run("convert", data, "--to", "labelme", "--output", tmp_path / "out")
+    assert (code, err) == (0, "")
+    dataset, copy = read_dataset(data), read_dataset(tmp_path / "out")
+    number = sum(len(sample.to_instances()) for sample in dataset)
+    assert copy.format.name == "labelme"
+    assert sum(len(sample.to_instances()) for sample in copy) == number
+    assert out == f"{len(dataset)} images with {number} objects written to {tmp_path / 'out'}\n"
+    code, out, _ = run("convert", tmp_path / "out", "--to", "cellpose", "--output", tmp_path / "pairs")
+    assert code == 0
+    assert out.startswith("lost: classes: all objects are of one class now; they were ")
+    assert_one_line(run("convert", data, "--to", "voc", "--output", tmp_path / "no"), "cannot write data format 'voc'")
+    assert_one_line(run("convert", data, "--to", "coco", "--output", data), "is not an empty folder; choose another")

@@ -226,3 +226,21 @@ def test_what_predict_writes_is_no_ground_truth_until_somebody_changes_it(tmp_pa
     assert len(read_dataset(tmp_path, "imagej")) == 1
     write(ImagejRois, tmp_path, make_results()[:1])
     assert len(read_dataset(tmp_path)[0].labels) == 1
+
+
+def test_an_empty_zip_is_of_an_image_without_objects(tmp_path):
+    write_zip(tmp_path, make_polygon(SQUARE))
+    write_array(tmp_path / "b.png", make_pixels())
+    zipfile.ZipFile(tmp_path / "b.zip", "w").close()
+    assert [len(sample.labels) for sample in read_dataset(tmp_path)] == [1, 0]
+
+
+def test_other_files_in_a_zip_are_named(tmp_path):
+    write_zip(tmp_path, make_polygon(SQUARE))
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("notes.txt", "of 2026")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset[0].labels) == 1
+    (problem,) = dataset.problems
+    assert problem.severity == "note"
+    assert problem.message.endswith("has other files than ROIs, which are left out: a.zip: notes.txt")

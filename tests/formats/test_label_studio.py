@@ -209,3 +209,10 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     instances = copy[0].to_instances()
     assert [copy.categories[label - 1].name for label in instances.labels] == ["cell", "dot", "cell"]
     np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)
+
+
+@pytest.mark.parametrize("change", [{"result": None}, {"result": {}}])
+def test_an_annotation_without_a_list_of_results(tmp_path, change):
+    write_tasks(tmp_path, make_task(make_annotation() | change, image="a.png"))
+    with pytest.raises(DatasetError, match="has an annotation without a list 'result'; export the project again"):
+        open_dataset(tmp_path)

@@ -90,3 +90,15 @@ def test_a_copy_is_class_folders(tmp_path, num_channels):
         np.testing.assert_array_equal(one.pixels, other.pixels)
         assert one.labels.tolist() == other.labels.tolist()
         np.testing.assert_array_equal(one.to_instances().to_masks(), other.to_instances().to_masks())
+
+
+@pytest.mark.parametrize("flag", [0x01, 0x20, 0x40])  # encrypted, and two ways that no Python reads
+def test_archives_that_cannot_be_unpacked(tmp_path, flag):
+    np.savez(tmp_path / "a.npz", X=IMAGES, y=IDS)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    place = -1
+    while (place := content.find(b"PK\x01\x02", place + 1)) >= 0:
+        content[place + 8] |= flag
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(FormatError, match="a.npz cannot be read"):
+        read_dataset(tmp_path)

@@ -142,3 +142,15 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     instances = copy[0].to_instances()
     assert [copy.categories[label - 1].name for label in instances.labels] == ["cell", "dot", "cell"]
     np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)
+
+
+@pytest.mark.parametrize("change", [{}, {"regions": "text"}])
+def test_an_image_without_a_list_of_regions(tmp_path, change):
+    write_array(tmp_path / "images" / "b.png", make_pixels())
+    lost = {"b.png": {"filename": "b.png", "size": 1, "file_attributes": {}} | change}
+    write_via(tmp_path, make_entries(make_region(SQUARE)) | lost)
+    dataset = open_dataset(tmp_path)
+    assert [record.name for record in dataset.records] == ["a"]
+    (problem,) = dataset.problems
+    assert (problem.severity, problem.image) == ("fault", "b")
+    assert "the entry of b.png has no list of regions; export it again" in problem.message

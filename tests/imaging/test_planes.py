@@ -5,6 +5,7 @@ from PIL import Image
 
 from manymask.errors import FormatError, PlanError
 from manymask.imaging import PlaneChoice, list_choices, open_image
+from manymask.imaging.planes import index_channels
 from tests.formats.format_files import make_pixels, write_array
 
 PAGES = r"choose what to predict: --page \(1 to 3, or all\)"
@@ -99,3 +100,8 @@ def test_all_pages(tmp_path):
 def test_numbers_count_from_one(name, value):
     with pytest.raises(PlanError, match=f"--{name} counts from 1"):
         PlaneChoice(**{name: value})
+
+
+def test_more_channels_than_any_image_has(tmp_path):
+    with pytest.raises(FormatError, match="has 2147483648 channels, expected at most 65536"):
+        index_channels(PlaneChoice(), 2**31, tmp_path)

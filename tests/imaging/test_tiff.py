@@ -102,3 +102,12 @@ def test_four_bits_fill_their_byte(tmp_path, photometric):
     shown = values if photometric == "minisblack" else 15 - values
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif")[..., 0], shown * 17)
     np.testing.assert_array_equal(read_ids(tmp_path / "a.tif"), values)
+
+
+def test_a_size_that_asks_for_more_strips_than_there_are(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, make_pixels()[..., 0], rowsperstrip=2, compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["ImageLength"].overwrite(200)
+    with pytest.raises(FormatError, match="lists 3 of the 100 strips or tiles of its size, so it is damaged"):
+        read_pixels(path)

@@ -426,6 +426,38 @@ def inspect(
 
 
 @app.command()
+def convert(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a COCO file.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="labelme, yolo, cvat, label_studio, via, coco, geojson (QuPath), imagej, cellpose, label_images or "
+            "class_folders."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="New folder to write to.")],
+    data_format: FormatOption = None,
+    crowd_as_objects: Annotated[
+        bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects.")
+    ] = False,
+) -> None:
+    """Write labelled images in the format of another tool, and say what of them that format cannot hold."""
+    from manymask.formats import conversion
+
+    with show_progress() as progress:
+        done = conversion.convert(
+            data,
+            to=to,
+            output=output,
+            data_format=data_format,
+            crowd_as_objects=crowd_as_objects,
+            progress=progress,
+        )
+    for line in done.describe():
+        typer.echo(line)
+
+
+@app.command()
 def synthetic(
     output: Annotated[Path, typer.Argument(help="Folder to write class folders to.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 20,

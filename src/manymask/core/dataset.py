@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from manymask.core.image import ImageSource, Window
 from manymask.core.instances import Instances
@@ -199,6 +199,19 @@ def _find_nothing(_: object) -> None:
     """For formats without detection by content, without faults of their own, or without anything to salvage."""
 
 
+HOLDS = {
+    "classes": "each object has a class",
+    "names": "classes have names, not only numbers",
+    "holes": "an object may have holes",
+    "parts": "an object may have several parts",
+    "overlaps": "objects may share pixels",
+    "overlaps of classes": "objects of different classes may share pixels",
+    "crowd": "a region may be marked as many objects that are not told apart",
+    "ids": "objects keep their numbers in copies",
+}
+"""What of labels a format can hold, each with its meaning."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A layout of labelled images: how it is recognised, read and written, by functions of a module's top level.
@@ -212,12 +225,14 @@ class Format:
         name_instances: What the files call each instance of a record, in the order of its ids: ``id 7``,
             ``annotation 12``. ``FormatError`` where a label image cannot be read.
         open_writer: Opens a writer of a copy of a data set.
+        holds: What such a copy can hold, of ``HOLDS``.
         changes: What such a copy changes in every image, as words to print.
-        is_flat: Whether each pixel of such a copy belongs to one instance only, so that an overlap goes to the first.
+        copy_format: The format of such a copy, where it is another one.
         options: The options of reading that ``read`` takes; others have no meaning for this format.
         suffixes: Endings of files that are a data set by themselves; none where a data set must be a folder.
         detect_by_content: Like ``detect``, from the content of the files, which is slower; called where no names fit.
         find_faults: Faults in the files of a readable record that its instances do not show.
+        list_outlines: The outlines of each instance that its file gives some, as x y points in pixels.
         salvage: A way to read a record that cannot be read as it is; None where there is none.
     """
 
@@ -227,13 +242,20 @@ class Format:
     read: "Callable[..., Dataset]"
     name_instances: Callable[[Record], list[str]]
     open_writer: "Callable[[Path, Dataset], DatasetWriter]"
+    holds: frozenset[str] = frozenset()
     changes: str = ""
-    is_flat: bool = False
+    copy_format: str = ""
     options: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = ()
     detect_by_content: Callable[[Path], object] = _find_nothing
     find_faults: Callable[[Record], list[Doubt] | None] = _find_nothing
+    list_outlines: Callable[[Record], "list[list[Float64[np.ndarray, 'points 2']]] | None"] = _find_nothing
     salvage: Callable[[Record], Salvage | None] = _find_nothing
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether each pixel of a copy belongs to one instance only, so that an overlap goes to the first."""
+        return not self.holds & {"overlaps", "overlaps of classes"}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from manymask.formats.class_folders import write_class_folder as write_class_folder
 from manymask.formats.coco_masks import encode_coco_results as encode_coco_results
+from manymask.formats.conversion import convert as convert
 from manymask.formats.datasets import check_dataset as check_dataset
 from manymask.formats.datasets import read_dataset as read_dataset
 from manymask.formats.label_images import write_label_image as write_label_image

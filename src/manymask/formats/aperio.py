@@ -15,6 +15,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -149,7 +150,10 @@ FORMAT = Format(
     read=read_aperio,
     name_instances=name_drawn_objects,
     open_writer=LabelmeWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
+    copy_format="labelme",
     changes="labels are written as labelme's files, with outlines along the edges of pixels",
     detect_by_content=find_all_aperio_files,
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -11,10 +11,10 @@ from numpy.typing import DTypeLike
 
 from manymask.core import InstanceLayers, Instances, concatenate_runs, encode_layers, paint_ids, paint_layers
 from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record, Sample
-from manymask.core.files import copy_file, replace_file
+from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import LabelImage, check_size, read_label_image, split_shared_ids
-from manymask.formats.records import Entry, find_entries, make_dataset, make_sample
+from manymask.formats.records import Entry, copy_image, find_entries, make_dataset, make_sample, write_pixels
 from manymask.imaging.files import CLASS_FILE, list_folders, list_images, name_folder
 from manymask.imaging.orientation import open_labelled_image
 
@@ -144,14 +144,7 @@ def write_class_folder(
     """
     folder = root / name
     _write_class_files(folder, instances, categories, np.dtype(dtype))
-    with replace_file(folder / "image.tif") as file:
-        tifffile.imwrite(
-            file,
-            pixels if pixels.shape[2] > 1 else pixels[..., 0],
-            compression="lzw",
-            photometric="rgb" if pixels.shape[2] == 3 else "minisblack",
-            planarconfig="contig" if pixels.shape[2] > 1 else None,
-        )
+    write_pixels(folder / "image.tif", pixels)
 
 
 def _write_class_files(folder: Path, instances: Instances, categories: Sequence[Category], dtype: np.dtype) -> None:
@@ -175,22 +168,14 @@ def _write_class_files(folder: Path, instances: Instances, categories: Sequence[
             path.unlink()
 
 
-class _Writer(DatasetWriter):
-    """Writes a folder for each image."""
-
-    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
-        folder = self.folder / record.name
-        copy_file(record.path, folder / "image.tif")
-        _write_class_files(folder, instances, self.dataset.categories, np.dtype(np.uint32))
-
-
 class ClassFolderWriter(DatasetWriter):
-    """Writes class folders of images that are no files, as those in archives."""
+    """Writes a folder for each image; one that is no TIFF becomes one."""
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
-        """Read an image and write its folder."""
-        pixels = self.dataset.read_record(record, self.dataset.categories).pixels
-        write_class_folder(self.folder, record.name, pixels, instances, self.dataset.categories, np.uint32)
+        """Copy an image and write its class files."""
+        folder = self.folder / record.name
+        copy_image(self.dataset, record, folder, "image")
+        _write_class_files(folder, instances, self.dataset.categories, np.dtype(np.uint32))
 
 
 FORMAT = Format(
@@ -199,6 +184,7 @@ FORMAT = Format(
     detect=is_class_folders,
     read=read_class_folders,
     name_instances=_name_instances,
-    open_writer=_Writer,
+    open_writer=ClassFolderWriter,
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
     salvage=split_shared_ids,
 )

@@ -1,17 +1,16 @@
 """COCO: data sets of polygons and RLE masks, and results."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from manymask.core import Instances, paint_layers, read_json, write_json
 from manymask.core.dataset import Category, Dataset, DatasetWriter, Doubt, Format, Problem, Record, Sample
-from manymask.core.files import copy_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import (
     clean_segmentation,
@@ -26,7 +25,7 @@ from manymask.formats.coco_files import find_coco_files, find_json, find_other_c
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, encode_coco_results, find_bad_rles
 from manymask.formats.image_finder import ImageFinder, name_images
 from manymask.formats.reading import Reading
-from manymask.formats.records import make_sample
+from manymask.formats.records import copy_image, make_sample
 from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names
 from manymask.imaging.orientation import open_labelled_image
@@ -267,6 +266,12 @@ def _name_instances(record: Record) -> list[str]:
     return [f"annotation {annotation_id}" for annotation_id in record.annotation.ids]
 
 
+def _list_outlines(record: Record) -> list[list[Float64[np.ndarray, "points 2"]]]:
+    """The polygons of each annotation that is no RLE."""
+    segmentations = [parts for parts in record.annotation.segmentations if not isinstance(parts, dict)]
+    return [[np.reshape(part, (-1, 2)).astype(np.float64) for part in parts] for parts in segmentations]
+
+
 def _find_polygon_faults(record: Record) -> list[Doubt]:
     """Annotations with outlines of which the mask does not show what was drawn."""
     group: _Annotations = record.annotation
@@ -291,28 +296,34 @@ def _find_polygon_faults(record: Record) -> list[Doubt]:
 class _Writer(DatasetWriter):
     """Writes ``images`` and ``annotations.json``, all masks as RLE.
 
-    ``info``, ``licenses``, categories and entries of images stay, file names aside; annotations lose other fields than
-    COCO's own. The largest piece of an instance keeps its annotation's id.
+    Of a COCO data set ``info``, ``licenses``, categories and entries of images stay, file names aside; annotations lose
+    other fields than COCO's own. The largest piece of an instance keeps its annotation's id.
     """
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         super().__init__(folder, dataset)
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
-        self.content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
-        known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
+        self.is_coco = dataset.format is FORMAT
+        known: list[int] = []
+        if self.is_coco:
+            self.content: dict[str, Any] = read_json(dataset.records[0].annotation.json_path)
+            known = [annotation_id for record in dataset.records for annotation_id in record.annotation.ids]
+        else:
+            self.content = {"categories": [asdict(category) for category in dataset.categories]}
         self.new_ids = count(max(known, default=0) + 1)
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
-        name = f"{record.name}{record.path.suffix}"
-        copy_file(record.path, self.folder / "images" / name)
+        path = copy_image(self.dataset, record, self.folder / "images")
         height, width = instances.size
-        self.images.append(record.annotation.image | {"file_name": name, "height": height, "width": width})
+        entry = record.annotation.image if self.is_coco else {"id": record.image_id}
+        self.images.append(entry | {"file_name": path.name, "height": height, "width": width})
         entries = encode_coco_results(instances, record.image_id, self.dataset.categories)
         is_first = np.diff(rows, prepend=-1) > 0
         areas = instances.runs.areas.tolist()
         for row, entry in enumerate(entries):
-            own_id = record.annotation.ids[rows[row]] if is_first[row] else next(self.new_ids)
+            is_known = self.is_coco and is_first[row]
+            own_id = record.annotation.ids[rows[row]] if is_known else next(self.new_ids)
             extra = {"id": own_id, "area": areas[row], "iscrowd": int(instances.iscrowd[row])}
             self.annotations.append({name: value for name, value in entry.items() if name != "score"} | extra)
 
@@ -328,9 +339,11 @@ FORMAT = Format(
     read=read_coco,
     name_instances=_name_instances,
     open_writer=_Writer,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps", "crowd", "ids"}),
     changes="polygons became RLE, and annotations keep no fields but COCO's own",
     options=frozenset({"crowd_as_objects"}),
     suffixes=(".json", ".json.gz"),
     detect_by_content=find_other_coco_files,
     find_faults=_find_polygon_faults,
+    list_outlines=_list_outlines,
 )

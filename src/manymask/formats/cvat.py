@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 
 from manymask.core import Instances, RunLengths, encode_crops
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, write_file
+from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -20,6 +20,7 @@ from manymask.formats.drawn import (
     crop_mask,
     find_drawn_faults,
     join_objects,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -29,6 +30,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 from manymask.formats.xml_files import iterate_xml, list_xml, to_number
 
 _SHAPES = ("polygon", "mask", "box", "ellipse")
@@ -156,8 +158,7 @@ class CvatWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its element."""
-        name = f"{record.name}{record.path.suffix}"
-        copy_file(record.path, self.folder / "images" / name)
+        name = copy_image(self.dataset, record, self.folder / "images").name
         height, width = instances.size
         start = f'  <image id="{len(self.images)}" name={quoteattr(name)} width="{width}" height="{height}">\n'
         names = [category.name for category in self.dataset.categories]
@@ -203,6 +204,8 @@ FORMAT = Format(
     read=read_cvat,
     name_instances=name_drawn_objects,
     open_writer=CvatWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels, and objects with holes or several parts became masks",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

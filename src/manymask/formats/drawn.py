@@ -11,7 +11,6 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.spatial import KDTree
 
 from manymask.core import Instances, RunLengths, Window, crop_runs, paint_layers
 from manymask.core.dataset import Category, Dataset, Doubt, Format, Record, Sample
@@ -203,6 +202,12 @@ def name_drawn_objects(record: Record) -> list[str]:
     return [each.name for each in drawn.objects]
 
 
+def list_drawn_outlines(record: Record) -> list[list[Ring]]:
+    """The rings of each object that is not only a mask."""
+    drawn: DrawnImage = record.annotation
+    return [[ring for polygon in each.polygons for ring in polygon] for each in drawn.objects if each.polygons]
+
+
 def find_drawn_faults(record: Record) -> list[Doubt]:
     """Objects with outlines of which the mask does not show what was drawn."""
     drawn: DrawnImage = record.annotation
@@ -267,6 +272,9 @@ def join_rings(polygons: Sequence[Polygon]) -> Ring:
 
     Filled by the even-odd rule it is the same mask, as each seam is passed twice; seams are as short as they can be.
     """
+    # Here, because scipy takes a while to load, and prediction does without.
+    from scipy.spatial import KDTree
+
     first, *others = [ring for polygon in polygons for ring in polygon]
     for ring in others:
         distances, nearest = map(np.asarray, KDTree(first).query(ring))

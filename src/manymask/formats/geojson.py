@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 
 from manymask.core import Instances
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, replace_file
+from manymask.core.files import replace_file
 from manymask.core.geojson import OBJECT_METADATA, encode_features
 from manymask.core.json_files import parse_json
 from manymask.core.polygons import Polygon
@@ -24,6 +24,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     make_drawn_dataset,
     name_drawn_objects,
     to_points,
@@ -31,6 +32,7 @@ from manymask.formats.drawn import (
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import find_label_files
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 
 _FOLDERS = ("geojson", "annotations", "labels")
 _SUFFIXES = (".geojson", ".geojson.gz")
@@ -283,7 +285,7 @@ class GeojsonWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its features."""
-        copy_file(record.path, self.folder / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder)
         names = [category.name for category in self.dataset.categories]
         features = encode_features(instances.runs, instances.labels, None, names, {}, record.name)
         with replace_file(self.folder / f"{record.name}.geojson", "w") as file:
@@ -298,6 +300,8 @@ FORMAT = Format(
     read=read_geojson,
     name_instances=name_drawn_objects,
     open_writer=GeojsonWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

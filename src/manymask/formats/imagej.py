@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from manymask.core import Instances
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, replace_file
+from manymask.core.files import replace_file
 from manymask.core.outlines import iterate_outlines
 from manymask.core.polygons import Ring
 from manymask.errors import FormatError
@@ -22,6 +22,7 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     find_drawn_faults,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -31,6 +32,7 @@ from manymask.formats.drawn import (
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import find_label_files
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 from manymask.imaging.files import list_images
 
 _FOLDERS = ("rois", "roi", "imagej", "annotations", "labels")
@@ -61,16 +63,20 @@ def is_imagej(root: Path) -> bool:
 def find_imagej_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
     """The files of ROIs of a data set."""
     files = find_label_files(root, _FOLDERS, _SUFFIXES, with_outputs=with_outputs)
-    return [path for path in files if path.suffix.lower() == ".roi" or _holds_rois(path)]
+    counts = {path: _count_rois(path) for path in files}
+    return [path for path, count in counts.items() if count is not None] if any(counts.values()) else []
 
 
-def _holds_rois(path: Path) -> bool:
-    """Whether a zip is of ROIs; others may lie beside images too."""
+def _count_rois(path: Path) -> int | None:
+    """How many ROIs a file has: none in an empty zip, of an image without objects; None where it is of other things."""
+    if path.suffix.lower() == ".roi":
+        return 1
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.lower().endswith(".roi") for name in archive.namelist())
+            names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError):
-        return False
+        return None
+    return sum(name.lower().endswith(".roi") for name in names) or (None if names else 0)
 
 
 def read_imagej(root: str | Path) -> Dataset:
@@ -116,7 +122,7 @@ def _name_image(root: Path, path: Path) -> str:
 
 def _parse_file(reading: Reading, path: Path, image: str) -> list[DrawnObject]:
     objects, positions = [], set()
-    for name, content in _read_rois(path):
+    for name, content in _read_rois(reading, path):
         try:
             roi = _decode_roi(f"{path}: {name}", content)
             drawn = _parse_roi(f"{path}: {name}", name, roi)
@@ -133,7 +139,7 @@ def _parse_file(reading: Reading, path: Path, image: str) -> list[DrawnObject]:
     return objects
 
 
-def _read_rois(path: Path) -> Iterator[tuple[str, bytes]]:
+def _read_rois(reading: Reading, path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each ROI of a file; nothing of a zip is written to the disk."""
     try:
         if path.suffix.lower() == ".roi":
@@ -142,6 +148,9 @@ def _read_rois(path: Path) -> Iterator[tuple[str, bytes]]:
             return
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".roi")]
+            for name in archive.namelist():
+                if not name.lower().endswith((".roi", "/")):
+                    reading.note("has other files than ROIs, which are left out", f"{path.name}: {name}")
             size = sum(entry.file_size for entry in entries)  # no more is read, whatever is packed
             if len(entries) > _MAX_ROIS or size > _MAX_BYTES:
                 raise FormatError(
@@ -297,7 +306,7 @@ class ImagejWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ROIs."""
-        copy_file(record.path, self.folder / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder)
         names = [category.name for category in self.dataset.categories]
         write_rois(self.folder / f"{record.name}.zip", [(1, instances)], names, len(str(len(instances))))
 
@@ -309,6 +318,8 @@ FORMAT = Format(
     read=read_imagej,
     name_instances=name_drawn_objects,
     open_writer=ImagejWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import Int32, Int64
 
 from manymask.core import Instances, RunLengths, paint_ids
 from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Problem, Record, Sample
-from manymask.core.files import copy_file, replace_file
+from manymask.core.files import replace_file
 from manymask.core.label_painting import find_overlapped, paint_stripes, rank_instances
 from manymask.core.layers import assign_layers
 from manymask.core.outputs import drop_outputs
@@ -20,7 +21,7 @@ from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image, split_shared_ids
 from manymask.formats.image_finder import name_images
 from manymask.formats.label_names import find_labels_beside, match_labels, strip_label
-from manymask.formats.records import Entry, make_dataset, make_sample, report_incomplete
+from manymask.formats.records import Entry, copy_image, make_dataset, make_sample, report_incomplete
 from manymask.imaging.files import LABEL_STEM, check_unique_names, list_folders, list_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of
@@ -268,8 +269,17 @@ class LabelImageWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""
-        copy_file(record.path, self.folder / "images" / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder / "images")
         write_ids(self.folder / "labels" / f"{record.name}.tif", paint_ids(instances)[0])
+
+
+class CellposeWriter(DatasetWriter):
+    """Writes each image with its ids beside it; pixels of several instances go to the first."""
+
+    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
+        """Copy an image and write its ids."""
+        copy_image(self.dataset, record, self.folder)
+        write_ids(self.folder / f"{record.name}_masks.tif", paint_ids(instances)[0])
 
 
 FORMAT = Format(
@@ -279,6 +289,9 @@ FORMAT = Format(
     read=read_label_images,
     name_instances=_name_instances,
     open_writer=LabelImageWriter,
-    is_flat=True,
+    holds=frozenset({"holes", "parts"}),
     salvage=split_shared_ids,
 )
+
+CELLPOSE = replace(FORMAT, name="cellpose", layout="x.tif with x_masks.tif", open_writer=CellposeWriter)
+"""Label images as Cellpose takes them; they are read like all others."""

@@ -9,7 +9,6 @@ from jaxtyping import Int64
 
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -18,6 +17,7 @@ from manymask.formats.drawn import (
     DrawnObject,
     find_drawn_faults,
     join_rings,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -27,7 +27,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder, strip_address
 from manymask.formats.reading import Reading, list_json
-from manymask.formats.records import report_incomplete
+from manymask.formats.records import copy_image, report_incomplete
 from manymask.imaging.files import IMAGE_SUFFIXES
 
 _LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")
@@ -91,7 +91,9 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
         reading.note("has images with several annotations, of which the newest is taken", name)
     newest = max(finished, key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
     size, objects = None, []
-    for key, region in _join_results(newest.get("result")).items():
+    if not isinstance(newest.get("result"), list):
+        raise FormatError(f"{where} of {image} has an annotation without a list 'result'; export the project again")
+    for key, region in _join_results(newest["result"]).items():
         try:
             region_size = _read_size(region)
             if (drawn := _parse_region(f"region {key}", region, region_size)) is None:
@@ -118,10 +120,10 @@ def _find_image(where: str, data: Any) -> str:
     raise FormatError(f"{where} has no image among its data; export the project as 'JSON' again")
 
 
-def _join_results(results: Any) -> dict[str, dict[str, Any]]:
+def _join_results(results: list[Any]) -> dict[str, dict[str, Any]]:
     """The regions by their ids; a region's outline, its labels and what else is said of it may be several results."""
     regions: dict[str, dict[str, Any]] = {}
-    for place, result in enumerate(results if isinstance(results, list) else []):
+    for place, result in enumerate(results):
         result = result if isinstance(result, dict) else {}
         region = regions.setdefault(str(result.get("id", place)), {"value": {}, "types": []})
         value = result.get("value")
@@ -248,8 +250,7 @@ class LabelStudioWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its task."""
-        name = f"{record.name}{record.path.suffix}"
-        copy_file(record.path, self.folder / "images" / name)
+        name = copy_image(self.dataset, record, self.folder / "images").name
         height, width = instances.size
         shared = {"original_width": width, "original_height": height, "image_rotation": 0}
         shared |= {"from_name": "label", "to_name": "image", "type": "polygonlabels", "origin": "manual"}
@@ -275,6 +276,8 @@ FORMAT = Format(
     read=read_label_studio,
     name_instances=name_drawn_objects,
     open_writer=LabelStudioWriter,
+    holds=frozenset({"classes", "names", "overlaps"}),
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -11,7 +11,6 @@ from PIL import Image
 
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import FormatError
 from manymask.formats.drawn import (
@@ -21,6 +20,7 @@ from manymask.formats.drawn import (
     crop_mask,
     find_drawn_faults,
     join_objects,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -29,6 +29,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
+from manymask.formats.records import copy_image
 
 _FOLDERS = ("", "annotations", "labels", "json")
 # The version of labelme whose files these are like; the first with masks was 5.2.
@@ -167,8 +168,7 @@ class LabelmeWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its shapes."""
-        image = self.folder / f"{record.name}{record.path.suffix}"
-        copy_file(record.path, image)
+        image = copy_image(self.dataset, record, self.folder)
         shapes: list[dict[str, Any]] = []
         for row, polygons in enumerate(iterate_polygons(instances.runs)):
             label = self.dataset.categories[int(instances.labels[row]) - 1].name
@@ -210,6 +210,8 @@ FORMAT = Format(
     read=read_labelme,
     name_instances=name_drawn_objects,
     open_writer=LabelmeWriter,
+    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -163,6 +163,7 @@ FORMAT = Format(
     name_instances=_name_instances,
     open_writer=LabelImageWriter,
     changes="mask files became label images, so an overlap belongs to the first mask",
-    is_flat=True,
+    holds=frozenset({"holes", "parts"}),
+    copy_format="label_images",
     salvage=_drop_empty_masks,
 )

@@ -41,7 +41,7 @@ def _find_names(path: Path) -> tuple[str, str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         raise FormatError(f"{path} cannot be read ({error}); it is damaged or cut short: save it again") from error
     found = [next((name for name in choice if name in names), None) for choice in (_IMAGES, _LABELS)]
     return None if found[0] is None or found[1] is None else (found[0], found[1])
@@ -116,7 +116,7 @@ def _load_array(path: Path, name: str, _: int) -> Shaped[np.ndarray, "..."]:
             )
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
-    except (OSError, ValueError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path} cannot be read ({error}); it is damaged or cut short: save it again") from error
 
 
@@ -168,6 +168,8 @@ FORMAT = Format(
     read=read_npz,
     name_instances=_name_instances,
     open_writer=ClassFolderWriter,
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
+    copy_format="class_folders",
     changes="images and labels are class folders",
     suffixes=(".npz",),
 )

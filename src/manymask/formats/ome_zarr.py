@@ -94,5 +94,7 @@ FORMAT = Format(
     read=read_ome_zarr,
     name_instances=_name_instances,
     open_writer=ClassFolderWriter,
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
+    copy_format="class_folders",
     changes="images and labels are class folders",
 )

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 import torch
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32, Int64, Shaped
 
 from manymask.core import ImageSource, InstanceLayers
 from manymask.core.dataset import Category, Dataset, Doubt, Format, Problem, Record, Sample
+from manymask.core.files import copy_file, replace_file
 from manymask.errors import DatasetError
 from manymask.formats.skipped import find_skipped
 from manymask.imaging.files import check_unique_names, name_folder
@@ -17,6 +19,7 @@ from manymask.imaging.files import check_unique_names, name_folder
 Entry = tuple[str, Path, Any, tuple[Path, ...]]
 """Name, image file, annotation and label files of an image."""
 
+_TIFF_SUFFIXES = (".tif", ".tiff")
 OBJECT_CATEGORIES = (Category(1, "object"),)
 
 
@@ -65,6 +68,41 @@ def find_entries(folders: Iterable[Path], find_entry: Callable[[Path], Entry]) -
 def report_incomplete(message: str, path: Path, name: str) -> Problem:
     """A problem of an image without labels, or of labels without an image."""
     return Problem("incomplete-image", "fault", message, path, name)
+
+
+def copy_image(dataset: Dataset, record: Record, folder: Path, name: str | None = None) -> Path:
+    """Copy the file of an image into a folder; an image that is no file, as in an archive, is written as TIFF.
+
+    Args:
+        dataset: The image's data set.
+        record: The image.
+        folder: Where to put it.
+        name: Its new stem, of a TIFF whatever it was before; by default it keeps its name and ending.
+
+    Returns:
+        The new file.
+    """
+    suffix = record.path.suffix.lower()
+    is_copied = record.path.is_file() and (name is None or suffix in _TIFF_SUFFIXES)
+    path = folder / f"{name or record.name}{record.path.suffix if is_copied and name is None else '.tif'}"
+    if is_copied:
+        copy_file(record.path, path)
+    else:
+        write_pixels(path, dataset.read_record(record, dataset.categories).pixels)
+    return path
+
+
+def write_pixels(path: Path, pixels: Shaped[np.ndarray, "height width channels"]) -> None:
+    """Write an image as TIFF (LZW), of as many channels as it has."""
+    num_channels = pixels.shape[2]
+    with replace_file(path) as file:
+        tifffile.imwrite(
+            file,
+            pixels if num_channels > 1 else pixels[..., 0],
+            compression="lzw",
+            photometric="rgb" if num_channels == 3 else "minisblack",
+            planarconfig="contig" if num_channels > 1 else None,
+        )
 
 
 def make_sample(

@@ -11,7 +11,6 @@ from jaxtyping import Int64
 
 from manymask.core import Instances, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -20,6 +19,7 @@ from manymask.formats.drawn import (
     DrawnObject,
     find_drawn_faults,
     join_rings,
+    list_drawn_outlines,
     make_drawn_dataset,
     make_ellipse,
     make_rectangle,
@@ -28,6 +28,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading, list_json, read_head
+from manymask.formats.records import copy_image
 
 # What people draw with VIA that encloses no pixels.
 _NO_OBJECTS = ("point", "polyline", "line")
@@ -89,7 +90,11 @@ def _read_entries(reading: Reading, path: Path) -> dict[str, list[Any]]:
         regions = entry.get("regions")
         # VIA 1 numbers regions as the keys of an object.
         regions = list(regions.values()) if isinstance(regions, dict) else regions
-        entries.setdefault(entry["filename"], []).extend(regions if isinstance(regions, list) else [])
+        if not isinstance(regions, list):
+            message = f"{path}: the entry of {entry['filename'][:60]} has no list of regions; export it again"
+            reading.fault("bad-image-entry", message, Path(entry["filename"]).stem, path)
+            continue
+        entries.setdefault(entry["filename"], []).extend(regions)
     return entries
 
 
@@ -216,8 +221,7 @@ class ViaWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its entry."""
-        image = self.folder / "images" / f"{record.name}{record.path.suffix}"
-        copy_file(record.path, image)
+        image = copy_image(self.dataset, record, self.folder / "images")
         size, regions = image.stat().st_size, []
         for label, polygons in zip(instances.labels.tolist(), iterate_polygons(instances.runs), strict=True):
             if polygons:
@@ -240,6 +244,8 @@ FORMAT = Format(
     read=read_via,
     name_instances=name_drawn_objects,
     open_writer=ViaWriter,
+    holds=frozenset({"classes", "names", "overlaps"}),
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from manymask.core import Instances
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
-from manymask.core.files import copy_file, write_file
+from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
@@ -21,12 +21,13 @@ from manymask.formats.drawn import (
     DrawnObject,
     find_drawn_faults,
     join_rings,
+    list_drawn_outlines,
     make_drawn_dataset,
     name_drawn_objects,
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
-from manymask.formats.records import report_incomplete
+from manymask.formats.records import copy_image, report_incomplete
 from manymask.imaging import open_image
 from manymask.imaging.files import is_hidden
 
@@ -269,7 +270,7 @@ class YoloWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its rows."""
-        copy_file(record.path, self.folder / "images" / f"{record.name}{record.path.suffix}")
+        copy_image(self.dataset, record, self.folder / "images")
         height, width = instances.size
         lines = []
         for label, polygons in zip(instances.labels.tolist(), iterate_polygons(instances.runs), strict=True):
@@ -292,6 +293,8 @@ FORMAT = Format(
     read=read_yolo,
     name_instances=name_drawn_objects,
     open_writer=YoloWriter,
+    holds=frozenset({"classes", "names", "overlaps"}),
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
 )

@@ -11,6 +11,9 @@ from jaxtyping import Shaped
 from manymask.errors import FormatError, PlanError
 from manymask.wording import count_of
 
+# More than any image has, so that no number in a file fills the memory.
+_MAX_CHANNELS = 1 << 16
+
 
 @dataclass(frozen=True)
 class PlaneChoice:
@@ -74,8 +77,13 @@ def index_channels(choice: PlaneChoice, num_channels: int, path: Path) -> list[i
     """The chosen channels counted from 0, by default all.
 
     Raises:
-        FormatError: The file has fewer.
+        FormatError: The file has fewer, or claims to have more than any image has.
     """
+    if num_channels > _MAX_CHANNELS:
+        raise FormatError(
+            f"{path} has {num_channels} channels, expected at most {_MAX_CHANNELS}; its order of axes is another one, "
+            "or it is damaged: save it again"
+        )
     if max(choice.channels, default=0) > num_channels:
         raise FormatError(
             f"{path} has {count_of(num_channels, 'channel')}; --channels {max(choice.channels)} is not there"

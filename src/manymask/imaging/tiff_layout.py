@@ -393,5 +393,12 @@ def _check_whole(pages: list[Any], path: Path) -> None:
     for page in pages:
         if page is None:
             raise FormatError(f"{path} lacks some of its pages; copy or export it again")
+        # The decoder would fill what is not listed with zeros.
+        num_parts = math.prod(page.keyframe.chunked)
+        if len(page.dataoffsets) < num_parts:
+            raise FormatError(
+                f"{path} lists {len(page.dataoffsets)} of the {num_parts} strips or tiles of its size, so it is "
+                "damaged; copy or export it again"
+            )
         places = zip(page.dataoffsets, page.databytecounts, strict=True)
         check_length(path, max((offset + num_bytes for offset, num_bytes in places if num_bytes), default=0))

@@ -9,12 +9,13 @@ from manymask.core import write_json
 from manymask.core.files import write_file
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
+from manymask.formats.conversion import check_new_folder
 from manymask.formats.datasets import open_dataset
 from manymask.formats.splits import find_splits
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
 from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
-from manymask.inspection.repair import check_target, write_repaired
+from manymask.inspection.repair import write_repaired
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def inspect(
     ]
     # What would stop the writing stops before the long look.
     if fix is not None:
-        check_target(Path(fix), dataset.root)
+        check_new_folder(Path(fix), dataset.root, "--fix")
     if output is not None:
         check_outputs(Path(output), "inspect", _NAMES)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)

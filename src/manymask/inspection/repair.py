@@ -11,10 +11,9 @@ from jaxtyping import Int64
 from manymask.core import InstanceLayers, Instances, concatenate_instances, paint_ids, write_json
 from manymask.core.components import find_pieces
 from manymask.core.dataset import Dataset, DatasetWriter, Record
-from manymask.core.files import check_writable
-from manymask.core.outputs import is_unused
 from manymask.core.progress import Progress, track
-from manymask.errors import DatasetError, ManymaskError, PlanError
+from manymask.errors import DatasetError, ManymaskError
+from manymask.formats.conversion import check_new_folder
 from manymask.inspection.checks import MAX_TINY_AREA, find_rows
 from manymask.inspection.findings import KINDS
 from manymask.inspection.inspector import Inspection, Repair
@@ -59,20 +58,6 @@ class _Table:
     done: dict[str, list[int]]
 
 
-def check_target(output: Path, data: Path) -> None:
-    """Refuse a folder for the repaired copy that could harm anything.
-
-    Raises:
-        PlanError: It is not a new or empty folder, or it lies in the data: in their folder, or in that of a COCO file.
-    """
-    if not is_unused(output):
-        raise PlanError(f"--fix {output} is not an empty folder; choose another")
-    check_writable(output / "repairs.json")
-    folder = data if data.is_dir() else data.parent
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise PlanError(f"--fix {output} lies inside the data {folder}; choose a folder outside")
-
-
 def write_repaired(
     dataset: Dataset, inspection: Inspection, output: Path, progress: Progress | None = None
 ) -> tuple[Repair, ...]:
@@ -93,7 +78,7 @@ def write_repaired(
         PlanError: The folder is not empty, or lies in the data.
         DatasetError: Nothing would be left.
     """
-    check_target(output, dataset.root)
+    check_new_folder(output, dataset.root, "--fix")
     left_out = _choose_left_out(inspection)
     if len(left_out) == len(dataset):
         raise DatasetError(f"nothing of {dataset.root} can be kept; the first image {next(iter(left_out.values()))}")
