@@ -17,7 +17,7 @@ from manymask.errors import BrokenImagesError, DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
 from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices, open_image
 from manymask.imaging.files import check_unique_names, list_given
-from manymask.imaging.normalization import check_channels
+from manymask.imaging.normalization import Normalization
 from manymask.imaging.ome_zarr import is_zarr
 from manymask.imaging.raster import check_declared_size
 from manymask.modeling.catalogue import EXPORT_FILE
@@ -26,7 +26,7 @@ from manymask.plan import INFERENCE, list_marked
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.partial import PartialResults, digest_file
-from manymask.prediction.predicting import get_model
+from manymask.prediction.predicting import get_model, take_channels
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
 from manymask.wording import count_of, list_some
 
@@ -91,7 +91,7 @@ def predict_files(
     """
     if unknown := set(formats) - set(OUTPUTS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
-    model, given, output = get_model(model), list_given(images), Path(output)
+    model, given, output = take_channels(get_model(model), planes), list_given(images), Path(output)
     tiling = Tiling.of(model.plan, tile_size)
     # All that can be refused is refused before the first prediction.
     if ids and planes.page == "all":
@@ -257,7 +257,7 @@ class _Job:
         """(height, width) of an image that the model can take, as far as its header says."""
         try:
             image = self._open(file)
-            check_channels(image, str(file.path))
+            Normalization.of(self.model.plan).find_channels(image, str(file.path))
             if self._count_tiles(image.size) == 1:
                 check_declared_size(file.path, (*image.size, image.num_channels), image.dtype)  # it is seen whole
         except DatasetError as error:
