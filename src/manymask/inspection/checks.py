@@ -133,7 +133,8 @@ def _find_other_channels(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     expected = max(counts, key=counts.__getitem__, default=0)
     for image in facts:
         if count_inputs(image.num_channels) != expected:
-            detail = f"has {count_of(image.num_channels, 'channel')}, while most images have {expected}"
+            usual = "1 or 3" if expected == 3 else expected
+            detail = f"has {count_of(image.num_channels, 'channel')}, while most images have {usual}"
             yield make_finding("unsupported-channels", detail, image.name, image.path)
 
 
