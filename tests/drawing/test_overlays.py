@@ -261,6 +261,25 @@ class TestVeryLargeImages:
         assert picture[0, 0].tolist() == [0, 0, 0]
         assert picture[0, 249].tolist() == [255, 255, 255]
 
+    def test_of_a_pyramid_the_level_that_fits_is_read(self, monkeypatch):
+        monkeypatch.setattr(overlays, "_MAX_SIDE", 500)
+        monkeypatch.setattr(overlays, "_LONG_SIDE", 250)
+        pixels = np.random.default_rng(0).integers(0, 255, (450, 1000, 3), dtype=np.uint8)
+        levels = [ArraySource(pixels[::step, ::step]) for step in (1, 2, 3, 5)]
+        reads = []
+
+        class Pyramid(ArraySource):
+            level_sizes = tuple(level.size for level in levels)
+
+            def read(self, window=None, level=0):
+                reads.append(level)
+                return levels[level].read(window)
+
+        instances = make_instances((450, 1000), (100, 200, 200, 320), labels=[2])
+        picture = draw_image_overlay(Pyramid(pixels), instances, CATEGORIES)
+        assert {*reads} == {2}  # 150 x 334 for a picture of 113 x 250
+        assert picture.shape == draw_image_overlay(ArraySource(pixels), instances, CATEGORIES).shape
+
     def test_smaller_images_are_drawn_as_ever(self):
         pixels, instances = np.zeros((80, 90, 1), dtype=np.uint8), make_instances((80, 90), (10, 20, 15, 26))
         found = draw_image_overlay(ArraySource(pixels), instances, CATEGORIES)

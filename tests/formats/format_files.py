@@ -8,7 +8,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from manymask.core import InstanceLayers, Instances
+from manymask.core import Dataset, InstanceLayers, Instances
 from manymask.formats.ids import read_label_image
 
 
@@ -18,6 +18,13 @@ def write_array(path: Path, array: np.ndarray, **options) -> Path:
         tifffile.imwrite(path, array, **options)
     else:
         Image.fromarray(array).save(path, **options)
+    return path
+
+
+def write_seg(path: Path, content: object) -> Path:
+    """A file as Cellpose saves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, content, allow_pickle=True)
     return path
 
 
@@ -70,3 +77,11 @@ def make_coco(root: Path, entries: list[dict], **changes) -> Path:
     path = root / "annotations.json"
     path.write_text(json.dumps(content | changes))
     return path
+
+
+def copy_with(dataset: Dataset, folder: Path, *masks: np.ndarray, labels: list[int]) -> Dataset:
+    """A copy of a data set in its format, of its first image with other objects, read again."""
+    writer = dataset.format.open_writer(folder, dataset)
+    writer.write(dataset.records[0], make_instances(*masks, labels=labels), np.arange(len(masks)))
+    writer.close()
+    return dataset.format.read(folder)

@@ -86,7 +86,7 @@ def test_the_working_folder_has_a_name(tmp_path, monkeypatch):
     assert [name for name, _ in find_images(".")] == ["a"]
 
 
-def test_missing_image_missing_labels_and_empty_root_are_refused(tmp_path):
+def test_folders_without_image_or_labels_are_left_out_and_an_empty_root_refused(tmp_path):
     with pytest.raises(DatasetError, match="holds no images"):
         read_class_folders(tmp_path)
     write_array(tmp_path / "a" / "class1.tif", make_ids())
@@ -94,8 +94,8 @@ def test_missing_image_missing_labels_and_empty_root_are_refused(tmp_path):
         read_class_folders(tmp_path)
     write_folder(tmp_path / "a")
     write_folder(tmp_path / "b")
-    with pytest.raises(DatasetError, match=r"b holds no class file .* all zeros"):
-        read_dataset(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out 1 of 2 images, .*b holds no class file"):
+        assert [record.name for record in read_dataset(tmp_path).records] == ["a"]
 
 
 def test_two_files_of_one_class_are_refused(tmp_path):

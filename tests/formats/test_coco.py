@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -89,38 +90,52 @@ def test_images_beside_the_file_and_at_a_relative_path(tmp_path):
 
 
 def test_folder_with_two_files_or_none_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="found none"):
+    with pytest.raises(DatasetError, match="holds no .*annotations.*; give the JSON file"):
         read_coco(tmp_path)
+    path = make_coco(tmp_path, [TRIANGLE])
+    (tmp_path / "_annotations.coco.json").write_bytes(path.read_bytes())
+    with pytest.raises(DatasetError, match=r"2 COCO files \(.*_annotations\.coco\.json, .*annotations\.json\)"):
+        read_coco(tmp_path)
+
+
+def test_a_file_without_cocos_lists_does_not_count(tmp_path):
     make_coco(tmp_path, [TRIANGLE])
-    (tmp_path / "_annotations.coco.json").write_text("{}")
-    with pytest.raises(DatasetError, match=r"_annotations\.coco\.json, .*annotations\.json"):
-        read_coco(tmp_path)
+    (tmp_path / "instances_captions.json").write_text("{}")
+    assert len(read_coco(tmp_path)[0].labels) == 1
 
 
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"category_id": 4}, r"category 4, but 'categories' lists \[3, 7\]"),
-        ({"category_id": None}, "category None"),
-        ({"image_id": 6}, "image 6, which 'images' does not list"),
+        ({"category_id": 4}, "category_id 4, but 'categories' lists 3, 7"),
+        ({"category_id": "seven"}, "category_id 'seven', but"),
+        ({"category_id": None}, "category_id None"),
+        ({"image_id": 6}, "image_id 6, which 'images' does not list"),
+        ({"image_id": "5a"}, "image_id '5a', which"),
         ({"segmentation": [[0, 0, 5, 5]]}, "polygon of 4 numbers"),
         ({"segmentation": [[0, 0, 5, 5, 1, 3, 2]]}, "polygon of 7 numbers"),
-        ({"segmentation": [[0, 0, 5, 5, "x", 3]]}, "finite numbers"),
-        ({"segmentation": [[0, 0, 5, 5, float("nan"), 3]]}, "finite numbers"),
+        ({"segmentation": [[0, 0, 5, 0, 5, 5], "box"]}, "'box' as polygon"),
+        ({"segmentation": [[0, 0, 5, 5, "x", 3]]}, "polygon with 'x', expected pixels"),
+        ({"segmentation": [[0, 0, 5, 5, float("nan"), 3]]}, "polygon with nan"),
+        ({"segmentation": [[0, 0, 5, 5, 1e300, 3]]}, r"polygon with 1e\+300"),
         ({"segmentation": []}, "has no segmentation"),
+        ({"segmentation": [[]]}, "has no segmentation"),
         ({"segmentation": None}, "has no segmentation"),
         ({"segmentation": {"size": [8, 6], "counts": [48]}}, r"size \[8, 6\], but the image is of size \[6, 8\]"),
         ({"segmentation": {"size": [6, 8], "counts": [47]}}, "add up to 47"),
         ({"segmentation": {"size": [6, 8], "counts": [1.5, 46.5]}}, "not numbers of pixels"),
         ({"segmentation": {"size": [6, 8], "counts": "~"}}, "not COCO's compressed text"),
         ({"segmentation": {"size": [6, 8]}}, "counts of type NoneType"),
-        ({"iscrowd": 2}, "iscrowd 2"),
+        ({"segmentation": {"size": [6, 8], "counts": "40, x"}}, "not numbers of pixels"),
+        ({"iscrowd": 2}, "iscrowd 2, expected 0 or 1"),
+        ({"iscrowd": "no"}, "iscrowd 'no'"),
+        ({"iscrowd": [0]}, r"iscrowd \[0\]"),
     ],
 )
 def test_bad_annotation_is_named_when_the_file_is_read(tmp_path, annotation, message):
     path = make_coco(tmp_path, [TRIANGLE, TRIANGLE | annotation])
-    with pytest.raises(FormatError, match=f"annotations.json: annotation 2.*{message}.*--fix"):
-        read_dataset(path)
+    with pytest.warns(UserWarning, match=f"left out 1 of 2 objects, .*annotation 2.*{message}.*manymask inspect"):
+        assert len(read_dataset(path)[0].labels) == 1
     dataset = open_dataset(path)
     assert [(problem.kind, problem.severity) for problem in dataset.problems] == [("bad-annotation", "fault")]
     assert len(dataset[0].labels) == 1
@@ -129,19 +144,35 @@ def test_bad_annotation_is_named_when_the_file_is_read(tmp_path, annotation, mes
 
 def test_all_bad_annotations_are_counted_and_five_named(tmp_path):
     path = make_coco(tmp_path, [TRIANGLE, *[{"segmentation": []}] * 7])
-    with pytest.raises(
-        FormatError, match=r"7 entries cannot be used: annotation 2 .*annotation 6 .*and 2 more; correct"
-    ):
+    with pytest.warns(UserWarning, match=r"left out 7 of 8 objects, .*: annotation 2 .*annotation 6 .*and 2 more; see"):
         read_dataset(path)
+
+
+def test_boxes_alone_are_refused(tmp_path):
+    path = make_coco(tmp_path, [{"segmentation": [], "bbox": [1, 1, 3, 3]}] * 3)
+    with pytest.raises(FormatError, match=r"none of the 3 objects .* the first: .*annotation 1 .* needs masks: add a"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([IMAGE, IMAGE | {"file_name": "b.png"}], "id 5 occurs twice in 'images'"),
+        ([IMAGE, IMAGE | {"id": 6}], "images 5 and 6 are the same file"),
+        ([IMAGE, {"id": 6}], "image 6 has no file_name"),
+        ([IMAGE, IMAGE | {"id": None}], "entry 1 of 'images' has no id"),
+        ([IMAGE, IMAGE | {"id": 6, "file_name": "b.png"}], r"lists the image b\.png, which is not in"),
+    ],
+)
+def test_bad_entries_of_images_are_left_out(tmp_path, entries, message):
+    path = make_coco(tmp_path, [TRIANGLE], images=entries)
+    with pytest.warns(UserWarning, match=f"left out 1 of 2 images, which cannot be used: {message}"):
+        assert len(read_dataset(path)) == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [IMAGE, IMAGE | {"file_name": "b.png"}]}, "id 5 occurs twice in 'images'"),
-        ({"images": [IMAGE, IMAGE | {"id": 6}]}, "images 5 and 6 are the same file"),
-        ({"images": [IMAGE, {"id": 6}]}, "image 6 has no file_name"),
-        ({"images": [IMAGE, IMAGE | {"id": None}]}, "entry 1 of 'images' has no id"),
         ({"categories": [{"id": 7, "name": "x"}] * 2}, "id 7 occurs twice in 'categories'"),
         ({"categories": [{"id": 7, "name": "x"}, {"id": 3, "name": "x"}]}, "category 7 has the name 'x' of category 3"),
         ({"categories": [{"id": "seven", "name": "x"}]}, "entry 0 of 'categories' has no whole number as id"),
@@ -198,6 +229,7 @@ def points(entry):
 DIALECTS = {
     "floats": as_floats,
     "text": as_text,
+    "crowd of words": change_each(iscrowd=lambda entry: "False"),
     "crowd of null": change_each(iscrowd=lambda entry: None),
     "flat polygon": change_each(segmentation=lambda entry: entry["segmentation"][0]),
     "polygon nested once more": change_each(segmentation=lambda entry: [entry["segmentation"]]),
@@ -232,10 +264,11 @@ def test_what_other_tools_write_is_read_as_it_is_meant(tmp_path, dialect):
     assert dataset.has_image_ids == (dialect != "ids of text")
 
 
-def test_counts_as_floats_and_rle_in_a_list(tmp_path):
+def test_counts_as_floats_or_text_and_rle_in_a_list(tmp_path):
     rle = {"size": [6.0, 8.0], "counts": [7.0, 3.0, 38.0]}
-    sample = read_dataset(make_coco(tmp_path, [{"segmentation": rle}, {"segmentation": [rle]}]))[0]
-    assert sample.to_instances().runs.areas.tolist() == [3, 3]
+    text = rle | {"counts": "[7, 3, 38]"}
+    sample = read_dataset(make_coco(tmp_path, [{"segmentation": each} for each in (rle, [rle], text)]))[0]
+    assert sample.to_instances().runs.areas.tolist() == [3, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -260,14 +293,71 @@ def test_images_are_found_by_name_in_the_data_folder(tmp_path, name, file_name):
     assert read_dataset(path).records[0].path == tmp_path / name
 
 
-def test_a_name_that_fits_two_images_or_another_ending_is_refused(tmp_path):
-    path = make_coco(tmp_path, [TRIANGLE], images=[IMAGE | {"file_name": "a.jpg"}])
-    with pytest.raises(DatasetError, match=r"lists the image a\.jpg, .* but .*a\.png is; correct the ending"):
-        read_dataset(path)
+def test_a_name_that_fits_two_images_is_refused(tmp_path):
     for folder in "xy":
         write_array(tmp_path / folder / "b.png", make_pixels())
     with pytest.raises(DatasetError, match=r"there are .*b\.png and .*b\.png; give the one that is meant"):
         read_dataset(make_coco(tmp_path, [TRIANGLE], images=[IMAGE | {"file_name": "b.png"}]))
+
+
+def test_another_ending_is_taken_beside_the_place_and_nowhere_else(tmp_path):
+    """Elsewhere an image of that name may be its mask."""
+    path = make_coco(tmp_path, [TRIANGLE], images=[IMAGE | {"file_name": "a.jpg"}])
+    write_array(tmp_path / "masks" / "a.png", make_pixels())
+    dataset = read_dataset(path)
+    assert dataset.records[0].path == tmp_path / "images" / "a.png"
+    assert [(problem.kind, problem.severity) for problem in dataset.problems] == [("unusual-entries", "note")]
+    (tmp_path / "images" / "a.png").unlink()
+    with pytest.raises(DatasetError, match=r"lists the image a\.jpg, .* but .*a\.png is; correct the ending"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize("key", ["filename", "path"])
+def test_images_under_other_keys(tmp_path, key):
+    images = [{"id": 5, "height": 6, "width": 8, key: "a.png"}]
+    assert read_dataset(make_coco(tmp_path, [TRIANGLE], images=images)).records[0].name == "a"
+
+
+@pytest.mark.parametrize("size", [{}, {"height": None}, {"height": float("nan")}, {"height": 1e400}, {"width": "wide"}])
+def test_the_size_of_an_image_that_its_entry_does_not_give(tmp_path, size):
+    image = IMAGE | size if size else {"id": 5, "file_name": "a.png"}
+    assert read_dataset(make_coco(tmp_path, [TRIANGLE], images=[image]))[0].image.size == (6, 8)
+
+
+def test_an_image_of_which_no_object_can_be_used_is_left_out(tmp_path):
+    """As an example of background it would teach the wrong thing; one without annotations shows none."""
+    for name in "bc":
+        write_array(tmp_path / "images" / f"{name}.png", make_pixels())
+    images = [IMAGE, IMAGE | {"id": 6, "file_name": "b.png"}, IMAGE | {"id": 7, "file_name": "c.png"}]
+    bad = {"image_id": 6, "segmentation": []}
+    path = make_coco(tmp_path, [TRIANGLE, bad, bad], images=images)
+    with pytest.warns(UserWarning, match=r"left out 2 of 3 objects and 1 of 3 images, .*b\.png has objects, but none"):
+        assert [record.name for record in read_dataset(path).records] == ["a", "c"]
+    assert [problem.kind for problem in open_dataset(path).problems] == ["bad-annotation"] * 2 + ["incomplete-image"]
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: text.encode("latin-1"),
+        lambda text: b"\xef\xbb\xbf" + text.encode(),
+        lambda text: text.encode("utf-16"),
+        lambda text: gzip.compress(text.encode()),
+    ],
+)
+def test_codings_of_the_file(tmp_path, encode):
+    path = make_coco(tmp_path, [TRIANGLE], categories=[{"id": 7, "name": "Zellk\u00f6rper"}])
+    path.write_bytes(encode(json.dumps(json.loads(path.read_text()), ensure_ascii=False)))
+    assert read_dataset(path).categories == (Category(7, "Zellk\u00f6rper"),)
+
+
+def test_a_compressed_file_by_its_name(tmp_path):
+    path = make_coco(tmp_path, [TRIANGLE])
+    packed = path.with_name("annotations.json.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    for place in (tmp_path, packed):
+        assert read_dataset(place).format.name == "coco"
 
 
 @pytest.mark.parametrize("file_name", ["../secret.png", "{}/secret.png", "..\\secret.png", "images/../../secret.png"])
@@ -297,8 +387,9 @@ def test_images_of_equal_stem_in_two_folders(tmp_path):
     assert [record.name for record in records] == ["x_1", "y_1", "a"]
 
 
-@pytest.mark.parametrize("name", ["result.json", "labels.json"])
+@pytest.mark.parametrize("name", ["result.json", "labels.json", "annotations/train.json"])
 def test_a_file_of_another_name_is_found_by_its_lists(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     make_coco(tmp_path, [TRIANGLE]).rename(tmp_path / name)
     (tmp_path / "classes.json").write_text("[]")
     dataset = read_dataset(tmp_path)
@@ -368,6 +459,8 @@ def test_crowd_regions_are_counted_and_can_be_taken_as_objects(tmp_path):
     with pytest.warns(UserWarning, match="2 of 3 annotations are crowd regions .*crowd_as_objects=true"):
         assert read_dataset(path)[0].iscrowd.tolist() == [False, True, True]
     assert read_dataset(path, crowd_as_objects=True)[0].iscrowd.tolist() == [False] * 3
+    with pytest.warns(UserWarning, match="all 2 annotations are crowd regions .*crowd_as_objects=true"):
+        read_dataset(make_coco(tmp_path, [TRIANGLE | {"iscrowd": 1}] * 2))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])

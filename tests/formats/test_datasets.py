@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+import roifile
 
 from manymask.core.outputs import record_outputs
 from manymask.errors import DatasetError, FormatError, PlanError
@@ -36,12 +37,84 @@ def make_labelme(root):
     (root / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
 
 
+def make_geojson(root):
+    write_array(root / "a.png", make_pixels())
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, 1], [5, 1], [3, 4], [1, 1]]]}}
+    (root / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def make_imagej(root):
+    write_array(root / "a.png", make_pixels())
+    roifile.ImagejRoi.frompoints([[1, 1], [5, 1], [3, 4]]).tofile(root / "a.roi")
+
+
+def make_npz(root):
+    root.mkdir(exist_ok=True)
+    np.savez(root / "a.npz", X=make_pixels()[None], y=make_ids((0, 0, 2, 2))[None])
+
+
+def make_ome_zarr(root):
+    zarr = pytest.importorskip("zarr")
+    for place, values, axes in (
+        ("a.zarr", make_pixels(), "yxc"),
+        ("a.zarr/labels/cells", make_ids((0, 0, 2, 2)), "yx"),
+    ):
+        group = zarr.create_group(root / place)
+        group.create_array("0", data=values)
+        multiscales = [{"axes": [{"name": name} for name in axes], "datasets": [{"path": "0"}]}]
+        group.attrs["ome"] = {"multiscales": multiscales}
+
+
+def make_yolo(root):
+    write_array(root / "images" / "a.png", make_pixels())
+    (root / "labels").mkdir()
+    (root / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+
+
+def make_cvat(root):
+    write_array(root / "images" / "a.png", make_pixels())
+    shape = '<polygon label="cell" points="1,1;5,1;3,4"/>'
+    image = f'<image id="0" name="a.png" width="8" height="6">{shape}</image>'
+    (root / "annotations.xml").write_text(f"<annotations><version>1.1</version>{image}</annotations>")
+
+
+def make_label_studio(root):
+    write_array(root / "images" / "a.png", make_pixels())
+    value = {"points": [[10, 10], [90, 10], [50, 90]], "polygonlabels": ["cell"]}
+    region = {"id": "r", "type": "polygonlabels", "value": value, "original_width": 8, "original_height": 6}
+    task = {"id": 1, "annotations": [{"result": [region]}], "data": {"image": "images/a.png"}}
+    (root / "tasks.json").write_text(json.dumps([task]))
+
+
+def make_via(root):
+    write_array(root / "images" / "a.png", make_pixels())
+    shape = {"name": "polygon", "all_points_x": [1, 5, 3], "all_points_y": [1, 1, 4]}
+    entry = {"filename": "a.png", "size": 1, "regions": [{"shape_attributes": shape, "region_attributes": {}}]}
+    (root / "via.json").write_text(json.dumps({"a.png1": entry | {"file_attributes": {}}}))
+
+
+def make_aperio(root):
+    write_array(root / "a.tif", make_pixels())
+    vertices = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in [(1, 1), (5, 1), (3, 4)])
+    region = f"<Regions><Region><Vertices>{vertices}</Vertices></Region></Regions>"
+    (root / "a.xml").write_text(f"<Annotations><Annotation>{region}</Annotation></Annotations>")
+
+
 MAKERS = {
     "class_folders": make_class_folders,
     "label_images": make_label_images,
     "mask_files": make_mask_files,
     "coco": lambda root: make_coco(root, [TRIANGLE]),
     "labelme": make_labelme,
+    "geojson": make_geojson,
+    "imagej": make_imagej,
+    "npz": make_npz,
+    "ome_zarr": make_ome_zarr,
+    "yolo": make_yolo,
+    "cvat": make_cvat,
+    "label_studio": make_label_studio,
+    "via": make_via,
+    "aperio": make_aperio,
 }
 
 
@@ -70,6 +143,19 @@ def test_other_layouts_are_detected(tmp_path):
     assert detect_format(tmp_path / "ids.json") == "coco"
     write_array(tmp_path / "pairs" / "x_masks.tif", make_ids())
     assert detect_format(tmp_path / "pairs") == "label_images"
+
+
+@pytest.mark.parametrize(
+    ("data_format", "name"),
+    [
+        *[("cvat", "annotations.xml"), ("label_studio", "tasks.json"), ("via", "via.json"), ("aperio", "a.xml")],
+        *[("geojson", "a.geojson"), ("imagej", "a.roi")],
+    ],
+)
+def test_a_file_of_a_tool_whose_data_are_folders(tmp_path, data_format, name):
+    MAKERS[data_format](tmp_path)
+    with pytest.raises(DatasetError, match=f"is a file of data format '{data_format}'; give its folder"):
+        detect_format(tmp_path / name)
 
 
 def test_nothing_fits_or_more_than_one(tmp_path):

@@ -180,3 +180,30 @@ def test_pieces_become_instances(tmp_path):
     path = write_array(tmp_path / "b.tif", np.where(is_border(DISCS), 2, DISCS > 0).astype(np.uint8))
     with pytest.raises(FormatError, match="values that touch"):
         read_label_image(path, is_split=True)
+
+
+@pytest.mark.parametrize("value", [-1, np.nan])
+def test_pixels_to_ignore_get_a_sentence(tmp_path, value):
+    ids = make_ids((2, 2, 4, 4)).astype("float32")
+    ids[0] = value
+    with pytest.raises(FormatError, match=r"holds (-1|nan)\S* at row 0, .*pixels to ignore.*set them to 0"):
+        read_label_image(write_array(tmp_path / "a.tif", ids))
+    ids[1] = 0.5
+    with pytest.raises(FormatError, match="save ids, not probabilities"):
+        read_label_image(write_array(tmp_path / "a.tif", ids))
+
+
+@pytest.mark.parametrize(("border", "dtype"), [(255, "uint8"), (65535, "uint16")])
+def test_borders_of_the_largest_value_are_no_object(tmp_path, border, dtype):
+    boxes = [(1, 1, 4, 4), (1, 5, 4, 9), (6, 1, 9, 4), (6, 6, 9, 9)]
+    ids = make_ids(*boxes, size=(12, 12), dtype=dtype)
+    outlined = ids.copy()
+    for top, left, bottom, right in boxes[:3]:  # the last one has no outline
+        around = (slice(top - 1, bottom + 1), slice(left - 1, right + 1))
+        outlined[around] = np.where(ids[around] == 0, border, ids[around])
+    path = write_array(tmp_path / "a.tif", outlined)
+    with pytest.raises(FormatError, match=f"holds {border} along 3 of 4 objects: borders .* set them to 0"):
+        read_label_image(path)
+    assert len(read_label_image(path, is_checked=False).old_ids) == 5
+    ids[10:] = border  # an object like the others
+    assert len(read_label_image(write_array(tmp_path / "b.tif", ids)).old_ids) == 5

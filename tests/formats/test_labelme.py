@@ -111,6 +111,30 @@ def test_an_object_that_cannot_be_taken_is_listed(tmp_path, shape, message):
     assert dataset[0].to_instances().runs.areas.tolist() == [9]
 
 
+def test_the_record_of_repairs_is_no_file_of_labelme(tmp_path):
+    write_shapes(tmp_path, "z", {"label": "cell", "points": SQUARE})
+    (tmp_path / "repairs.json").write_text("[]")
+    assert [record.name for record in read_dataset(tmp_path).records] == ["z"]
+
+
+def test_objects_without_a_class_are_objects(tmp_path):
+    write_shapes(tmp_path, "a", {"label": "", "points": SQUARE}, {"label": "cell", "points": SQUARE})
+    dataset = open_dataset(tmp_path)
+    assert [dataset.categories[label - 1].name for label in dataset[0].labels] == ["object", "cell"]
+    assert ["1 object without a class" in problem.message for problem in dataset.problems] == [True]
+
+
+def test_an_image_of_which_no_object_can_be_used_is_left_out(tmp_path):
+    """Also where the file is named otherwise than its image; one without shapes shows no object."""
+    write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE})
+    write_shapes(tmp_path, "b", {"label": "cell", "points": []})
+    (tmp_path / "b.json").rename(tmp_path / "labels of b.json")
+    write_shapes(tmp_path, "c")
+    with pytest.warns(UserWarning, match=r"left out 1 of 2 objects and 1 of 3 images, .*labels of b\.json: shape 0"):
+        assert [record.name for record in read_dataset(tmp_path).records] == ["a", "c"]
+    assert {problem.image for problem in open_dataset(tmp_path).problems} == {"b"}
+
+
 def test_images_and_files_that_lack_each_other_are_listed(tmp_path):
     write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE})
     write_shapes(tmp_path, "b", {"label": "cell", "points": SQUARE}, pixels=False)

@@ -16,7 +16,15 @@ from manymask.formats.datasets import FORMATS
 from manymask.formats.label_images import read_label_images
 from manymask.formats.stored import StoredPredictions, read_predictions
 from tests.dense import assert_same_runs, count_pixels
-from tests.formats.format_files import make_coco, make_ids, make_instances, make_many, make_pixels, write_array
+from tests.formats.format_files import (
+    make_coco,
+    make_ids,
+    make_instances,
+    make_many,
+    make_pixels,
+    write_array,
+    write_seg,
+)
 
 SIZE = (6, 8)
 CATEGORIES = (Category(3, "grain"), Category(7, "seed"))
@@ -341,12 +349,20 @@ def test_many_label_image_ids_come_back(tmp_path, num_instances):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.tif", "a.png", "a_masks.tif", "a_cp_masks.png", "a_label.tif", "a_labels.png", "a_Labels.tif"]
+    "name",
+    [
+        *("a.tif", "a.png", "a_masks.tif", "a_cp_masks.png", "a_label.tif", "a_labels.png", "a_Labels.tif"),
+        *("a_mask.png", "mask_a.png", "a_pred.tif", "a-labels.tif", "a_instanseg_prediction.tif", "a_seg.npy"),
+        *("a_Object Identities.tif", "a_Simple Segmentation.tif", "a.tif_mask.png", "A_masks.tif"),
+    ],
 )
 @pytest.mark.parametrize(("categories", "known"), [(OBJECT, OBJECT), (CATEGORIES, None)])
 def test_label_images_of_other_tools(tmp_path, name, categories, known):
     ids = make_ids((0, 0, 2, 2), (3, 3, 6, 8))
-    write_array(tmp_path / name, ids * 70)
+    if name.endswith(".npy"):
+        write_seg(tmp_path / name, {"masks": ids * 70})
+    else:
+        write_array(tmp_path / name, ids * 70)
     dataset = make_dataset("ab", categories)
     stored = read_predictions(tmp_path, dataset)
     assert (stored.categories, stored.has_scores, stored.missing) == (known, False, ("b",))
@@ -370,11 +386,16 @@ def test_an_image_may_be_named_like_a_label_image(tmp_path):
     assert read_predictions(tmp_path, make_dataset(["a_label", "b"])).missing == ()
 
 
-def test_cellpose_arrays_are_refused(tmp_path):
-    (tmp_path / "a_seg.npy").touch()
-    write_array(tmp_path / "a.tif", make_pixels())
-    with pytest.raises(DatasetError, match=r"a_seg\.npy is a pickle.* save Cellpose's masks as TIFF or PNG"):
-        read_predictions(tmp_path, make_dataset())
+def test_cellpose_leaves_its_own_files_beside_images(tmp_path):
+    write_seg(tmp_path / "a_seg.npy", {"masks": make_ids((0, 0, 2, 2))})
+    write_seg(tmp_path / "b_seg.npy", {"masks": Path("x")})
+    for name in "ab":
+        write_array(tmp_path / f"{name}.tif", make_pixels())
+    dataset = make_dataset()
+    stored = read_predictions(tmp_path, dataset)
+    assert len(stored.read(dataset.records[0], SIZE)) == 1
+    with pytest.raises(FormatError, match=r"b_seg\.npy .*as PNG or TIFF"):
+        stored.read(dataset.records[1], SIZE)
 
 
 def test_a_folder_without_predictions_is_refused(tmp_path):
@@ -387,7 +408,7 @@ def test_a_folder_without_predictions_is_refused(tmp_path):
 def test_two_label_images_of_one_image_are_refused(tmp_path, names):
     for name in names:
         write_array(tmp_path / name, make_ids())
-    with pytest.raises(DatasetError, match="are both label images of 'a'; keep one"):
+    with pytest.raises(DatasetError, match="are both label images of data.a.png; keep one"):
         read_predictions(tmp_path, make_dataset())
 
 
@@ -396,8 +417,11 @@ def test_label_images_of_images_that_the_data_lack_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"^all of the 1 images .* \(by name: x; the data have a, b\)"):
         read_predictions(tmp_path, make_dataset())
     write_array(tmp_path / "a.tif", make_ids())
-    with pytest.raises(DatasetError, match=r"^1 of the 2 images"):
-        read_predictions(tmp_path, make_dataset())
+    stored = read_predictions(tmp_path, make_dataset())
+    assert stored.missing == ("b",)
+    (note,) = stored.notes
+    assert note.startswith("1 of the 2 images that ")
+    assert note.endswith("are not in the data and are not scored: x.")
 
 
 def test_the_images_of_the_data_are_no_predictions(tmp_path):
@@ -456,7 +480,7 @@ def test_columns_of_a_table(tmp_path, text, categories, labels, scores):
     ("text", "message"),
     [
         ("", "has the columns none, expected id, class, score"),
-        ("label,area\n5,4\n", "has the columns label, area, expected id, class, score"),
+        ("class,area\n5,4\n", "has the columns class, area, expected id, class, score"),
         ("id,score\n5\n", "line 2 has score None"),
         ("id,score\n5,nan\n", "line 2 has score 'nan', expected a number from 0 to 1"),
         ("id,score\n5,1\n10,2\n", "line 3 has score '2'"),
@@ -476,6 +500,15 @@ def test_a_bad_table_is_refused(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(FormatError, match=rf"a\.csv.* {message}"):
         read_predictions(tmp_path, make_dataset())
+
+
+def test_a_table_of_measurements_is_named(tmp_path):
+    dataset = make_dataset()
+    stored = read_predictions(write_table(tmp_path, "Label,Area,Circ.\n1,4,0.9\n"), dataset)
+    assert stored.notes == (
+        f"Tables without ids beside label images are taken for measurements and not read: {tmp_path / 'a.csv'}.",
+    )
+    assert [len(found) for found in read(stored, dataset)] == [2, 0]
 
 
 @pytest.mark.parametrize("text", ["id\n5\n", "id\n5\n10\n15\n", "id\n5\n5\n10\n"])

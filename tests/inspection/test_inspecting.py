@@ -341,7 +341,7 @@ def test_coco_with_entries_that_cannot_be_used(tmp_path):
     for part in (
         "annotation 116 has no segm",
         "117 has a polygon of 4",
-        "900 is of image 77",
+        "900 has image_id 77",
         "image c.png, which is not",
     ):
         assert sum(part in detail for detail in details) == 1
@@ -355,6 +355,14 @@ def test_coco_with_entries_that_cannot_be_used(tmp_path):
     again = inspect_dataset(read_dataset(tmp_path / "fixed"))
     assert not again.has_faults
     assert count_instances(again) == {"a": 16, "b": 16}
+
+
+def test_an_image_of_which_no_object_can_be_used_is_not_copied(tmp_path):
+    write_coco(tmp_path / "data", a=[[rectangle(*box)] for box in BOXES], b=[[], []])
+    found = inspect(tmp_path / "data", fix=tmp_path / "fixed")
+    assert find_one(found, "b", "incomplete-image").treatment.startswith("training and scores leave it out")
+    assert {(repair.image, repair.is_kept) for repair in found.repairs} == {("b", False)}
+    assert [record.name for record in read_dataset(tmp_path / "fixed").records] == ["a"]
 
 
 def test_crowd_regions(tmp_path):
@@ -391,10 +399,8 @@ def test_images_that_lack_something_are_listed_and_left_out(tmp_path):
     assert "a.tif has no label image" in faults[0].detail
     assert {(repair.image, repair.is_kept) for repair in found.repairs} == {("a", False), ("c", False)}
     assert [record.name for record in read_dataset(tmp_path / "fixed").records] == ["b"]
-    with pytest.raises(
-        FormatError, match=r"data: 2 entries .* images/a\.tif has no label .* labels/c\.tif labels an image"
-    ):
-        read_dataset(tmp_path / "data")
+    with pytest.warns(UserWarning, match=r"left out 2 of 3 images, .* images/a\.tif has no label .*inspect .*data"):
+        assert [record.name for record in read_dataset(tmp_path / "data").records] == ["b"]
 
 
 def test_files_that_are_passed_over(tmp_path):
@@ -464,7 +470,7 @@ def test_nothing_can_be_read_or_nothing_is_labelled(tmp_path):
     with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 images of {tmp_path}"):
         inspect_dataset(read_dataset(tmp_path))
     (tmp_path / "images" / "a.tif").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"no image of .* can be read; the first: .*a\.tif is empty"):
+    with pytest.raises(DatasetError, match=r"no image of .* can be used; the first: .*a\.tif is empty"):
         inspect_dataset(read_dataset(tmp_path))
 
 

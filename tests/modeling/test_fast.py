@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from manymask.modeling import fast as fast_module
+from manymask.modeling.backbones import SeparableConv2d
 from manymask.modeling.build import build_model
-from manymask.modeling.fast import NORMS, WinogradConv2d, fold_norms, speed_up, use_winograd
+from manymask.modeling.fast import (
+    NORMS,
+    StripedSeparableConv2d,
+    WinogradConv2d,
+    cut_stripes,
+    fold_norms,
+    speed_up,
+    use_winograd,
+)
 
 SETTINGS = {"weights": "none", "min_size": 0, "min_score": 0.0, "detections_per_image": 20}
 COMPACT = {"architecture": "maskrcnn_compact", "anchor_sizes": (8, 16, 32, 64, 128)}
@@ -107,6 +117,30 @@ def test_winograd(size):
     use_winograd(layer)
     assert isinstance(layer[0], WinogradConv2d)
     torch.testing.assert_close(layer(maps), expected, rtol=0, atol=1e-4)
+
+
+def test_winograd_in_stripes_is_the_same_to_the_last_digit(monkeypatch):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1))
+    use_winograd(layers)
+    maps = torch.randn(2, 16, 40, 50)
+    whole = layers(maps)
+    monkeypatch.setattr(fast_module, "STRIPE_PIXELS", 12 * 50)
+    torch.testing.assert_close(layers(maps), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(2, 40, 50), (1, 3, 900), (0, 14, 14)])
+def test_separable_convolutions_in_stripes(monkeypatch, size, memory_format):
+    monkeypatch.setattr(fast_module, "STRIPE_PIXELS", 600)
+    torch.manual_seed(0)
+    layers = nn.Sequential(SeparableConv2d(8))
+    maps = torch.randn(size[0], 8, *size[1:]).to(memory_format=memory_format)
+    expected = layers(maps)
+    cut_stripes(layers)
+    assert isinstance(layers[0], StripedSeparableConv2d)
+    torch.testing.assert_close(layers(maps), expected)
+    assert layers(maps).stride() == expected.stride()
 
 
 @pytest.mark.parametrize("change", [{"stride": 2}, {"dilation": 2, "padding": 2}, {"groups": 2}, {"kernel_size": 1}])

@@ -46,12 +46,25 @@ def test_a_place_gets_the_same_whatever_is_beside_it(monkeypatch):
     assert sorted(alone.tolist()) == sorted(among.tolist())
 
 
+def draw_noise(mean):
+    def logits_of(shapes, cells):
+        return mean + torch.rand(1, shapes, cells, cells, generator=torch.Generator().manual_seed(cells))
+
+    return logits_of
+
+
 def test_what_is_unlikely_is_proposed_in_training_only(monkeypatch):
     def logits_of(shapes, cells):
-        return torch.full((1, shapes, cells, cells), -1.0)
+        logits = draw_noise(-2.0)(shapes, cells)
+        logits[..., 0, 0] = 1.0
+        return logits
 
-    assert len(propose(logits_of, 128, monkeypatch)) == 0
+    assert 1 <= len(propose(logits_of, 128, monkeypatch)) <= 3 * len(STRIDES)
     assert len(propose(logits_of, 128, monkeypatch, training=True)) == 500
+
+
+def test_where_all_is_unlikely_the_best_few_are_proposed(monkeypatch):
+    assert 10 < len(propose(draw_noise(-2.0), 128, monkeypatch)) <= 100
 
 
 def test_larger_images_have_more_proposals(monkeypatch):

@@ -9,6 +9,7 @@ import shapely
 from manymask.core.palette import PALETTE
 from manymask.outputs import GeoJson
 from manymask.outputs import geojson as geojson_module
+from manymask.outputs import writer as writer_module
 from tests.outputs.results import ROWS, make_instances, write
 
 
@@ -69,7 +70,29 @@ def test_nothing_found(tmp_path):
     assert read(tmp_path) == {"type": "FeatureCollection", "features": []}
 
 
-def test_too_many_features_for_qupath_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(geojson_module, "MANY_FEATURES", 5)
-    with pytest.warns(match="holds 6 objects, for which QuPath needs minutes"):
-        write(GeoJson, tmp_path)
+def test_very_many_features_are_in_several_files(tmp_path, monkeypatch):
+    write(GeoJson, tmp_path / "whole")
+    features = read(tmp_path / "whole")["features"]
+    for most, counts in ((5, [5, 1]), (2, [2, 4]), (6, [6])):
+        monkeypatch.setattr(geojson_module, "MANY_FEATURES", most)
+        monkeypatch.setattr(geojson_module, "MOST_FILES", 2)
+        if len(counts) > 1:
+            with pytest.warns(
+                match=rf"holds {most} objects, as many as QuPath loads .* are in .*a\.part2\.geojson\.gz"
+            ):
+                write(GeoJson, tmp_path / f"{most}")
+        else:
+            write(GeoJson, tmp_path / f"{most}")
+        files = [tmp_path / f"{most}" / name for name in GeoJson.list_files(["a"])[: len(counts)]]
+        assert sorted((tmp_path / f"{most}" / "geojson").iterdir()) == sorted(files)
+        parts = [json.loads(gzip.decompress(file.read_bytes()))["features"] for file in files]
+        assert [len(part) for part in parts] == counts
+        assert [feature for part in parts for feature in part] == features
+
+
+def test_parts_of_predictions_are_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "GROUP_RUNS", 20)
+    write(GeoJson, tmp_path / "parts")
+    monkeypatch.undo()
+    write(GeoJson, tmp_path / "whole")
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")

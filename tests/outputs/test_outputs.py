@@ -39,7 +39,8 @@ def write_some(kind, folder, *, num_images=2):
 @pytest.mark.parametrize("kind", KINDS)
 def test_writes_the_files_that_it_lists(kind, tmp_path):
     kind.check()
-    assert write_some(kind, tmp_path) == set(kind.list_files(["image0", "image1"]))
+    listed = kind.list_files(["image0", "image1"])
+    assert write_some(kind, tmp_path) == {name for name in listed if ".part" not in name}
 
 
 def test_coco_results_are_what_json_writes(tmp_path):

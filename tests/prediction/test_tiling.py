@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -309,6 +310,37 @@ class TestGoingOn:
         monkeypatch.setattr(tiling, "predict_tensor", look)
         predict_files(model, folder, tmp_path / "out")
         assert read_all(tmp_path / "out") == read_all(tmp_path / "whole")
+
+    def test_wherever_the_disk_is_full(self, scene, model, tmp_path, monkeypatch):
+        """It is said in a line, what is there is whole, and the same call goes on when there is room."""
+        folder, truth = scene
+        calls, files = [], []
+
+        def predict_to(name, full_at=-1):
+            def sync(_):
+                files.append(name)
+                if len(files) == full_at:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+            files.clear()
+            calls.clear()
+            (tmp_path / name).mkdir(exist_ok=True)
+            monkeypatch.setattr(os, "fsync", sync)
+            predict_files(model, folder, tmp_path / name, formats=["coco", "labels", "csv"], tile_size=192)
+            return read_all(tmp_path / name)
+
+        monkeypatch.setattr(tiling, "predict_tensor", answer_from(truth, calls))
+        whole, num_files, num_tiles = predict_to("whole"), len(files), len(calls)
+        for number in (6, num_files - 5, num_files - 2):  # a tile, a label image, and predictions.json
+            with pytest.raises(ManymaskError, match="^cannot write .*: no space left on the device; make room and run"):
+                predict_to(f"{number}", number)
+            there = read_all(tmp_path / f"{number}")
+            visible = {name: content for name, content in there.items() if not name.startswith(".")}
+            assert all(content in (whole[name], b"[]") for name, content in visible.items())
+            num_done = sum(name.endswith(".npz") for name in there)
+            assert num_done == min(number - 4, num_tiles)
+            assert predict_to(f"{number}") == whole
+            assert len(calls) == num_tiles - num_done
 
     def test_another_prediction_is_refused_by_name(self, scene, model, tmp_path, monkeypatch):
         folder, truth = scene

@@ -7,10 +7,12 @@ import pytest
 from manymask.core import Category, Dataset, Record, Sample
 from manymask.errors import DatasetError, PlanError
 from manymask.formats.datasets import FORMATS
+from manymask.formats.splits import Parts
 from manymask.plan import make_plan
-from manymask.training.run import reload_data
+from manymask.training.run import prepare, reload_data
 from manymask.training.setup import check_start, read_data, split_data, split_dataset
 from tests.cells import write_half_crowd
+from tests.formats.format_files import make_coco
 from tests.tiny_model import SETTINGS, write_tiny_model
 from tests.training.runs import add_image, make_data
 
@@ -113,7 +115,7 @@ class TestGroups:
 
 def split(path, val=None, **settings):
     plan = make_plan("baseline", {"num_workers": 0, "min_size": 0, **settings})
-    return split_data(read_data(path, val, None, plan, None), plan)
+    return split_data(read_data(Parts(path, val), None, plan, None), plan)
 
 
 class TestSplitData:
@@ -192,7 +194,50 @@ class TestSplitData:
         for folder in ("cells", "val"):
             add_image(tmp_path / folder, "a", masks)
         plan = make_plan("baseline", {"num_workers": 0, "min_size": 0})
-        read_data(tmp_path / "cells", tmp_path / "val", None, plan, None)
+        read_data(Parts(tmp_path / "cells", tmp_path / "val"), None, plan, None)
         told = caplog.text
         for folder in ("cells", "val"):
             assert f"{tmp_path / folder}: 1 of 1 images hold an instance over most of the image" in told
+
+
+class TestParts:
+    """A data set that is split by its folders."""
+
+    @staticmethod
+    def prepare(root, val=None):
+        return prepare(root, "baseline", val, None, {"num_workers": 0, "min_size": 0}, None)
+
+    def test_are_taken_and_found_where_they_have_moved(self, tmp_path, caplog):
+        root = tmp_path / "cells"
+        for name, number in (("train", 3), ("valid", 1), ("test", 1)):
+            make_data(root / name, number)
+        plan, _, data_set = self.prepare(root)
+        assert (data_set.record.path, data_set.record.val_path) == (str(root / "train"), str(root / "valid"))
+        assert (len(data_set.train), len(data_set.val)) == (3, 1)
+        assert f"{root} is split: training on {root / 'train'}, validating on {root / 'valid'}; " in caplog.text
+        plan = plan.model_copy(update={"data": data_set.record})
+        root.rename(tmp_path / "moved")
+        found = reload_data(plan, tmp_path / "moved", None, None, None)
+        assert found.record.val_path == str(tmp_path / "moved" / "valid")
+
+    def test_without_one_to_validate_on_hold_images_out(self, tmp_path):
+        for name, number in (("train", 3), ("test", 1)):
+            make_data(tmp_path / name, number)
+        plan, _, data_set = self.prepare(tmp_path)
+        assert (data_set.record.val_path, len(data_set.train), len(data_set.val)) == (None, 2, 1)
+        found = reload_data(plan.model_copy(update={"data": data_set.record}), tmp_path, None, None, None)
+        assert found.record.val_names == data_set.record.val_names
+
+    def test_an_own_choice_wins(self, tmp_path):
+        for name in ("cells/train", "cells/val", "mine"):
+            make_data(tmp_path / name, 1)
+        _, _, data_set = self.prepare(tmp_path / "cells", tmp_path / "mine")
+        assert data_set.record.val_path == str(tmp_path / "mine")
+
+    def test_of_other_classes_are_refused(self, tmp_path):
+        for name, category in (("train", "cell"), ("val", "cells")):
+            make_coco(
+                tmp_path / name, [{"segmentation": [[1, 1, 5, 1, 3, 4]]}], categories=[{"id": 7, "name": category}]
+            )
+        with pytest.raises(DatasetError, match=r"train has the classes cell, but .*val has cells"):
+            self.prepare(tmp_path)

@@ -18,6 +18,8 @@ from manymask.core.outputs import check_outputs, is_unused
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, Interrupted, PlanError
 from manymask.formats import read_dataset
+from manymask.formats.datasets import open_dataset
+from manymask.formats.splits import check_same_classes, choose_parts
 from manymask.inspection import group_images
 from manymask.plan import AUTO, RESUMABLE, Plan, change_plan, list_marked, make_plan, read_plan
 from manymask.training import train
@@ -69,6 +71,10 @@ def experiment(
     for path in (data, val):
         if path is not None and not Path(path).exists():
             raise DatasetError(f"{path} does not exist; give a folder of labelled images, or a COCO file")
+    parts = choose_parts(Path(data), Path(val) if val else None)
+    data, val = parts.train, parts.val
+    if val is not None and parts.are_one:
+        check_same_classes(open_dataset(data, data_format), open_dataset(val, data_format))
     if group_by is not None and val is None:
         settings["group_by"] = group_by
     elif group_by is not None and val is not None:  # groups of a separate validation set matter to the intervals only

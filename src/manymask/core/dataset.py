@@ -138,11 +138,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong or unusual that a reader found in the files of a data set; wrong entries are left out of it.
+    """Something wrong or unusual that a reader found in the files of a data set; what cannot be used is left out of it.
 
     Attributes:
         kind: The kind of finding that the doctor makes of it.
-        severity: ``fault``: the data set cannot be used as it is; ``warning``: users are told; ``note``: good to know.
+        severity: ``fault``: an object or image that cannot be used; ``warning``: users are told; ``note``: worth
+            knowing.
         message: What was found and, after the last semicolon, what to do.
         path: The file to look at.
         image: Name of the image; None for the data set as a whole.
@@ -153,6 +154,12 @@ class Problem:
     message: str
     path: Path
     image: str | None = None
+
+    @property
+    def detail(self) -> str:
+        """What was found, without what to do."""
+        detail, has_remedy, _ = self.message.rpartition("; ")
+        return detail if has_remedy else self.message
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,16 @@ from manymask.core.outlines import Outlines, iterate_outlines
 from manymask.core.palette import PALETTE
 from manymask.core.runs import RunLengths
 
+OBJECT_METADATA = {"manymask": "object"}
+"""What marks an annotation that is an object, also if others lie in it; QuPath keeps it."""
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode_features(
     runs: RunLengths,
     labels: Int64[np.ndarray, " instances"],
-    scores: Float32[np.ndarray, " instances"],
+    scores: Float32[np.ndarray, " instances"] | None,
     class_names: Sequence[str],
     measurements: Mapping[str, np.ndarray],
     source: str = "",
@@ -31,10 +34,13 @@ def encode_features(
     ``classification`` is the name and the colour of its class; ``measurements`` are the given ones after the ``score``.
     Its ``id`` is a UUID that depends on ``source`` and on all else, so that equal predictions give equal files.
 
+    Without scores it is an ``annotation``, which QuPath lets people redraw, with metadata that say that it is an object
+    (``OBJECT_METADATA``) and not a region around objects.
+
     Args:
         runs: The masks.
         labels: The class index of each; label i + 1 is ``class_names[i]``.
-        scores: The score of each.
+        scores: The score of each; None for objects that people are to correct.
         class_names: The classes.
         measurements: Further numbers by name, one for each instance.
         source: The image that the masks are of.
@@ -46,12 +52,11 @@ def encode_features(
             if geometry is None:
                 continue
             values = {name: _to_number(column[row]) for name, column in zip(names, columns, strict=True)}
-            # A score with the digits that it has, 0.9 rather than 0.8999999761581421.
-            properties = {
-                "objectType": "detection",
-                "classification": classes[int(labels[row]) - 1],
-                "measurements": {"score": _to_number(float(str(scores[row]))), **values},
-            }
+            properties = {"objectType": "detection", "classification": classes[int(labels[row]) - 1]}
+            if scores is None:
+                properties |= {"objectType": "annotation", "metadata": OBJECT_METADATA, "measurements": values}
+            else:  # a score with the digits that it has, 0.9 rather than 0.8999999761581421
+                properties |= {"measurements": {"score": _to_number(float(str(scores[row]))), **values}}
             content = f'"geometry":{geometry},"properties":{_encode(properties)}'
             digest = blake2b(f"{source}\n{content}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
             # Version 5 of RFC 9562: a UUID that is made of a digest.

@@ -1,6 +1,8 @@
 """Reading and writing of JSON files."""
 
 import json
+import logging
+import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import cached_property
@@ -9,6 +11,11 @@ from typing import IO, Any
 
 from manymask.core.files import explain_writing, replace_file
 from manymask.errors import FormatError
+
+logger = logging.getLogger(__name__)
+
+# Up to which JSON is unpacked; lists of numbers take up to some twenty times less room by gzip, zeros a thousand times.
+_MAX_RATIO = 200
 
 
 def read_json(path: str | Path) -> Any:
@@ -19,15 +26,57 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path, path.read_bytes())
     except FileNotFoundError as error:
         raise FormatError(f"{path} does not exist; expected a JSON file") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror}); expected a JSON file") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not text in UTF-8 ({error}); unpack it, or save it as UTF-8") from error
+
+
+def parse_json(path: Path, content: bytes) -> Any:
+    """The value of the content of a JSON file, which may be compressed by gzip.
+
+    Bytes that are no UTF-8, as older tools on Windows write them, are read as Windows' own coding for Western Europe.
+
+    Raises:
+        FormatError: It is not JSON; names the file.
+    """
+    try:
+        content = _unpack(content)
+    except (zlib.error, EOFError) as error:
+        raise FormatError(f"{path} cannot be unpacked ({error}); unpack it, or copy it again") from error
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", "replace")
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON ({error}); it is damaged or cut short: export it again") from error
+        raise FormatError(_explain_damage(path, content.decode("utf-8", "replace"), error)) from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(_explain_damage(path, text, error)) from error
+    logger.info(f"{path} is not UTF-8, so it was read as Windows-1252; save it as UTF-8 if names look wrong")
+    return value
+
+
+def _unpack(content: bytes) -> bytes:
+    """What gzip compressed, or the content as it is."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    decompressor = zlib.decompressobj(wbits=31)  # 16 + 15: with gzip's header
+    unpacked = decompressor.decompress(content, _MAX_RATIO * len(content))
+    if not decompressor.eof:
+        is_larger = bool(decompressor.unconsumed_tail)
+        raise EOFError(f"it holds more than {_MAX_RATIO} times its size" if is_larger else "it is cut short")
+    return unpacked
+
+
+def _explain_damage(path: Path, text: str, error: Exception) -> str:
+    """Why a text is not JSON, whose values of interest are all lists and objects."""
+    start = text.lstrip("\ufeff").lstrip()[:40]
+    if start.startswith(("{", "[")):
+        return f"{path} is not JSON ({error}); it is damaged or cut short: export it again"
+    return f"{path} is not JSON: it begins with {start!r}; give a JSON file"
 
 
 class JsonList:

@@ -193,19 +193,20 @@ def _cut_windows(
     runs: RunLengths,
 ) -> Iterator[tuple[Window, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """For each window of an image its parts of columns, in its own coordinates, ascending by owner."""
-    owner, column, top, bottom = split_columns(runs)
     height, width = runs.size
-    by_column = np.argsort(column, kind="stable")
-    splits = np.searchsorted(column[by_column], np.arange(0, width + WINDOW_SIZE, WINDOW_SIZE))
-    for place, left in enumerate(range(0, width, WINDOW_SIZE)):
-        strip = np.sort(by_column[splits[place] : splits[place + 1]])
+    for left in range(0, width, WINDOW_SIZE):
+        first, last = left * height, min(left + WINDOW_SIZE, width) * height
+        here = np.flatnonzero((runs.start < last) & (runs.start + runs.length > first))
+        start, end = np.maximum(runs.start[here], first), np.minimum((runs.start + runs.length)[here], last)
+        strip = RunLengths(runs.size, len(runs), runs.owner[here], start, end - start)
+        owner, column, top, bottom = split_columns(strip)
         for upper in range(0, height, WINDOW_SIZE):
             window = Window(upper, left, min(WINDOW_SIZE, height - upper), min(WINDOW_SIZE, width - left))
-            inside = strip[(top[strip] < upper + window.height) & (bottom[strip] > upper)]
+            inside = np.flatnonzero((top < upper + window.height) & (bottom > upper))
             if len(inside):
-                first = np.maximum(top[inside] - upper, 0)
-                last = np.minimum(bottom[inside] - upper, window.height)
-                yield window, owner[inside], column[inside] - left, first, last
+                above = np.maximum(top[inside] - upper, 0)
+                below = np.minimum(bottom[inside] - upper, window.height)
+                yield window, owner[inside], column[inside] - left, above, below
 
 
 def _measure_perimeters(runs: RunLengths) -> Float64[np.ndarray, " instances"]:

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float32, Int64, Integer
 # Crops are turned into runs in groups of at most this many pixels (one byte each), so that memory does not grow with
 # the number of instances.
 CROP_PIXELS = 1 << 22
+# Boxes are measured of about so many runs at a time (some 60 bytes each).
+GROUP_RUNS = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,12 @@ class RunLengths:
     @property
     def boxes(self) -> Float32[np.ndarray, "instances 4"]:
         """Smallest boxes around the masks, x1 y1 x2 y2 in pixels, x2 and y2 exclusive; zeros for an empty mask."""
+        boxes = np.zeros((self.num_instances, 4), dtype=np.float32)
+        for rows, part in iterate_parts(self, GROUP_RUNS):
+            boxes[rows] = part._measure_boxes()
+        return boxes
+
+    def _measure_boxes(self) -> Float32[np.ndarray, "instances 4"]:
         boxes = np.zeros((self.num_instances, 4), dtype=np.float32)
         if len(self.owner) == 0:
             return boxes

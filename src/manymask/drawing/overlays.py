@@ -21,6 +21,7 @@ from manymask.wording import count_of
 
 _SHORT_SIDE, _LONG_SIDE = 800, 4096  # images whose short side is below the first are enlarged, up to the second
 _STRIPE_HEIGHT = 256  # rows that are converted at a time
+_ROWS_AT_ONCE = 64  # of a smaller picture, for which many times as many of the image are read
 _MAX_SIDE = 8192  # images with a longer side are made smaller, down to the long side above
 
 
@@ -53,15 +54,24 @@ def draw_image_overlay(
 
 
 def _read_smaller(image: ImageSource, factor: int) -> Shaped[np.ndarray, "canvas_height canvas_width channels"]:
-    """An image of which each pixel is the mean of ``factor`` x ``factor``, read in stripes."""
-    height, width = image.size
+    """An image of which each pixel is the mean of ``factor`` x ``factor``, read in stripes.
+
+    Of a pyramid the smallest level is read that is as large as the picture.
+    """
+    canvas_height, canvas_width = (-(-length // factor) for length in image.size)
+    level = max(
+        level for level, size in enumerate(image.level_sizes) if size[0] >= canvas_height and size[1] >= canvas_width
+    )
+    height, width = image.level_sizes[level]
     rows = []
-    for top in range(0, height, 64 * factor):
-        stripe = image.read(Window(top, 0, min(64 * factor, height - top), width))[..., :3]
-        size = (-(-width // factor), -(-stripe.shape[0] // factor))
+    for first in range(0, canvas_height, _ROWS_AT_ONCE):
+        last = min(first + _ROWS_AT_ONCE, canvas_height)
+        top, bottom = (round(row * height / canvas_height) for row in (first, last))
+        stripe = image.read(Window(top, 0, bottom - top, width), level)[..., :3]
         kind = stripe.dtype if stripe.dtype in (np.uint8, np.uint16) else np.float32
+        size = (canvas_width, last - first)
         smaller = cv2.resize(np.ascontiguousarray(stripe, dtype=kind), size, interpolation=cv2.INTER_AREA)
-        rows.append(smaller.reshape(size[1], size[0], -1))
+        rows.append(smaller.reshape(last - first, canvas_width, -1))
     return np.concatenate(rows)
 
 

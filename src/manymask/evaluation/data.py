@@ -9,6 +9,7 @@ from manymask.core import Category, Dataset, Record, Sample
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import read_dataset
+from manymask.formats.splits import choose_scored
 from manymask.imaging.files import make_key
 from manymask.imaging.orientation import CHOICE_NAME
 from manymask.modeling.catalogue import find_model
@@ -95,7 +96,7 @@ def read_data(
 
     Args:
         source: What is scored.
-        data: A data set, or its folder.
+        data: A data set, or its folder; of one that is split, the test images are taken, else those to validate on.
         data_format: Name of the reader; found out from the folder by default.
         settings: The user's settings, of which ``crowd_as_objects`` acts here; by default it is as in training.
 
@@ -112,7 +113,7 @@ def read_data(
         return data
     crowd_as_objects = choose_crowds([source], settings or {})
     if data is not None:
-        return read_dataset(Path(data), data_format, crowd_as_objects=crowd_as_objects)
+        return read_dataset(choose_scored(Path(data)), data_format, crowd_as_objects=crowd_as_objects)
     if isinstance(source, Model):
         return read_validation(source.plan, source.source, crowd_as_objects)
     if (found := find_model(source)) is not None and found.is_shipped:

@@ -102,7 +102,7 @@ def evaluate(
 
     Args:
         source: A model, its run folder or checkpoint; a JSON file of COCO results; a folder that ``predict`` wrote; or
-            a folder of label images of any tool.
+            a folder of label images or drawn objects (GeoJSON, ImageJ's ROIs, labelme) of any tool.
         data: A data set, or its folder; by default the images that the run held out.
         output: A folder to write ``evaluation.json`` to, and a model's ``predictions.json`` with
             ``images.json``.

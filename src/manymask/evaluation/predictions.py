@@ -175,7 +175,7 @@ def open_predictions(
 
     Args:
         source: A model, its run folder or checkpoint; a JSON file of COCO results; a folder that ``predict`` wrote; or
-            a folder of label images of any tool.
+            a folder of label images or drawn objects of any tool.
         dataset: The data to score on.
         device: Where a model runs.
         settings: Other values for settings that act at prediction; for files ``score_threshold`` and

@@ -83,7 +83,7 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
         np.full(len(label.old_ids), class_index[category_id])
         for category_id, label in zip(record.annotation, files.values(), strict=True)
     ]
-    layers = _merge_label_images(label_images, labels)
+    layers = merge_label_images(label_images, labels)
     return make_sample(record, image, layers, np.concatenate(labels), doubts=doubts)
 
 
@@ -97,10 +97,15 @@ def _read_class_file(path: Path, is_split: bool) -> LabelImage:
         return read_label_image(path, is_split=True)
 
 
-def _merge_label_images(
+def merge_label_images(
     label_images: list[Int32[np.ndarray, "height width"]], labels: list[Int64[np.ndarray, " _"]]
 ) -> InstanceLayers | Int32[np.ndarray, "height width"]:
-    """One label image where the classes share no pixel, else layers; ids go on from class to class."""
+    """One label image where the classes share no pixel, else layers; ids go on from class to class.
+
+    Args:
+        label_images: The ids of each class, 1..N each.
+        labels: The class index of each instance of each class.
+    """
     counts = [len(part) for part in labels]
     merged = np.zeros_like(label_images[0])
     for ids, offset in zip(label_images, np.cumsum([0, *counts]), strict=False):
@@ -177,6 +182,15 @@ class _Writer(DatasetWriter):
         folder = self.folder / record.name
         copy_file(record.path, folder / "image.tif")
         _write_class_files(folder, instances, self.dataset.categories, np.dtype(np.uint32))
+
+
+class ClassFolderWriter(DatasetWriter):
+    """Writes class folders of images that are no files, as those in archives."""
+
+    def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
+        """Read an image and write its folder."""
+        pixels = self.dataset.read_record(record, self.dataset.categories).pixels
+        write_class_folder(self.folder, record.name, pixels, instances, self.dataset.categories, np.uint32)
 
 
 FORMAT = Format(

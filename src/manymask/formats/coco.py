@@ -18,6 +18,7 @@ from manymask.formats.coco_entries import (
     is_integer,
     list_entries,
     read_categories,
+    to_flag,
     to_integer,
     to_key,
 )
@@ -30,6 +31,9 @@ from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
+
+# Where an entry names its image: COCO's own key, and those of other tools.
+_FILE_NAMES = ("file_name", "filename", "path")
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,10 @@ def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
 def _tell_crowds(reading: Reading, groups: Sequence[_Annotations]) -> None:
     """Warn of crowd regions, whose masks neither training nor scores use."""
     if num_crowd := sum(sum(group.iscrowd) for group in groups):
+        total = sum(len(group.ids) for group in groups)
+        share = f"all {total}" if num_crowd == total else f"{num_crowd} of {total}"
         message = (
-            f"{reading.path}: {num_crowd} of {sum(len(group.ids) for group in groups)} annotations are crowd "
+            f"{reading.path}: {share} annotations are crowd "
             "regions (iscrowd 1), which are not trained on and count for nothing in scores; if they are single "
             "objects, as CVAT writes brush strokes, set crowd_as_objects=true"
         )
@@ -142,7 +148,7 @@ def _make_records(reading: Reading, images: dict[int | str, dict[str, Any]]) -> 
             continue
         if (owner := owners.setdefault(path, key)) != key:
             message = f"{reading.path}: images {owner} and {key} are the same file {path}; keep one of the entries"
-            reading.fault("bad-image-entry", message, str(entry["file_name"]))
+            reading.fault("bad-image-entry", message, path.name)
             continue
         paths[key] = path
     names = name_images(list(paths.values()))
@@ -166,8 +172,9 @@ def _make_records(reading: Reading, images: dict[int | str, dict[str, Any]]) -> 
 
 
 def _find_image(reading: Reading, finder: ImageFinder, key: int | str, entry: dict[str, Any]) -> Path:
-    file_name = entry.get("file_name")
-    if not isinstance(file_name, str) or not file_name:
+    names = (entry.get(name) for name in _FILE_NAMES)
+    file_name = next((name for name in names if isinstance(name, str) and name), None)
+    if file_name is None:
         raise FormatError(f"{reading.path}: image {key} has no file_name; add it")
     path, is_as_listed = finder.find(file_name, reading.path)
     if not is_as_listed:
@@ -205,18 +212,20 @@ def _add_annotation(
     try:
         if image_id is None or image_id not in listed:
             found = annotation.get("image_id")
-            raise FormatError(f"{where} is of image {found}, which 'images' does not list; add the image or remove it")
+            raise FormatError(
+                f"{where} has image_id {found!r}, which 'images' does not list; add the image or remove it"
+            )
         record = records.get(image_id)
         if record is None:  # the image itself is reported
             return
         if category_id is None or category_id not in category_ids:
-            found, known = annotation.get("category_id"), sorted(category_ids)
-            raise FormatError(f"{where} is of category {found}, but 'categories' lists {known}; correct it")
+            found, known = annotation.get("category_id"), list_some(sorted(category_ids))
+            raise FormatError(f"{where} has category_id {found!r}, but 'categories' lists {known}; correct it")
         group: _Annotations = record.annotation
         segmentation, num_dropped = clean_segmentation(where, annotation.get("segmentation"), group.size)
-        iscrowd = annotation.get("iscrowd") or False
-        if not isinstance(iscrowd, bool) and (iscrowd := to_integer(iscrowd)) not in (0, 1):
-            raise FormatError(f"{where} has iscrowd {annotation['iscrowd']}, expected 0 or 1; correct it")
+        iscrowd = to_flag(annotation.get("iscrowd"))
+        if iscrowd is None:
+            raise FormatError(f"{where} has iscrowd {annotation['iscrowd']!r}, expected 0 or 1; correct it")
     except FormatError as error:
         reading.fault("bad-annotation", str(error), record and record.name)
         return
@@ -225,7 +234,7 @@ def _add_annotation(
     group.ids.append(annotation_id)
     group.category_ids.append(category_id)
     group.segmentations.append(segmentation)
-    group.iscrowd.append(bool(iscrowd))
+    group.iscrowd.append(iscrowd)
 
 
 def _leave_out_bad_rles(reading: Reading, record: Record) -> None:
@@ -321,7 +330,7 @@ FORMAT = Format(
     open_writer=_Writer,
     changes="polygons became RLE, and annotations keep no fields but COCO's own",
     options=frozenset({"crowd_as_objects"}),
-    suffixes=(".json",),
+    suffixes=(".json", ".json.gz"),
     detect_by_content=find_other_coco_files,
     find_faults=_find_polygon_faults,
 )

@@ -11,6 +11,7 @@ from manymask.errors import FormatError
 # The id and the supercategory that Roboflow's exports give to their root category.
 _ROOT_ID = 0
 _NO_PARENT = ("none", "", None)
+_MAX_COORDINATE = 2**31  # beyond any image
 
 
 def is_integer(value: object) -> TypeGuard[int]:
@@ -41,6 +42,16 @@ def to_number(value: object) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) else None
+
+
+def to_flag(value: object) -> bool | None:
+    """A truth value that may be written as a number or as text, or not at all; None for anything else."""
+    if isinstance(value, bool) or not value:
+        return bool(value)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    number = to_integer(value)
+    return number == 1 if number in (0, 1) else None
 
 
 def to_key(value: object) -> int | str | None:
@@ -126,7 +137,8 @@ def clean_segmentation(where: str, segmentation: object, size: tuple[int, int]) 
     """A segmentation as COCO defines it, from the forms that tools write.
 
     Polygons may be one flat list (VIA), lists of points, or lie in one list too many; numbers may be text; counts of an
-    RLE may be floats. Parts of one or two points beside a proper one (coco-annotator) enclose nothing and are left out.
+    RLE may be floats, or their list a text. Parts of one or two points beside a proper one (coco-annotator) enclose
+    nothing and are left out.
 
     Args:
         where: File and annotation, for the message.
@@ -179,9 +191,12 @@ def _flatten_polygons(polygons: list[Any]) -> list[Any]:
 def _clean_rle(where: str, rle: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """An RLE with whole numbers as size and counts."""
     cleaned = dict(rle)
+    counts = rle.get("counts")
+    if isinstance(counts, str) and "," in counts:  # a list as text; COCO's compressed text has no commas
+        counts = [to_integer(count.strip()) for count in counts.strip("[] ").split(",")]
     if isinstance(rle.get("size"), list):
         cleaned["size"] = [to_integer(length) for length in rle["size"]]
-    if isinstance(counts := rle.get("counts"), list):
+    if isinstance(counts, list):
         counts = [count if is_integer(count) else to_integer(count) for count in counts]
         if not all(count is not None and 0 <= count <= size[0] * size[1] for count in counts):
             raise FormatError(f"{where} is an RLE whose counts are not numbers of pixels of its image; export it again")
@@ -195,18 +210,15 @@ def check_polygons(where: str, polygons: object) -> None:
     Raises:
         FormatError: There is none, or one of them is not the x and y of at least 3 points.
     """
-    if not isinstance(polygons, list) or not polygons:
+    if not isinstance(polygons, list) or polygons in ([], [[]]):
         raise FormatError(
             f"{where} has no segmentation; manymask needs masks: add a polygon or RLE, a box is not enough"
         )
     for polygon in polygons:
         numbers = polygon if isinstance(polygon, list) else []
         if len(numbers) < 6 or len(numbers) % 2:
-            raise FormatError(
-                f"{where} has a polygon of {len(numbers)} numbers, expected x and y of at least 3 points; correct or "
-                "remove it"
-            )
-        if not all(type(number) in (int, float) for number in numbers) or not all(
-            abs(number) < 2**31 for number in numbers
-        ):
-            raise FormatError(f"{where} has a polygon with something else than finite numbers; correct it")
+            found = f"a polygon of {len(numbers)} numbers" if isinstance(polygon, list) else f"{polygon!r} as polygon"
+            raise FormatError(f"{where} has {found}, expected x and y of at least 3 points; correct or remove it")
+        for number in numbers:
+            if type(number) not in (int, float) or not abs(number) < _MAX_COORDINATE:
+                raise FormatError(f"{where} has a polygon with {number!r:.40}, expected pixels; correct it")

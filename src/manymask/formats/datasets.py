@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +12,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from manymask.core.dataset import Category, Dataset, Format, Problem, Sample
+from manymask.core.dataset import Category, Dataset, Format, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
-from manymask.errors import DatasetError, FormatError, PlanError
-from manymask.formats import class_folders, coco, label_images, labelme, mask_files
+from manymask.errors import DatasetError, PlanError
+from manymask.formats import (
+    aperio,
+    class_folders,
+    coco,
+    cvat,
+    geojson,
+    imagej,
+    label_images,
+    label_studio,
+    labelme,
+    mask_files,
+    npz,
+    ome_zarr,
+    via,
+    yolo,
+)
+from manymask.formats.left_out import leave_out_unlabelled, tell_left_out
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
 logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (class_folders, label_images, mask_files, coco, labelme)
+    module.FORMAT.name: module.FORMAT
+    for module in (
+        *(class_folders, label_images, mask_files, coco, labelme, yolo, cvat, label_studio, via, aperio),
+        *(geojson, imagej, npz, ome_zarr),
+    )
 }
 """All formats by their names."""
 
@@ -81,10 +100,8 @@ def detect_format(path: str | Path) -> str:
     if not path.exists():
         raise DatasetError(f"{path} does not exist; give the folder of a data set, or a COCO JSON file")
     if path.is_file():
-        fitting = [format.name for format in FORMATS.values() if path.suffix.lower() in format.suffixes]
-    else:
-        fitting = [format.name for format in FORMATS.values() if format.detect(path)]
-        fitting = fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
+        _refuse_listed(path)
+    fitting = find_formats(path)
     if len(fitting) == 1:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
@@ -100,9 +117,36 @@ def detect_format(path: str | Path) -> str:
     raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
 
 
+def _refuse_listed(file: Path) -> None:
+    """Refuse a file of a tool whose data sets are folders."""
+    for module, find in (
+        (cvat, cvat.find_cvat_files),
+        (label_studio, label_studio.find_label_studio_files),
+        (via, via.find_via_files),
+        (aperio, aperio.find_aperio_files),
+        (geojson, geojson.find_geojson_files),
+        (imagej, imagej.find_imagej_files),
+    ):
+        if file in find(file.parent):
+            raise DatasetError(
+                f"{file} is a file of data format '{module.FORMAT.name}'; give its folder, {file.parent}"
+            )
+
+
+def find_formats(path: Path) -> list[str]:
+    """The formats that a file or folder may be of."""
+    if path.is_file():
+        return [format.name for format in FORMATS.values() if path.name.lower().endswith(format.suffixes)]
+    fitting = [format.name for format in FORMATS.values() if format.detect(path)]
+    return fitting or [format.name for format in FORMATS.values() if format.detect_by_content(path)]
+
+
 @explain_reading()
 def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
     """Read a data set; images and labels are decoded on access.
+
+    Objects and images that cannot be used are left out, with one warning that counts them and names some; so are images
+    of which no object can be used.
 
     Args:
         path: Its folder, or COCO's JSON file.
@@ -112,33 +156,18 @@ def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
     Raises:
         PlanError: There is no such format.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
-        FormatError: Some entries or images cannot be used.
+        FormatError: Nothing in it can be used.
     """
     dataset = open_dataset(path, data_format, crowd_as_objects=crowd_as_objects)
-    if faults := [problem for problem in dataset.problems if problem.severity == "fault"]:
-        raise FormatError(_sum_up_faults(faults, dataset.root))
+    tell_left_out(dataset)
     for problem in dataset.problems:
         if problem.severity == "warning":
             logger.warning(problem.message)
     return dataset
 
 
-def _sum_up_faults(faults: Sequence[Problem], root: Path) -> str:
-    """One message of several, with the way out."""
-    copy = f"or write a copy without: manymask inspect {root} --fix FOLDER"
-    if len(faults) == 1:
-        return f"{faults[0].message}, {copy}"
-    paths = {fault.path for fault in faults}
-    place = paths.pop() if len(paths) == 1 else root
-    details = [
-        fault.message.rpartition("; ")[0].removeprefix(f"{place}").removeprefix(os.sep).lstrip(": ") for fault in faults
-    ]
-    some = list_some(details, separator="; ")
-    return f"{place}: {len(faults)} entries cannot be used: {some}; correct them, {copy}"
-
-
 def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
-    """Read a data set like ``read_dataset``, but leave what is wrong in a few entries to the caller, in ``problems``.
+    """Read a data set like ``read_dataset``, but silently: what is left out, and all else to tell, is in ``problems``.
 
     Raises:
         PlanError: There is no such format.
@@ -153,7 +182,8 @@ def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
             f"{path} is not a folder, which data format '{format.name}' needs; give the data set's folder"
         )
     options = {"crowd_as_objects": crowd_as_objects}
-    return format.read(path, **{name: value for name, value in options.items() if name in format.options})
+    dataset = format.read(path, **{name: value for name, value in options.items() if name in format.options})
+    return leave_out_unlabelled(dataset)
 
 
 def check_dataset(dataset: Dataset, progress: Progress | None = None, num_workers: int = 1) -> DatasetCheck:

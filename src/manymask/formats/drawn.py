@@ -7,11 +7,13 @@ outlines is done here, in the same way for all.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
+from jaxtyping import Bool
+from scipy.spatial import KDTree
 
-from manymask.core import Instances, RunLengths, paint_layers
+from manymask.core import Instances, RunLengths, Window, crop_runs, paint_layers
 from manymask.core.dataset import Category, Dataset, Doubt, Format, Record, Sample
 from manymask.core.polygons import Polygon, Ring, fill_polygons
 from manymask.errors import DatasetError
@@ -23,8 +25,9 @@ from manymask.imaging.files import check_unique_names, list_images, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
 
-# Arcs become lines that are about this long, in pixels.
-_ARC_STEP = 1.0
+# Lines in place of an arc are this far from it at most, in pixels.
+_ARC_ERROR = 0.02
+_MAX_RADIUS = 1e5  # pixels, above which arcs become coarser, so that no number in a file fills the memory
 _MAX_COORDINATE = 2**31  # beyond any image
 
 
@@ -112,11 +115,27 @@ def make_drawn_dataset(root: Path, format: Format, drawings: Drawings, finder: I
     names = name_images(list(found))
     check_unique_names(zip(names, found, strict=True))
     ordered = sorted(zip(names, found.items(), strict=True), key=lambda item: item[0])
+    _name_problems(drawings, {drawn: name for name, (_, drawn) in ordered})
     records = tuple(
         Record(image_id, name, path, drawn, (drawn.source,))
         for image_id, (name, (path, drawn)) in enumerate(ordered, start=1)
     )
     return Dataset(root, format, number_classes(drawings), records, read_drawn_record, reading.list_problems())
+
+
+def _name_problems(drawings: Drawings, names: dict[DrawnImage, str]) -> None:
+    """Give problems with single objects the names of their images in the data set."""
+    known: dict[tuple[Path, str | None], str] = {}
+    for drawn, name in names.items():
+        called = {drawn.image, PureWindowsPath(drawn.image).stem, *([drawn.source.stem] * drawings.is_by_image)}
+        known |= {(drawn.source, alias): name for alias in called}
+    problems = drawings.reading.problems
+    problems[:] = [
+        replace(problem, image=known.get((problem.path, problem.image), problem.image))
+        if problem.kind == "bad-annotation"
+        else problem
+        for problem in problems
+    ]
 
 
 def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:
@@ -127,8 +146,8 @@ def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:
 
 def number_classes(drawings: Drawings) -> tuple[Category, ...]:
     """The classes, from 1 on; objects without a class are of one that is called ``object``."""
-    counts = Counter(drawn.category for image in drawings.images for drawn in image.objects)
-    names = list(drawings.classes or sorted(name for name in counts if name is not None))
+    counts = Counter(drawn.category or None for image in drawings.images for drawn in image.objects)
+    names = [name for name in drawings.classes or sorted(filter(None, counts)) if name]
     if None in counts and "object" not in names:
         if names:
             drawings.reading.note(f"has {count_of(counts[None], 'object')} without a class, here called 'object'")
@@ -210,7 +229,7 @@ def make_rectangle(left: float, top: float, right: float, bottom: float) -> Ring
 
 
 def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0.0) -> Ring:
-    """The ring of an ellipse in points about a pixel apart.
+    """The ring of an ellipse, in so many points that its pixels are right.
 
     Args:
         x: Its centre.
@@ -219,12 +238,18 @@ def make_ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: fl
         radius_y: The other one.
         angle: By which it is turned, in degrees, clockwise on the screen.
     """
-    num_points = max(16, int(np.ceil(2 * np.pi * max(radius_x, radius_y) / _ARC_STEP)))
-    turn, way = np.radians(angle), np.linspace(0, 2 * np.pi, num_points, endpoint=False)
-    along, across = radius_x * np.cos(way), radius_y * np.sin(way)
-    return np.stack(
-        [x + along * np.cos(turn) - across * np.sin(turn), y + along * np.sin(turn) + across * np.cos(turn)], 1
-    )
+    radius = min(max(abs(radius_x), abs(radius_y)), _MAX_RADIUS)
+    # A line between two of n points is pi^2 r / (2 n^2) away from the arc.
+    num_points = max(16, int(np.ceil(np.pi * np.sqrt(radius / (2 * _ARC_ERROR)))))
+    way = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
+    return turn_points(np.stack([x + radius_x * np.cos(way), y + radius_y * np.sin(way)], 1), (x, y), angle)
+
+
+def turn_points(points: Ring, centre: tuple[float, float], angle: float) -> Ring:
+    """Points turned about a centre by an angle in degrees, clockwise on the screen."""
+    turn = np.radians(angle)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return (points - centre) @ matrix + centre
 
 
 def to_points(points: object) -> Ring | None:
@@ -235,6 +260,29 @@ def to_points(points: object) -> Ring | None:
         return None
     is_good = pairs.ndim == 2 and pairs.shape[1] == 2 and bool((np.abs(pairs) < _MAX_COORDINATE).all())
     return pairs if is_good else None
+
+
+def join_rings(polygons: Sequence[Polygon]) -> Ring:
+    """All rings of an object as one, for tools that know one outline an object: seams of no width lead between them.
+
+    Filled by the even-odd rule it is the same mask, as each seam is passed twice; seams are as short as they can be.
+    """
+    first, *others = [ring for polygon in polygons for ring in polygon]
+    for ring in others:
+        distances, nearest = map(np.asarray, KDTree(first).query(ring))
+        end = int(distances.argmin())
+        begin = int(nearest[end])
+        detour = np.roll(ring, -end, axis=0)
+        first = np.concatenate([first[: begin + 1], detour, detour[:1], first[begin:]])
+    return first
+
+
+def crop_mask(runs: RunLengths, row: int) -> tuple[int, int, Bool[np.ndarray, "height width"]]:
+    """The first column and row of the box of a mask, and its pixels in there."""
+    runs = runs.select(np.array([row]))
+    left, top, right, bottom = runs.boxes[0].astype(int).tolist()
+    pixels = paint_layers(crop_runs(runs, Window(top, left, bottom - top, right - left))).numpy()[0]
+    return left, top, pixels.astype(bool)
 
 
 def join_objects(first: DrawnObject, second: DrawnObject) -> DrawnObject:

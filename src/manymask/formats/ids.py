@@ -11,6 +11,7 @@ from manymask.core import RunLengths, encode_layers, paint_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
 from manymask.core.dataset import Record, Salvage
 from manymask.errors import DatasetError, FormatError
+from manymask.formats.cellpose import read_cellpose_masks
 from manymask.imaging.decoding import read_raster
 from manymask.imaging.orientation import check_labels_size, is_obeyed
 from manymask.imaging.raster import Raster, turn
@@ -28,6 +29,13 @@ _MAX_RIM_SHARE = 0.1
 _MIN_RIM_VALUES = 10
 _MIN_ROD = 10  # pixels of a thin object; interpolation makes smaller pieces of a value that no other has
 
+# The largest value of a type is no object but a border where it touches this many others, and half of them.
+_MIN_BORDERED = 3
+
+_TO_IGNORE = (
+    "have no value of their own in label images; set them to 0 (background), or give the labels as COCO with these "
+    "pixels as regions of iscrowd 1, which are neither trained on nor scored"
+)
 _OWN_NUMBER = "every object needs its own number"
 _NUMBER = "number the objects anew"
 _SPLIT = f"{_NUMBER}, or let manymask inspect --fix give each separate piece a number"
@@ -81,9 +89,12 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
     is_bad = (ids != values) | (ids < 0) | (ids > MAX_ID)
     if is_bad.any():
         row, column = np.argwhere(is_bad)[0]
+        where = f"{path} holds {values[row, column]} at row {row}, column {column}"
+        bad = values[is_bad]
+        if np.isnan(bad).all() or (bad == -1).all():  # all else are ids
+            raise FormatError(f"{where}, expected whole numbers from 0 (background); pixels to ignore {_TO_IGNORE}")
         raise FormatError(
-            f"{path} holds {values[row, column]} at row {row}, column {column}, expected whole numbers from 0 "
-            "(background) to 2^53; save ids, not probabilities or a signed code"
+            f"{where}, expected whole numbers from 0 (background) to 2^53; save ids, not probabilities or a signed code"
         )
     # Above this a float cannot hold every whole number, so that neighbouring ids become one.
     largest = 2 ** (np.finfo(values.dtype).nmant + 1) if values.dtype.kind == "f" else MAX_ID
@@ -118,32 +129,47 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
     Args:
         path: The file.
         is_split: Take every piece of a value for an instance of its own, as for masks of 0 and 1.
-        is_checked: Refuse values that are no ids: one that is white, a few in many pieces far from each other, or many
-            that mostly lie between others.
+        is_checked: Refuse values that are no ids: one that is white, a few in many pieces far from each other, one that
+            outlines the others, or many that mostly lie between others.
 
     Raises:
         FormatError: The file cannot be read, was saved by a lossy codec, or does not hold ids: whole numbers from 0 to
             2^53 (to the last that its type of float holds with all before it). With ``is_split`` also where two values
             touch, since their pieces then need not be objects.
     """
+    if path.suffix.lower() == ".npy":
+        return number_ids(path, read_cellpose_masks(path), is_split=is_split, is_checked=is_checked)
     check_labels_size(path, read_raster(path, is_decoded=False).size)
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
-    ids, old_ids = renumber_ids(turn(_to_ids(raster, path), orientation))
+    ids = turn(_to_ids(raster, path), orientation)
+    return replace(number_ids(path, ids, is_split=is_split, is_checked=is_checked), orientation=orientation)
+
+
+def number_ids(
+    path: Path, values: Shaped[np.ndarray, "height width"], *, is_split: bool = False, is_checked: bool = True
+) -> LabelImage:
+    """Number the instances of an array of ids; ``path`` is what messages call it.
+
+    Raises:
+        FormatError: It does not hold ids, as for ``read_label_image``.
+    """
+    ids, old_ids = renumber_ids(_check_whole_numbers(values, path))
     if is_checked:
         _check_not_resampled(path, ids, len(old_ids))
     if is_split:
         if _touch(ids, len(old_ids)):
             raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
         pieces, source = find_pieces(_encode(ids, len(old_ids)), 0)
-        return LabelImage(paint_layers(pieces)[0].numpy(), old_ids[source], orientation)
+        return LabelImage(paint_layers(pieces)[0].numpy(), old_ids[source])
     if is_checked:
         if len(old_ids) == 1 and old_ids[0] in _WHITE:
             raise FormatError(
                 f"{path} holds only 0 and {old_ids[0]}: a binary mask, not instances, and {_OWN_NUMBER}; {_SPLIT}"
             )
+        _check_no_border(path, ids, old_ids)
         _check_not_shared(path, ids, old_ids)
-    return LabelImage(ids, old_ids, orientation)
+    return LabelImage(ids, old_ids)
 
 
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
@@ -170,6 +196,26 @@ def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num
             f"{path} holds {num_ids} values, and {share:.0%} of the pixels with one lie between a smaller and a larger "
             "one: it was resized with interpolation, smoothed or saved by a lossy codec, which makes ids that no "
             "object has; resize labels with nearest neighbours, and save them as PNG or lossless TIFF"
+        )
+
+
+def _check_no_border(
+    path: Path, ids: Int32[np.ndarray, "height width"], old_ids: Int64[np.ndarray, " instances"]
+) -> None:
+    """Refuse a label image where the largest value of a type outlines the objects, as in PASCAL VOC."""
+    num_others = len(old_ids) - 1
+    if num_others < _MIN_BORDERED or old_ids[-1] not in _WHITE or old_ids[-1] == old_ids[-2] + 1:
+        return
+    is_border = ids == len(old_ids)
+    sides = [(slice(None), slice(1, None)), (slice(None), slice(None, -1))]
+    sides += [(rows, columns) for columns, rows in sides]
+    pairs = [(sides[0], sides[1]), (sides[1], sides[0]), (sides[2], sides[3]), (sides[3], sides[2])]
+    touched = np.unique(np.concatenate([ids[one][is_border[other]] for one, other in pairs]))
+    num_touched = int(((touched > 0) & (touched < len(old_ids))).sum())
+    if num_touched >= max(_MIN_BORDERED, num_others / 2):
+        raise FormatError(
+            f"{path} holds {old_ids[-1]} along {num_touched} of {num_others} objects: borders or pixels to ignore, "
+            f"which {_TO_IGNORE}"
         )
 
 

@@ -1,6 +1,7 @@
 """Where the images are that annotations name."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -9,6 +10,9 @@ from urllib.parse import unquote
 
 from manymask.errors import DatasetError
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, make_key
+
+# Label Studio puts eight hexadecimal digits before the names of images that are uploaded.
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
 class ImageFinder:
@@ -36,22 +40,32 @@ class ImageFinder:
         """The image that a file of annotations names, and whether it lies where that says.
 
         Exports of other machines give paths of theirs, or web addresses: then the last parts of the path are looked
-        for, the longest first, and at last the file's name anywhere in the data folder, without regard to upper case.
+        for, the longest first, and at last the file's name anywhere in the data folder, without regard to upper case,
+        and without the prefix that Label Studio gives to uploads. A name without ending, or with that of another kind
+        of image, stands for the one image of that name where the file says or where tools put images.
 
         Raises:
             DatasetError: There is no such file in the data folder, or more than one of that name.
         """
         if (path := self._look(file_name)) is not None:
             return path, True
-        for name in dict.fromkeys((file_name, unquote(file_name))):
+        address = strip_address(file_name)
+        for name in dict.fromkeys((address, file_name, unquote(file_name))):
             parts = PureWindowsPath(name).parts  # splits at both kinds of slash
             for first in range(len(parts)):
                 if (path := self._look("/".join(parts[first:]))) is not None:
                     return path, False
-        base = PureWindowsPath(unquote(file_name)).name
-        found = self._by_name.get(_fold(base), [])
-        if not found and Path(base).suffix.lower() not in IMAGE_SUFFIXES:
-            found = self._by_stem.get(_fold(base), [])
+        base = PureWindowsPath(address).name
+        found = self._by_name.get(_fold(base), []) or self._by_name.get(_fold(_UPLOAD_PREFIX.sub("", base)), [])
+        if not found:
+            has_ending = Path(base).suffix.lower() in IMAGE_SUFFIXES
+            named_alike = self._by_stem.get(_fold(Path(base).stem if has_ending else base), [])
+            above = [folder.as_posix() for folder in PureWindowsPath(address).parents]
+            # Where tools put images, or where the file says; elsewhere an image of that name may be its mask.
+            for folder in [place / part for place in self.places for part in ("", *above)]:
+                if len(here := [path for path in named_alike if path.parent == folder]) == 1:
+                    return here[0], not has_ending
+            found = [] if has_ending else named_alike
         if len(found) == 1:
             return found[0], False
         raise DatasetError(f"{listed_by} lists the image {file_name}, {self._explain(file_name, base, found)}")
@@ -71,7 +85,7 @@ class ImageFinder:
         return None
 
     @cached_property
-    def _images(self) -> list[Path]:
+    def images(self) -> list[Path]:
         """All image files in the data folder, hidden ones aside."""
         found: list[Path] = []
         for folder, folders, names in os.walk(self.root):
@@ -82,15 +96,15 @@ class ImageFinder:
 
     @cached_property
     def _by_place(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: make_key(os.path.abspath(path)))
+        return _group(self.images, lambda path: make_key(os.path.abspath(path)))
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: _fold(path.name))
+        return _group(self.images, lambda path: _fold(path.name))
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        return _group(self._images, lambda path: _fold(path.stem))
+        return _group(self.images, lambda path: _fold(path.stem))
 
     def _explain(self, file_name: str, base: str, found: Sequence[Path]) -> str:
         if found:
@@ -105,6 +119,14 @@ class ImageFinder:
         if near := self._by_stem.get(_fold(Path(base).stem)):
             return f"which is not in {looked}, but {near[0]} is; correct the ending"
         return f"which is not in {looked}; put it there"
+
+
+def strip_address(name: str) -> str:
+    """The path in a web address, without what is asked for; of Label Studio's local files that is the path itself."""
+    path, _, query = name.partition("?")
+    if query.startswith("d="):
+        return unquote(query[2:])
+    return unquote(path if "://" in path or path.startswith("/") else name)
 
 
 def _fold(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
-from manymask.core import Instances, RunLengths, Window, crop_runs, encode_crops, paint_layers, read_json, write_json
+from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
 from manymask.core.files import copy_file
 from manymask.core.outlines import iterate_polygons
@@ -18,6 +18,7 @@ from manymask.formats.drawn import (
     Drawings,
     DrawnImage,
     DrawnObject,
+    crop_mask,
     find_drawn_faults,
     join_objects,
     make_drawn_dataset,
@@ -45,7 +46,9 @@ def is_labelme(root: Path) -> bool:
 def _list_files(root: Path) -> list[Path]:
     folders = [root / name for name in _FOLDERS if (root / name).is_dir()]
     files = (path for folder in folders for path in folder.glob("*.json"))
-    return sorted(path for path in files if not path.name.startswith(".") and path.is_file())
+    # A repaired copy holds the record of its repairs beside them.
+    files = (path for path in files if not path.name.startswith(".") and path.name != "repairs.json")
+    return sorted(path for path in files if path.is_file())
 
 
 def _is_labelme_file(path: Path) -> bool:
@@ -170,7 +173,7 @@ class LabelmeWriter(DatasetWriter):
         for row, polygons in enumerate(iterate_polygons(instances.runs)):
             label = self.dataset.categories[int(instances.labels[row]) - 1].name
             if any(len(polygon) > 1 for polygon in polygons):
-                shapes.append(_make_shape(label, None, "mask", *_encode_mask(instances.runs.select(np.array([row])))))
+                shapes.append(_make_shape(label, None, "mask", *_encode_mask(instances.runs, row)))
                 continue
             group = row + 1 if len(polygons) > 1 else None
             shapes += [_make_shape(label, group, "polygon", outer.tolist()) for (outer,) in polygons]
@@ -191,14 +194,13 @@ def _make_shape(label: str, group: int | None, kind: str, points: list[Any], mas
     return fields | {"flags": {}, "mask": mask}
 
 
-def _encode_mask(runs: RunLengths) -> tuple[list[list[int]], str]:
+def _encode_mask(runs: RunLengths, row: int) -> tuple[list[list[int]], str]:
     """The corners and the PNG of one mask."""
-    left, top, right, bottom = runs.boxes[0].astype(int).tolist()
-    window = Window(top, left, bottom - top, right - left)
-    pixels = paint_layers(crop_runs(runs, window)).numpy()[0].astype(bool)
+    left, top, pixels = crop_mask(runs, row)
+    height, width = pixels.shape
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
-    return [[left, top], [right - 1, bottom - 1]], base64.b64encode(file.getvalue()).decode()
+    return [[left, top], [left + width - 1, top + height - 1]], base64.b64encode(file.getvalue()).decode()
 
 
 FORMAT = Format(

@@ -29,8 +29,9 @@ _MIN_SHARE = 10  # objects down to a tenth of the largest one are compared; what
 
 
 def is_mask_files(root: Path) -> bool:
-    """Whether one of the folders in a folder holds ``images`` and ``masks``."""
-    return any((folder / "images").is_dir() and (folder / "masks").is_dir() for folder in list_folders(root))
+    """Whether one of the folders in a folder holds ``images``, of one image at most, and ``masks``."""
+    folders = [path for path in list_folders(root) if (path / "images").is_dir() and (path / "masks").is_dir()]
+    return any(len(list_images(folder / "images")) <= 1 for folder in folders)
 
 
 def read_mask_files(root: str | Path) -> Dataset:

@@ -1,10 +1,29 @@
 """Problems of a file, gathered while it is read."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from manymask.core.dataset import Problem
 from manymask.wording import list_some
+
+# Bytes of a file that tell whose it is.
+_HEAD = 1 << 16
+
+
+def list_json(root: Path, *keys: bytes) -> list[Path]:
+    """The JSON files of a folder in whose beginnings all of some patterns are found, so that none is read whole."""
+    files = [path for path in sorted(root.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
+    return [path for path in files if all(re.search(key, read_head(path)) for key in keys)]
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""
 
 
 @dataclass(frozen=True)

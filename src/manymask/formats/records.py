@@ -28,10 +28,12 @@ def make_dataset(
     problems: Sequence[Problem],
     categories: tuple[Category, ...] = OBJECT_CATEGORIES,
     folders: Iterable[Path] = (),
+    known: Iterable[Path] = (),
 ) -> Dataset:
     """Put a data set together: images are numbered from 1 in the order of their names.
 
-    Files in their folders, or in ``folders``, that belong to no image, layout or problem are reported.
+    Files in their folders, or in ``folders``, that belong to no image, layout or problem and are not in ``known`` are
+    reported.
 
     Raises:
         DatasetError: There are no images, or two of them have the same name.
@@ -44,7 +46,7 @@ def make_dataset(
     records = tuple(Record(image_id, *entry) for image_id, entry in enumerate(ordered, start=1))
     used = [file for record in records for file in (record.path, *record.label_files)]
     listed = {*folders, *(file.parent for file in used)}
-    skipped = find_skipped(listed, [*used, *(problem.path for problem in problems)])
+    skipped = find_skipped(listed, [*used, *known, *(problem.path for problem in problems)])
     return Dataset(root, format, categories, records, read_record, (*problems, *filter(None, [skipped])))
 
 

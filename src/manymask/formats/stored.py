@@ -1,4 +1,4 @@
-"""Predictions that were made earlier, by manymask or any other tool: COCO results, or label images."""
+"""Predictions that were made earlier, by manymask or any other tool: COCO results, label images or drawn objects."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,6 +16,13 @@ from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.coco_entries import check_polygons, is_integer
 from manymask.formats.coco_masks import decode_segmentations
+from manymask.formats.drawn import Drawings
+from manymask.formats.stored_drawings import (
+    find_drawings,
+    match_drawings,
+    match_drawn_classes,
+    read_drawn_predictions,
+)
 from manymask.formats.stored_labels import find_label_images, name_categories, read_stored_labels, read_tables
 from manymask.formats.submission import RESULTS_NAME
 from manymask.imaging.files import list_images, make_key
@@ -32,7 +39,7 @@ class StoredPredictions:
     """Predictions in files, for the images of a data set; masks are decoded image by image.
 
     Attributes:
-        path: The JSON file, or the folder of label images.
+        path: The JSON file, or the folder of label images or of drawn objects.
         categories: The classes, those of the data set. None: the files know no classes, and every label is 1.
         has_scores: Whether the files give scores; otherwise every score is 1.
         missing: Names of the data set's images that nothing was predicted for: they have no file, or neither an entry
@@ -75,17 +82,20 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
       ``image_id`` is the data set's, unless ``images.json`` beside it, as ``predict`` writes it, gives names, or it is
       a text: the one that the COCO file has as id, or the image's name itself. Only COCO files give images ids; other
       data are matched by name.
-    - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or
-      ``<name>_masks``, ``_cp_masks``, ``_label`` or ``_labels``. Where some files end so, the others are taken for
-      images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
+    - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or with
+      what tools add, such as ``<name>_cp_masks``, ``-labels`` or ``_pred``. Where some files are called so, the others
+      are taken for images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
+    - A folder of what a tool draws, such as QuPath's GeoJSON, ImageJ's ROIs or labelme's files.
+
+    Predictions for images that the data set does not have are named in ``notes``.
 
     Args:
         path: The file or folder.
         dataset: The data set to score against.
 
     Raises:
-        DatasetError: There are no predictions, or they are of images that the data set does not have, or an image has
-            two files.
+        DatasetError: There are no predictions, or all are of images that the data set does not have, or an image has
+            two files. Also where any of COCO results is of another image.
         FormatError: A file is of another kind, or has a class that the data set does not have, a score outside [0, 1]
             or an entry twice.
     """
@@ -97,7 +107,7 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
         if len(files) > 1:
             raise DatasetError(f"{path} holds both {PREDICTIONS_NAME} and {RESULTS_NAME}; give one of the files")
         if not files:
-            return _read_label_folder(path / "labels" if (path / "labels").is_dir() else path, dataset)
+            return _read_folder(path, dataset)
         path = files[0]
     elif path.suffix.lower() != ".json" or not path.exists():
         found = "another file" if path.exists() else "nothing"
@@ -318,15 +328,26 @@ def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any
         )
 
 
-def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
-    files = find_label_images(folder, dataset)
-    if not files:
+def _read_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
+    """Label images, or what was drawn; images may lie beside both."""
+    if (folder / "labels").is_dir():
+        return _read_label_folder(folder / "labels", *find_label_images(folder / "labels", dataset), dataset)
+    if not find_label_images(folder, dataset, with_plain=False)[0] and (found := find_drawings(folder)):
+        return _read_drawings(folder, *found, dataset)
+    return _read_label_folder(folder, *find_label_images(folder, dataset), dataset)
+
+
+def _read_label_folder(
+    folder: Path, files: dict[str, Path], others: Sequence[Path], dataset: Dataset
+) -> StoredPredictions:
+    """The label images of the images in ``files``; ``others`` are of images that the data set lacks."""
+    if not files and not others:
         raise DatasetError(
-            f"{folder} holds no predictions; expected {PREDICTIONS_NAME}, {RESULTS_NAME} or label images "
-            "<name>.tif; give a JSON file of another name itself"
+            f"{folder} holds no predictions; expected {PREDICTIONS_NAME}, {RESULTS_NAME}, label images <name>.tif or "
+            "files of a tool in which objects are drawn; give a JSON file of another name itself"
         )
     record_ids = {record.name: record.image_id for record in dataset.records}
-    _check_known(folder, "by name", files, record_ids, dataset)
+    extra = _note_others(folder, "by name", [path.stem for path in others], files, dataset)
     tables, notes = read_tables(files, dataset)
     columns = next(iter(tables.values()))  # those of all files are the same
     has_classes = "class" in columns or len(dataset.categories) == 1
@@ -336,5 +357,42 @@ def _read_label_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
         "score" in columns,
         tuple(name for name in record_ids if name not in files),
         {record_ids[name]: partial(read_stored_labels, path, tables[name]) for name, path in files.items()},
-        notes,
+        (*notes, *extra),
+    )
+
+
+def _note_others(
+    path: Path, how: str, others: Sequence[str], found: Collection[str], dataset: Dataset
+) -> tuple[str, ...]:
+    """What must be said of predictions for images that the data set lacks; an error where there are no others."""
+    if not found:
+        _check_known(path, how, others, [record.name for record in dataset.records], dataset)
+    if not others:
+        return ()
+    what = f"{len(others)} of the {len(others) + len(found)} images that {path} has predictions for are not in the data"
+    return (f"{what} and are not scored: {list_some(sorted(others))}.",)
+
+
+def _read_drawings(folder: Path, name: str, drawings: Drawings, dataset: Dataset) -> StoredPredictions:
+    """What was drawn in the files of a format."""
+    if faults := drawings.reading.problems:
+        raise FormatError(faults[0].message)
+    by_name, others = match_drawings(drawings, dataset)
+    extra = _note_others(folder, f"as {name}, by name", others, by_name, dataset)
+    objects = [each for drawn in by_name.values() for each in drawn.objects]
+    num_scored = sum(each.score is not None for each in objects)
+    if 0 < num_scored < len(objects):
+        raise FormatError(f"{folder} gives scores to {num_scored} of {len(objects)} objects; give all or none a score")
+    class_index, notes = match_drawn_classes(folder, {each.category for each in objects}, dataset)
+    return StoredPredictions(
+        folder,
+        None if class_index is None else dataset.categories,
+        num_scored > 0,
+        tuple(record.name for record in dataset.records if record.name not in by_name),
+        {
+            record.image_id: partial(read_drawn_predictions, by_name[record.name], class_index)
+            for record in dataset.records
+            if record.name in by_name
+        },
+        (*notes, *extra),
     )

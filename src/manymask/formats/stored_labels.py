@@ -1,7 +1,6 @@
 """Label images of predictions that were made earlier, and the tables of classes and scores beside them."""
 
 import csv
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,34 +13,40 @@ from numpy.typing import DTypeLike
 from manymask.core import Category, Dataset, Instances, Record, encode_layers, match_categories
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import MAX_ID, check_size, read_label_image
-from manymask.imaging.files import list_images, make_key
+from manymask.formats.label_images import get_label_stem
+from manymask.formats.label_names import fold_stem, match_labels, strip_image, strip_label
+from manymask.imaging.files import list_images
 from manymask.wording import list_some
-
-# What tools add to an image's name: Cellpose _cp_masks and _masks, others _label or _labels.
-_LABEL_STEM = re.compile(r"(?P<name>.+?)(_cp_masks|_masks|_labels?)", re.IGNORECASE)
 
 Table = dict[str, np.ndarray]
 """Those of ``id``, ``class`` (class index) and ``score`` that a CSV file has, by ascending id; none without a file."""
 
 
-def find_label_images(folder: Path, dataset: Dataset) -> dict[str, Path]:
-    """The label images in a folder by the names of their images."""
-    names = {make_key(record.name): record.name for record in dataset.records}
+def find_label_images(folder: Path, dataset: Dataset, *, with_plain: bool = True) -> tuple[dict[str, Path], list[Path]]:
+    """The label images in a folder by the names of their images, and those of images that the data set lacks.
+
+    Where some files are called like images of the data with an affix, the others are taken for images; without
+    ``with_plain`` they always are.
+
+    Raises:
+        DatasetError: Two label images may be of one image, or an image of the data is among them.
+    """
+    names = {record.path: record.name for record in dataset.records}
+    own_names = {fold_stem(name) for name in names.values()}
+    known = own_names | {strip_image(name) for name in names.values()}
+    stems = {path: path.stem for path in list_images(folder)}
+    affixed = {path: s for path, s in stems.items() if fold_stem(s) not in own_names and strip_label(s) in known}
+    # Cellpose's own file is what it is without a label image beside it.
+    labelled = {strip_label(stem) for stem in affixed.values()}
+    arrays = {path: get_label_stem(path) for path in list_images(folder, (".npy",))}
+    affixed |= {path: stem for path, stem in arrays.items() if fold_stem(stem) in known - labelled}
+    found = match_labels(names, affixed or (stems if with_plain else {}))
     own_images = {record.path.resolve() for record in dataset.records}
-    paths = list_images(folder)
-    matches = [None if make_key(path.stem) in names else _LABEL_STEM.fullmatch(path.stem) for path in paths]
-    named = [(match["name"], path) for match, path in zip(matches, paths, strict=True) if match]
-    if not named and (arrays := sorted(folder.glob("*_seg.npy"))):
-        raise DatasetError(f"{arrays[0]} is a pickle, which may run code; save Cellpose's masks as TIFF or PNG")
-    files: dict[str, Path] = {}
-    for found, path in named or [(path.stem, path) for path in paths]:
-        name = names.get(make_key(found), found)
-        if path.resolve() in own_images:
-            raise DatasetError(f"{path} is an image of the data, expected label images; give the predictions' folder")
-        if name in files:
-            raise DatasetError(f"{files[name]} and {path} are both label images of '{name}'; keep one of them")
-        files[name] = path
-    return files
+    if own := [path for path in found.labels.values() if path.resolve() in own_images]:
+        raise DatasetError(f"{own[0]} is an image of the data, expected label images; give the predictions' folder")
+    if found.unclear:
+        raise DatasetError(next(iter(found.unclear.values())))
+    return {names[image]: path for image, path in found.labels.items()}, list(found.strangers)
 
 
 def read_tables(files: dict[str, Path], dataset: Dataset) -> tuple[dict[str, Table], tuple[str, ...]]:
@@ -53,6 +58,8 @@ def read_tables(files: dict[str, Path], dataset: Dataset) -> tuple[dict[str, Tab
     """
     csv_files = {name: path.with_suffix(".csv") for name, path in files.items()}
     texts = {name: _read_table(path) for name, path in csv_files.items()}
+    others = [csv_files[name] for name, table in texts.items() if table is None]
+    texts = {name: table or {} for name, table in texts.items()}
     notes = _match_classes({text for table in texts.values() for text in table.get("class", [])}, dataset)
     if notes is not None:
         texts = {name: {key: v for key, v in table.items() if key != "class"} for name, table in texts.items()}
@@ -63,6 +70,9 @@ def read_tables(files: dict[str, Path], dataset: Dataset) -> tuple[dict[str, Tab
         raise FormatError(
             f"the CSV file beside {first} gives {one}, that beside {second} {other}; give all label images the same"
         )
+    if others:
+        what = "Tables without ids beside label images are taken for measurements and not read"
+        notes = (*(notes or ()), f"{what}: {list_some(others)}.")
     return tables, notes or ()
 
 
@@ -78,8 +88,11 @@ def _match_classes(found: set[str | None], dataset: Dataset) -> tuple[str, ...] 
     return match_categories(dataset.categories, tuple(Category(*row) for row in enumerate(names, start=1))).notes
 
 
-def _read_table(path: Path) -> dict[str, list[str | None]]:
-    """The texts of those of the columns id, class and score that a CSV file has; none if there is no file."""
+def _read_table(path: Path) -> dict[str, list[str | None]] | None:
+    """The texts of those of the columns id, class and score that a CSV file has; none if there is no file.
+
+    None where the file has other columns, such as measurements.
+    """
     if not path.exists():
         return {}
     try:
@@ -88,6 +101,8 @@ def _read_table(path: Path) -> dict[str, list[str | None]]:
             rows, columns = list(reader), list(reader.fieldnames or [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FormatError(f"{path} cannot be read as CSV ({error}); write it again") from error
+    if "id" not in columns and {"class", "score"}.isdisjoint(columns) and columns:
+        return None
     if "id" not in columns:
         found = ", ".join(columns) or "none"
         raise FormatError(

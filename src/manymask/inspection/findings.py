@@ -46,7 +46,7 @@ class Kind:
 
 
 _STOPS = "training stops before its first step and names the file"
-_STOPS_AT_ONCE = "training and evaluation stop when they read the file"
+_LEFT_OUT = "training and scores leave it out, with a warning that counts what is left out"
 _TRAINS = "it is trained on and scored like the others"
 _IS_ONE = "all its pieces are one object, with one box around them"
 
@@ -80,11 +80,9 @@ KINDS: dict[str, Kind] = {
         "without the tag",
     ),
     "size-mismatch": Kind("fault", _STOPS, "find the labels that belong to the image", True),
-    "bad-annotation": Kind("fault", _STOPS_AT_ONCE, "correct or remove it", True),
-    "incomplete-image": Kind(
-        "fault", "training and evaluation stop when they read the data", "add what is missing, or remove the rest", True
-    ),
-    "bad-image-entry": Kind("fault", _STOPS_AT_ONCE, "correct the entry, or remove it", True),
+    "bad-annotation": Kind("fault", _LEFT_OUT, "correct or remove it", True),
+    "incomplete-image": Kind("fault", _LEFT_OUT, "add what is missing, or remove the rest", True),
+    "bad-image-entry": Kind("fault", _LEFT_OUT, "correct the entry, or remove it", True),
     "unusual-entries": Kind("note", "they are read as they are meant", "nothing, if that is what was meant"),
     "crowd-regions": Kind(
         "warning",

@@ -1,5 +1,6 @@
 """The whole look at a data set, with the files that it leaves."""
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from manymask.core.files import write_file
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.formats.datasets import open_dataset
+from manymask.formats.splits import find_splits
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
 from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import check_target, write_repaired
+
+logger = logging.getLogger(__name__)
 
 _NAMES = ("fingerprint.json", "findings.json")
 
@@ -35,12 +39,13 @@ def inspect(
     with its ``repairs.json``.
 
     Args:
-        data: Folder of labelled images, or a COCO file.
+        data: Folder of labelled images, or a COCO file. Of a data set that is split all parts are examined, and the
+            others searched for images of the one to train on.
         val: A separate validation set in the format of ``data``; examined too, and searched for images of ``data``.
         data_format: Name of the reader; found out by default.
         group_by: Regular expression that finds an image's group (slide, patient) in its name.
         output: Folder to write the findings and the fingerprint to.
-        fix: New or empty folder for a repaired copy of ``data``.
+        fix: New or empty folder for a repaired copy of ``data``, or of its part to train on.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
         crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
         progress: Called with the number of images done, their number, and what is being done.
@@ -53,22 +58,34 @@ def inspect(
         PlanError: The pattern is no regular expression, the folder of ``fix`` is not empty, or files that ``inspect``
             did not write are in the way of ``output``.
     """
+    splits = find_splits(data)
+    data = splits.pop("train", data)
+    others = splits if val is None else splits | {"val": Path(val)}
     dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
-    val_set = None if val is None else open_dataset(val, dataset.format.name, crowd_as_objects=crowd_as_objects)
+    other_sets = [
+        open_dataset(path, dataset.format.name, crowd_as_objects=crowd_as_objects) for path in others.values()
+    ]
     # What would stop the writing stops before the long look.
     if fix is not None:
         check_target(Path(fix), dataset.root)
     if output is not None:
         check_outputs(Path(output), "inspect", _NAMES)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
-    val_findings = []
-    if val_set is not None:
-        val_found = inspect_dataset(val_set, progress=progress, cap=cap)
-        val_findings = [replace(finding, is_fixable=False) for finding in val_found.findings]
-        found = replace(found, findings=(*found.findings, *compare_sets(found.facts, val_found.facts)))
+    other_findings: list[Finding] = []
+    looked_at = [found.facts]
+    for other in other_sets:
+        other_found = inspect_dataset(other, progress=progress, cap=cap)
+        other_findings += other_found.findings
+        copies, *other_copies = [compare_sets(facts, other_found.facts) for facts in looked_at]
+        found = replace(found, findings=(*found.findings, *copies))
+        other_findings += [finding for findings in other_copies for finding in findings]
+        looked_at.append(other_found.facts)
+    other_findings = [replace(finding, is_fixable=False) for finding in other_findings]
     if fix is not None:
+        if splits:
+            logger.info(f"only {dataset.root} is copied; for another part give its folder")
         found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
-    found = replace(found, findings=sort_findings([*found.findings, *val_findings]))
+    found = replace(found, findings=sort_findings([*found.findings, *other_findings]))
     if output is not None:
         with record_outputs(Path(output), "inspect", _NAMES):
             write_file(Path(output) / "fingerprint.json", found.fingerprint.model_dump_json(indent=2) + "\n")

@@ -96,7 +96,7 @@ def inspect_dataset(
     findings += [finding for found, _, _ in looks for finding in found]
     if not facts:
         raise DatasetError(
-            f"no image of {dataset.root} can be read; the first: {findings[0].detail}; {findings[0].remedy}"
+            f"no image of {dataset.root} can be used; the first: {findings[0].detail}; {findings[0].remedy}"
         )
     return Inspection(
         DatasetCheck.of([check for _, _, check in looks if check is not None], dataset.categories),

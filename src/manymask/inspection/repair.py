@@ -105,7 +105,7 @@ def write_repaired(
     unusable: dict[str | None, list[str]] = defaultdict(list)
     for problem in dataset.problems:
         if problem.severity == "fault":
-            unusable[problem.image].append(problem.message.rpartition("; ")[0])
+            unusable[problem.image].append(problem.detail)
     names = {record.name for record in dataset.records}
     repairs = [
         Repair(image or "(no image)", False, _describe_unusable(messages))

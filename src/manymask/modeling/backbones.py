@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
@@ -35,6 +36,28 @@ def check_backbone(name: str) -> None:
         raise PlanError(f"timm has no model {name!r} to be the backbone; {hint}")
 
 
+class LeanPyramid(FeaturePyramidNetwork):
+    """torchvision's feature pyramid with fewer maps in memory at once: a large image's finest ones are most of it."""
+
+    def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The pyramid's maps by level name, finest first.
+
+        Args:
+            x: The body's maps, finest first; emptied, so that each is freed when the next is made.
+        """
+        names, results = list(x), list[Tensor]()
+        above = None
+        for name, inner, layer in zip(names[::-1], self.inner_blocks[::-1], self.layer_blocks[::-1], strict=True):
+            lateral = inner(x.pop(name))
+            if above is not None:
+                lateral += F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
+            above = lateral
+            results.insert(0, layer(above))
+        if self.extra_blocks is not None:
+            results, names = self.extra_blocks(results, [], names)
+        return dict(zip(names, results, strict=True))
+
+
 class PyramidBackbone(nn.Module):
     """A body's feature maps under a feature pyramid (arXiv 1612.03144).
 
@@ -51,7 +74,7 @@ class PyramidBackbone(nn.Module):
         self.body = body
         self.places = places
         self.first_stride = first_stride
-        self.fpn = FeaturePyramidNetwork([widths[place] for place in places], channels, LastLevelMaxPool())
+        self.fpn = LeanPyramid([widths[place] for place in places], channels, LastLevelMaxPool())
         self.out_channels = channels
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
@@ -59,7 +82,9 @@ class PyramidBackbone(nn.Module):
         maps: list[Tensor] = self.body(images)
         if getattr(self.body, "output_fmt", None) == "NHWC":
             maps = [feature_map.permute(0, 3, 1, 2) for feature_map in maps]
-        return self.fpn({str(level): maps[place] for level, place in enumerate(self.places)})
+        levels = {str(level): maps[place] for level, place in enumerate(self.places)}
+        del maps
+        return self.fpn(levels)
 
     def freeze(self, trainable_stages: int) -> None:
         """Freeze all but the last stages, which end at the pyramid's levels; 5 trains the stem before them too.

@@ -13,6 +13,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from manymask.modeling.anchors import AnchorGrid, match_anchors
 
+# So many proposals are taken in use where none is likely to be an object.
+_FALLBACK_PROPOSALS = 100
+
 
 class Float32AnchorGenerator(AnchorGenerator):
     """torchvision's anchors in float32 also under autocast, where bfloat16 would round coordinates to 4 in 1,000."""
@@ -103,8 +106,14 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """As torchvision's, with scores in float32: in bfloat16 most of the good ones are equal, and NMS picks any."""
-        self.score_thresh = 0.0 if self.training else self.least_objectness  # training samples poor ones too
+        self.score_thresh = 0.0 if self.training else self._choose_threshold(objectness.float().sigmoid())
         return super().filter_proposals(proposals, objectness.float(), image_shapes, num_anchors_per_level)
+
+    def _choose_threshold(self, scores: Float32[Tensor, "images proposals"]) -> float:
+        """The least objectness; after a few steps of training, when no proposal has it yet, that of the best few."""
+        if self.least_objectness == 0 or scores.max() >= self.least_objectness:
+            return self.least_objectness
+        return float(scores.topk(min(_FALLBACK_PROPOSALS, scores.shape[1]), dim=1).values[:, -1].min())
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]

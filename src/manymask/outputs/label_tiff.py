@@ -24,8 +24,9 @@ class LabelTiffs(OutputWriter):
         """Write the files of an image; an overlap goes to the higher score."""
         write_label_image(
             self.folder / "labels" / f"{image.name}.tif",
-            instances[instances.scores >= self.score_threshold],
+            instances,
             self.categories,
+            min_score=self.score_threshold,
             pixel_size=image.pixel_size,
             overlaps=self.folder / "overlaps" / f"{image.name}.tif",
         )

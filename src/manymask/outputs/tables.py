@@ -10,6 +10,7 @@ import numpy as np
 from manymask.core import Instances
 from manymask.core.files import replace_file
 from manymask.core.instances import import_extra
+from manymask.core.label_painting import rank_instances
 from manymask.core.measurements import Measurements, iterate_tables
 from manymask.outputs.writer import ImageEntry, OutputWriter
 
@@ -18,7 +19,8 @@ class _Tables(OutputWriter):
     """Tables of a row for each prediction that is shown, in parts."""
 
     def _measure(self, image: ImageEntry, instances: Instances) -> Iterator[Measurements]:
-        shown = self.select_shown(instances)
+        rows, _ = rank_instances(instances.runs, instances.scores, instances.iscrowd, self.score_threshold)
+        shown = instances[rows]
         return iterate_tables(shown.runs, shown.labels, shown.scores, self.class_names, image.image)
 
 

@@ -6,7 +6,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from manymask.core import Category, ImageSource, Instances
+from manymask.core.label_painting import rank_instances
+from manymask.core.runs import iterate_groups
 
 # Predictions are encoded in parts of about this many runs (some kilobyte each), so that memory depends little on how
 # many there are.
@@ -73,9 +77,15 @@ class OutputWriter(ABC):
             ManymaskError: The disk is full or cannot be written to.
         """
 
-    def select_shown(self, instances: Instances) -> Instances:
-        """The predictions that are shown, in the order of their ids in the label image: row i is id i + 1."""
-        return instances[instances.scores >= self.score_threshold].sort_by_id()
+    def iterate_shown(self, instances: Instances) -> Iterator[tuple[int, Instances]]:
+        """The predictions that are shown, by their ids in the label image, in parts: the first id of each part, and it.
+
+        A part has about ``GROUP_RUNS`` runs; there is at least one.
+        """
+        rows, _ = rank_instances(instances.runs, instances.scores, instances.iscrowd, self.score_threshold)
+        sizes = np.diff(instances.runs.row_splits)[rows]
+        for here in iterate_groups(sizes, GROUP_RUNS) if len(rows) else [slice(0, 0)]:
+            yield here.start + 1, instances[rows[here]]
 
     def close(self) -> None:  # noqa: B027 - most kinds have no file for all images
         """Finish the files for all images; after an error too, so that what was found until then is kept."""

@@ -18,6 +18,7 @@ from manymask.core import Category
 from manymask.core.files import explain_reading, write_file
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
+from manymask.formats.splits import Parts, choose_parts
 from manymask.imaging.orientation import CHOICE_NAME
 from manymask.modeling.build import assemble_model
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
@@ -66,12 +67,13 @@ def train(
     """Train a model and return its run folder.
 
     Args:
-        data: The training data; with ``resume`` only where it has moved.
+        data: The training data, or a data set that is split into ``train``, ``val`` and perhaps ``test``; with
+            ``resume`` only where it has moved.
         output: The run folder, which must be empty or new; ``runs/<name of the data>`` by default.
         recipe: Where the settings start from: ``auto`` (by default), which decides them by the data; ``baseline``; or a
             ``plan.json``.
-        val: A separate validation set in the format of ``data``; by default a part of ``data`` is held out
-            (``val_fraction``).
+        val: A separate validation set in the format of ``data``; by default that of a data set that is split, else a
+            part of ``data`` is held out (``val_fraction``).
         data_format: Name of the reader; found out from the folder by default.
         resume: A run folder, or a checkpoint in one, to go on with.
         started: When the command began, on ``time.monotonic``, from which ``minutes`` count; now by default.
@@ -155,7 +157,8 @@ def prepare(
     as_read = draft
     if recipe == AUTO and "normalization" not in settings:
         as_read = change_plan(draft, {"normalization": "image"})  # what the rules choose for values that need it
-    inspected = read_data(Path(data), Path(val) if val else None, data_format, as_read, progress)
+    parts = choose_parts(Path(data), Path(val) if val else None)
+    inspected = read_data(parts, data_format, as_read, progress)
     plan, decisions = decide_settings(inspected, draft, settings, is_auto=recipe == AUTO)
     for decision in decisions:
         if decision.setting == "epoch_steps" and plan.minutes is None:
@@ -265,8 +268,10 @@ def reload_data(
         raise PlanError(f"the run began with data format {old.data_format}; a resume cannot change it to {data_format}")
     if val is not None and old.val_path is None:
         raise PlanError("the run began without a separate validation set; leave --val out")
-    val_path = val or old.val_path
-    inspected = read_data(Path(data or old.path), Path(val_path) if val_path else None, old.data_format, plan, progress)
+    own_val = Path(val) if val else None
+    given = Parts(Path(old.path), own_val) if data is None else choose_parts(Path(data), own_val)
+    parts = Parts(given.train, (given.val or Path(old.val_path)) if old.val_path else None)
+    inspected = read_data(parts, old.data_format, plan, progress)
     found = split_data(inspected, plan)
     # The fingerprint holds all pixels and labels; plans of before have no digests of single images, and no sizes.
     places = ("path", "val_path", "train_digests", "val_digests", "object_sizes", "longest_object")

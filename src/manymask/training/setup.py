@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.formats.datasets import DatasetCheck, ImageCheck
+from manymask.formats.splits import Parts, check_same_classes
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
@@ -86,17 +86,19 @@ def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
                 )
 
 
-def read_data(
-    path: Path, val_path: Path | None, data_format: str | None, plan: Plan, progress: Progress | None
-) -> InspectedData:
+def read_data(parts: Parts, data_format: str | None, plan: Plan, progress: Progress | None) -> InspectedData:
     """Read and check every file as training will, so that what it would stop at is found before the first step.
 
     Raises:
-        DatasetError: A file cannot be used.
+        DatasetError: A file cannot be used, or the classes of a data set's parts differ.
     """
-    dataset = read_dataset(path, data_format, crowd_as_objects=plan.crowd_as_objects)
+    dataset, val = read_dataset(parts.train, data_format, crowd_as_objects=plan.crowd_as_objects), None
     if plan.channels == "auto":
         plan = plan.model_copy(update={"channels": _look_at_channels(dataset)})
+    if parts.val is not None:
+        val = read_dataset(parts.val, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
+        if parts.are_one:
+            check_same_classes(dataset, val)
     doubts, val_doubts = LabelDoubts(), LabelDoubts()
     scales: Scales = {}
     inspection = inspect_dataset(
@@ -108,9 +110,8 @@ def read_data(
     )
     _tell_findings(dataset, inspection)
     _tell_doubts(dataset, doubts)
-    if val_path is None:
+    if val is None:
         return InspectedData(dataset, inspection, None, None, scales)
-    val = read_dataset(val_path, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
     val_check = check_dataset(_read_as_training(val, plan, val_doubts, scales), progress, plan.num_workers)
     _tell_doubts(val, val_doubts)
     return InspectedData(dataset, inspection, val, val_check, scales)
