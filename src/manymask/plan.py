@@ -192,7 +192,7 @@ class Plan(BaseModel):
     """Factor that images are resized by where ``min_size`` is 0."""
     crop_size: int = Field(default=0, ge=0)
     """Side of the random crop of an image that a training step takes, in pixels of the file; 0 for the whole image, or
-    where ``min_size`` is 0 for a tile of prediction's size (1,920 pixels after resizing) of an image that is longer."""
+    where ``min_size`` is 0 for a tile of prediction's size (1,728 pixels after resizing) of an image that is longer."""
     normalization: Annotated[Literal["type", "image"], INHERITED] = "type"
     """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values. A
     difference of these of less than ten times the image's noise is not stretched that far."""

@@ -205,3 +205,30 @@ class TestLock:
         with hold_lock(tmp_path / "lock", "taken"):
             pass
         assert names(tmp_path) == []
+
+
+JSON_LIST = """
+from pathlib import Path
+from manymask.core.json_files import JsonList
+from manymask.errors import ManymaskError
+entries = JsonList(Path(sys.argv[1]))
+try:
+    entries.extend([1] * 10000)
+except ManymaskError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))  # room again
+entries.close()
+"""
+
+
+def test_json_list_of_which_a_part_was_lost_is_dropped(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text("[]")
+    limit = LIMIT.replace("(1000, 1000)", "(1000, -1)")
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys" + limit + JSON_LIST, path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"cannot write {path}: ")
+    assert path.read_text() == "[]"
+    assert names(tmp_path) == ["file.json"]

@@ -1,7 +1,10 @@
+import errno
 import json
 
 import pytest
 
+from manymask.core import files
+from manymask.core.files import write_file
 from manymask.core.outputs import RECORD_NAME, check_outputs, drop_outputs, is_unused, list_writers, record_outputs
 from manymask.errors import ManymaskError, PlanError
 
@@ -17,6 +20,17 @@ def write(folder, command, *names, text="own", **options):
 
 def list_names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
+
+
+def raise_full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def write_until_full(folder, monkeypatch):
+    with record_outputs(folder, "predict", ["a", "b"]):
+        write_file(folder / "a", "own")
+        monkeypatch.setattr(files.os, "fsync", raise_full)
+        write_file(folder / "b", "own")
 
 
 class TestOverwriting:
@@ -73,6 +87,34 @@ class TestOverwriting:
         assert (tmp_path / "labels" / "1.tif").read_text() == "corrected?"
         assert drop_outputs([tmp_path / "labels"]) == []
 
+    def test_what_a_kill_left_is_known(self, tmp_path):
+        written = record_outputs(tmp_path, "predict", ["labels/1.tif", "labels/2.tif"])
+        written.__enter__()
+        write_file(tmp_path / "labels" / "1.tif", "own")
+        write_file(tmp_path / "labels" / "2.tif", "own")
+        (tmp_path / "labels" / "2.tif").write_text("corrected")  # after the kill
+        check_outputs(tmp_path, "predict", ["a"])
+        with pytest.raises(PlanError, match=r"labels/2\.tif is not as manymask predict wrote it"):
+            check_outputs(tmp_path, "predict", ["labels/1.tif"])
+        (tmp_path / "labels" / "2.tif").unlink()
+        write(tmp_path, "predict", "a")
+        assert list_names(tmp_path) == ["a"]
+
+    def test_a_disk_that_stays_full_leaves_nothing_unknown(self, tmp_path, monkeypatch):
+        with pytest.raises(ManymaskError, match="no space left"):
+            write_until_full(tmp_path, monkeypatch)
+        monkeypatch.undo()
+        assert list_names(tmp_path) == ["a"]
+        write(tmp_path, "predict", "b")
+        assert list_names(tmp_path) == ["b"]
+
+    def test_a_note_that_was_cut_short_is_passed_over(self, tmp_path):
+        written = record_outputs(tmp_path, "predict", ["a", "b"])
+        written.__enter__()
+        (tmp_path / ".manymask.predict.jsonl").write_text('["b", "01')
+        write_file(tmp_path / "a", "own")
+        check_outputs(tmp_path, "predict", ["a", "b"])
+
     def test_nothing_of_the_call_before_is_left_beside_what_was_stopped(self, tmp_path):
         write(tmp_path, "predict", "a", "b", "labels/1.tif")
         with pytest.raises(IsADirectoryError), record_outputs(tmp_path, "predict", ["a", "b", "labels/1.tif"]):
@@ -96,7 +138,9 @@ class TestOverwriting:
             with pytest.raises(PlanError, match=f"{file} is not as"):
                 check_outputs(tmp_path, command, [file])
 
-    @pytest.mark.parametrize("record", ['{"predict": {"../precious": null}}', "[]", '{"predict": 1}', "cut sh"])
+    @pytest.mark.parametrize(
+        "record", ['{"predict": {"../precious": null}}', "[]", '{"predict": 1}', '{"predict": "a"}', "cut sh"]
+    )
     def test_a_record_of_somebody_else(self, tmp_path, record):
         (tmp_path / "precious").write_text("precious")
         (tmp_path / "out").mkdir()

@@ -112,7 +112,7 @@ class TestMergeTiles:
     @settings(max_examples=20)
     @given(crowds(), st.integers(4, 16), st.integers(1, 4), st.integers(0, 9))
     def test_gives_the_truth_that_each_tile_sees_a_part_of(self, truth, tile_size, half, seed):
-        tiles = list_tiles(truth.size, max(tile_size, 2 * half + 1), 2 * half)
+        tiles = list_tiles(truth.size, max(tile_size, 2 * half + 3), 2 * half)
         assert list_objects(merge_shuffled(truth, tiles, seed)) == list_objects(truth)
 
     @settings(max_examples=15)
@@ -135,7 +135,7 @@ class TestMergeTiles:
     @given(crowds(), st.integers(4, 16), st.integers(1, 4))
     def test_order_of_tiles_plays_no_part_whatever_each_finds(self, truth, tile_size, half):
         """Not even in the order of the result: scores of all kinds, and objects that only some tiles see."""
-        tiles = list_tiles(truth.size, max(tile_size, 2 * half + 1), 2 * half)
+        tiles = list_tiles(truth.size, max(tile_size, 2 * half + 3), 2 * half)
         rng = np.random.default_rng(0)
         found = [look(truth, tile.window) for tile in tiles]
         found = [part[rng.random(len(part)) < 0.7] for part in found]

@@ -257,6 +257,18 @@ def test_many_detections_pass_the_mask_head_in_chunks(monkeypatch):
     assert sizes == [20, 8, 8, 4]
 
 
+def test_many_proposals_pass_the_box_head_in_chunks(monkeypatch):
+    model = build_small()
+    image = make_example(0, 128)[0]
+    sizes = []
+    model.roi_heads.box_head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    at_once = detect(model, [image])[0]
+    monkeypatch.setattr(roi_heads, "PROPOSALS_AT_ONCE", 300)
+    torch.testing.assert_close(vars(detect(model, [image])[0]), vars(at_once), rtol=0, atol=1e-5)
+    assert sizes[0] == sum(sizes[1:])
+    assert sizes[1] == 300
+
+
 def test_proposals_are_matched_in_chunks(monkeypatch, small):
     image, target, _ = make_example(30, 128)
     expected = compute_losses(small, [image], [target])

@@ -73,3 +73,18 @@ def test_larger_images_have_more_proposals(monkeypatch):
 
     assert len(propose(logits_of, 256, monkeypatch)) == 4000
     assert len(propose(logits_of, 1024, monkeypatch)) == 1024 * 1024 // 128
+
+
+def test_an_image_in_a_batch_gets_what_it_gets_alone():
+    """Also one in which nothing is likely to be an object, beside one in which something is."""
+    rpn = build_model(2, SETTINGS).eval().rpn
+    rpn._input_size = (64, 64)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 300, 2, generator=generator) * 40
+    boxes = torch.cat([corners, corners + 8], dim=2)
+    logits = torch.rand(2, 300, generator=generator) * 4 + torch.tensor([[-12.0], [-3.0]])
+    together = rpn.filter_proposals(boxes, logits, [(64, 64)] * 2, [300])[0]
+    for index, found in enumerate(together):
+        (alone,) = rpn.filter_proposals(boxes[[index]], logits[[index]], [(64, 64)], [300])[0]
+        assert len(alone) > 10
+        torch.testing.assert_close(found, alone, rtol=0, atol=0)

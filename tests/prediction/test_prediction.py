@@ -671,6 +671,15 @@ class TestModelPredict:
             for found, expected in pairs:
                 assert_same_instances(found, expected)
 
+    @pytest.mark.parametrize("content", [None, b"no image"])
+    def test_images_before_one_that_cannot_be_read_come_first(self, model, tmp_path, content):
+        if content is not None:
+            (tmp_path / "a.tif").write_bytes(content)
+        found = model.predict([make_pixels(), make_pixels(), tmp_path / "a.tif", make_pixels()], min_score=0.0)
+        assert [instances.size for instances in (next(found), next(found))] == [(40, 52)] * 2
+        with pytest.raises(DatasetError, match=r"a\.tif"):
+            next(found)
+
     def test_batches_are_of_images_of_one_size(self, model, monkeypatch):
         sizes = [(40, 48), (40, 48), (40, 48), (36, 40), (40, 48)]
         images = [make_pixels(*size, seed=place) for place, size in enumerate(sizes)]

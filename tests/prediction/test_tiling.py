@@ -16,9 +16,11 @@ from manymask.core import ArraySource, Category, ImageSource, Instances, Window,
 from manymask.core.outputs import RECORD_NAME
 from manymask.errors import BrokenImagesError, DatasetError, FormatError, Interrupted, ManymaskError, PlanError
 from manymask.evaluation import evaluate
+from manymask.imaging import ONE_PLANE
 from manymask.plan import make_plan
 from manymask.prediction import Model, load_model, predict, predict_files, tiling
-from manymask.prediction.partial import PARTIAL_NAME, TileStore
+from manymask.prediction.job import _describe_settings, _Job
+from manymask.prediction.partial import PARTIAL_NAME, PartialResults, TileStore
 from manymask.prediction.tiling import Tiling, find_instances, load_image
 from tests import dense
 from tests.prediction.test_prediction import assert_same_instances
@@ -263,6 +265,12 @@ def stop_after(look, number: int, error: BaseException):
     return look_or_stop
 
 
+def damage_identity(model: Model, folder: Path, output: Path) -> None:
+    (output / PARTIAL_NAME).mkdir(parents=True)
+    (output / PARTIAL_NAME / "identity.json").write_text("cut sh")
+    predict_files(model, folder, output)
+
+
 class TestGoingOn:
     def test_files_are_the_truth_and_nothing_else_is_left(self, scene, model, tmp_path):
         folder, truth = scene
@@ -311,7 +319,8 @@ class TestGoingOn:
         predict_files(model, folder, tmp_path / "out")
         assert read_all(tmp_path / "out") == read_all(tmp_path / "whole")
 
-    def test_wherever_the_disk_is_full(self, scene, model, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("stays_full", [False, True])
+    def test_wherever_the_disk_is_full(self, scene, model, tmp_path, monkeypatch, stays_full):
         """It is said in a line, what is there is whole, and the same call goes on when there is room."""
         folder, truth = scene
         calls, files = [], []
@@ -319,7 +328,7 @@ class TestGoingOn:
         def predict_to(name, full_at=-1):
             def sync(_):
                 files.append(name)
-                if len(files) == full_at:
+                if len(files) == full_at or (stays_full and 0 < full_at < len(files)):
                     raise OSError(errno.ENOSPC, "No space left on device")
 
             files.clear()
@@ -363,10 +372,44 @@ class TestGoingOn:
         tifffile.imwrite(folder / "large.tif", np.maximum(pixels, 1), photometric="rgb")
         with pytest.raises(PlanError, match=r"finished tiles of large as it was before .*large\.tif was changed"):
             predict_files(model, folder, out)
+        with pytest.raises(PlanError, match=r"identity\.json is damaged, so nobody knows .*; remove .*\.partial"):
+            damage_identity(model, folder, tmp_path / "damaged")
         (folder / "large.tif").rename(folder / "larger.tif")
         with pytest.raises(PlanError, match="finished tiles of large, which is not among the images"):
             predict_files(model, folder, out)
         assert read_all(out) == before
+
+    def test_the_score_threshold_is_another_prediction_where_it_chooses_the_factor(self, scene, model, tmp_path):
+        job = _Job(model, Tiling.of(model.plan), None, None, may_break=False)
+        settings = {}
+        for size in (None, "auto"):
+            for threshold in (0.3, 0.6):
+                changes = {"object_size": size, "score_threshold": threshold}
+                job.model = replace(model, plan=model.plan.model_copy(update=changes))
+                settings[size, threshold] = _describe_settings(job, ONE_PLANE)
+        assert settings[None, 0.3] == settings[None, 0.6]
+        assert settings["auto", 0.3] != settings["auto", 0.6]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="the test forks")
+    def test_only_one_process_predicts_to_a_folder(self, scene, model, tmp_path):
+        folder, _ = scene
+        (folder / "large.tif").unlink()
+        tifffile.imwrite(folder / "small.tif", make_coordinates(0, 0, 40, 50), photometric="rgb")
+        context = multiprocessing.get_context("fork")
+        messages = context.Queue()
+
+        def predict_too():
+            try:
+                predict_files(model, folder, tmp_path / "out", formats=["csv"])
+            except ManymaskError as error:
+                messages.put(str(error))
+
+        with PartialResults(tmp_path / "out", {}).hold({}):
+            process = context.Process(target=predict_too)
+            process.start()
+            process.join()
+        assert "another process predicts to" in messages.get(timeout=10)
+        assert read_all(tmp_path / "out") == {}
 
     def test_a_damaged_tile_file_is_made_anew(self, scene, model, tmp_path):
         store, found = TileStore(tmp_path), [draw_truth((40, 50)), draw_truth((40, 50), 0)]

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -65,6 +65,21 @@ def explain_reading() -> Generator[None]:
         ) from error
 
 
+Announce = Callable[[Path, Path], None]
+"""Called with a complete temporary file and the place that it is about to take."""
+_announcing: list[Announce] = []
+
+
+@contextmanager
+def announce_files(announce: Announce) -> Generator[None]:
+    """Call a function before ``replace_file`` puts a file in place, in any thread; if it fails, the file is dropped."""
+    _announcing.append(announce)
+    try:
+        yield
+    finally:
+        _announcing.remove(announce)
+
+
 @contextmanager
 def replace_file(path: Path, mode: str = "wb") -> Generator[IO[Any]]:
     """Open a file for writing that takes the place of ``path`` only when it is complete and on the disk.
@@ -85,6 +100,8 @@ def replace_file(path: Path, mode: str = "wb") -> Generator[IO[Any]]:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
+            for announce in tuple(_announcing):
+                announce(temporary, path)
             os.replace(temporary, path)
         finally:
             with suppress(OSError):  # what went wrong is told already

@@ -94,16 +94,21 @@ class JsonList:
         return self._closing.enter_context(replace_file(self._path, "w"))
 
     def extend(self, entries: Iterable[object]) -> None:
-        """Add entries."""
+        """Add entries; where that fails, the file is dropped, since nobody knows how much of them is in it."""
         with explain_writing(self._path):
-            for entry in entries:
-                self._file.write(self._start + json.dumps(entry, allow_nan=False))
-                self._start = ", "
+            try:
+                for entry in entries:
+                    self._file.write(self._start + json.dumps(entry, allow_nan=False))
+                    self._start = ", "
+            except OSError as error:
+                self._closing.__exit__(type(error), error, error.__traceback__)
+                raise
 
     def close(self) -> None:
-        """Put the file in place."""
+        """Put the file in place, if it was not dropped."""
         with self._closing:
-            self._file.write("]" if self._start == ", " else "[]")
+            if not self._file.closed:
+                self._file.write("]" if self._start == ", " else "[]")
 
 
 def write_json(path: Path, data: object) -> None:

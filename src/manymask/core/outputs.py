@@ -3,17 +3,20 @@
 Each folder that a command writes to holds ``.manymask.json``: for each command the files that it wrote, by their place
 in the folder, with a digest of their content. A file that is not in it, or that was changed since, is the user's. So
 predictions that somebody has corrected to serve as labels are never lost, and are read as labels.
+
+While a command writes, ``.manymask.<command>.jsonl`` gets the digest of each file before the file is put in place: what
+a kill or a full disk leaves is known too.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from manymask.core.files import check_writable, explain_writing
+from manymask.core.files import announce_files, check_writable, explain_writing
 from manymask.core.json_files import write_json
 from manymask.errors import PlanError
 
@@ -67,13 +70,8 @@ def check_outputs(folder: Path, command: str, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def record_outputs(
-    folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True
-) -> Generator[Callable[[Iterable[str]], None]]:
+def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole: bool = True) -> Generator[None]:
     """Keep the record of the files that are written inside the block, after ``check_outputs``.
-
-    The block is given a function that takes the names of files which are whole now: after a kill the command may write
-    these over. Without it, what a killed command wrote is taken for the user's.
 
     Args:
         folder: The folder of the outputs.
@@ -90,19 +88,25 @@ def record_outputs(
                 _remove(folder, name)
         before = {}
     write_json(folder / RECORD_NAME, records | {command: before | dict.fromkeys(names)})
+    notes = _get_notes(folder, command)
+    notes.unlink(missing_ok=True)
+    places = {os.path.abspath(folder / name): name for name in names}
 
-    def note(whole: Iterable[str]) -> None:
-        digests = {name: _digest(folder / name) for name in whole if (folder / name).is_file()}
-        records = _read_records(folder)
-        write_json(folder / RECORD_NAME, records | {command: records[command] | digests})
+    def note(temporary: Path, path: Path) -> None:
+        if (name := places.get(os.path.abspath(path))) is not None:
+            # The line break comes first, as the line before may have been cut short by a full disk.
+            with explain_writing(notes), open(notes, "a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps([name, _digest(temporary)]))
 
     try:
-        yield note
+        with announce_files(note):
+            yield
     finally:
         written = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
         records = _read_records(folder)  # another command may have written its own meanwhile
         before = {} if is_whole else {name: d for name, d in records.get(command, {}).items() if name not in names}
         write_json(folder / RECORD_NAME, records | {command: before | written})
+        notes.unlink(missing_ok=True)
 
 
 def drop_outputs(folders: Sequence[Path]) -> list[Path]:
@@ -135,7 +139,7 @@ def _is_output(folder: Path, recorded: _Digests) -> bool:
                 return False
         elif path.name in _OLD_NAMES or _is_unchanged(path, path.name, recorded):
             continue
-        elif recorded.get(path.name, "") is not None:  # None: its command was killed before it wrote a digest
+        elif recorded.get(path.name, "") is not None:  # None: it is being written, or a kill left it
             return False
     return bool(children) or any((folder / name).exists() for name in (RECORD_NAME, LOCK_NAME))
 
@@ -158,7 +162,7 @@ def _is_old_output(folder: Path, command: str) -> bool:
 def _is_unchanged(path: Path, name: str, digests: _Digests) -> bool:
     """Whether a file is as it was recorded under a name.
 
-    A file whose command was killed has no digest, and may have been corrected since: it is not known to be unchanged.
+    One without a digest, of a version that noted none before a kill, may have been corrected since.
     """
     return digests.get(name) is not None and path.is_file() and digests[name] == _digest(path)
 
@@ -211,9 +215,25 @@ def _read_records(folder: Path) -> dict[str, _Digests]:
         records = None
     root = os.path.abspath(folder)
     try:
-        places = [os.path.abspath(folder / name) for digests in records.values() for name in digests]
+        places = [os.path.abspath(folder / name) for digests in records.values() for name, _ in digests.items()]
     except (AttributeError, TypeError):
         places = [""]
     if not all(place.startswith(os.path.join(root, "")) for place in places):
         raise PlanError(f"{path} is not as manymask wrote it; remove it, and the files beside it are taken for yours")
+    for command, digests in records.items():
+        digests.update(_read_notes(folder, command, digests))
     return records
+
+
+def _get_notes(folder: Path, command: str) -> Path:
+    return folder / f".manymask.{command}.jsonl"
+
+
+def _read_notes(folder: Path, command: str, names: Container[str]) -> Iterator[tuple[str, str]]:
+    """What a command that has not ended noted of its files, of those that the record names."""
+    with suppress(OSError):
+        for line in _get_notes(folder, command).read_bytes().splitlines():
+            with suppress(ValueError):  # cut short
+                name, digest = json.loads(line)
+                if name in names:
+                    yield name, digest

@@ -26,7 +26,7 @@ from manymask.core.components import split_columns
 from manymask.core.image import Window
 from manymask.core.instances import Instances, concatenate_instances
 from manymask.core.overlap import compute_iou, intersect_runs
-from manymask.core.runs import RunLengths
+from manymask.core.runs import RunLengths, concatenate_runs
 
 # IoU inside the band above which views of two tiles are one object's.
 MATCH_IOU = 0.5
@@ -123,6 +123,7 @@ def merge_tiles(size: tuple[int, int], tiles: Sequence[Tile], found: Sequence[In
     pairs = _find_pairs(tiles, [part.runs for part in parts], views)
     group, members = _group_views(pairs, tile_of, views.scores)
     overlaps = _find_overlaps([part.runs for part in parts])
+    del parts  # a third of all memory here; ``views`` has them
 
     boxes = views.runs.boxes
     ends = np.concatenate([_reduce(np.minimum, boxes[:, :2], group), _reduce(np.maximum, boxes[:, 2:], group)], axis=1)
@@ -138,7 +139,8 @@ def merge_tiles(size: tuple[int, int], tiles: Sequence[Tile], found: Sequence[In
     is_kept &= ~_find_rivals(pairs, overlaps, group, members, tile_of, is_kept, rank)
     kept = rank[is_kept[rank]]
     stitched = np.flatnonzero(is_cut[best] & (np.bincount(group) > 1))
-    return MergedTiles(_build(views, group, best, scorer, stitched)[kept], int(is_kept[stitched].sum()))
+    stitched = stitched[is_kept[stitched]]
+    return MergedTiles(_build(views, group, best, scorer, stitched, kept), len(stitched))
 
 
 def place_instances(instances: Instances, window: Window, size: tuple[int, int]) -> Instances:
@@ -327,15 +329,17 @@ def _find_rivals(
 
 
 def _build(
-    views: Instances, group: np.ndarray, best: np.ndarray, scorer: np.ndarray, stitched: np.ndarray
+    views: Instances, group: np.ndarray, best: np.ndarray, scorer: np.ndarray, stitched: np.ndarray, kept: np.ndarray
 ) -> Instances:
-    """The instance of each group: its best view, with the union of all where that is cut off."""
-    is_used = np.zeros(len(views), dtype=bool)
-    is_used[best] = True
-    is_used |= np.isin(group, stitched)
-    is_run = is_used[views.runs.owner]
-    owner, start, length = group[views.runs.owner[is_run]], views.runs.start[is_run], views.runs.length[is_run]
-    runs = RunLengths.from_intervals(views.size, len(best), owner, start, length)
-    boxes = views.boxes[best]
-    boxes[stitched] = runs.boxes[stitched]
-    return Instances.from_runs(runs, views.labels[best], scores=views.scores[scorer], boxes=boxes)
+    """The instances of the kept groups: each its best view, or the union of all where that is cut off."""
+    place = np.full(len(best), -1)
+    place[stitched] = np.arange(len(stitched))
+    owner = place[group][views.runs.owner]  # few runs are of stitched ones, and only these are sorted and joined
+    is_part = owner >= 0
+    start, length = views.runs.start[is_part], views.runs.length[is_part]
+    unions = RunLengths.from_intervals(views.size, len(stitched), owner[is_part], start, length)
+    boxes, row = views.boxes[best], best.copy()
+    boxes[stitched] = unions.boxes
+    row[stitched] = len(views) + np.arange(len(stitched))
+    runs = (concatenate_runs([views.runs, unions]) if len(stitched) else views.runs).select(row[kept])
+    return Instances.from_runs(runs, views.labels[best[kept]], scores=views.scores[scorer[kept]], boxes=boxes[kept])

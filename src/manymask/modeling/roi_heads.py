@@ -21,6 +21,8 @@ from manymask.modeling.targets import sample_mask_targets
 
 # Detections that go through the mask head at once: 256 x 256 channels x 14 x 14 are 51 MB in float32.
 DETECTIONS_AT_ONCE = 256
+# Proposals of an image that go through the box head at once in use: 1,000 x 256 channels x 7 x 7 are 50 MB.
+PROPOSALS_AT_ONCE = 1000
 # Entries of the (instances x proposals) IoU that are looked at at once.
 IOUS_AT_ONCE = 1 << 20
 # Of the generalised IoU, whose sum is divided by all samples, as mmdetection's faster_rcnn_r50_fpn_giou_1x has it: with
@@ -220,6 +222,12 @@ class CrowdRoIHeads(RoIHeads):
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Class logits and box deltas, in float32 also under autocast."""
+        if not self.training and len(proposals) == 1 and len(proposals[0]) > PROPOSALS_AT_ONCE:
+            # A crowded tile has thousands, whose features would take more memory than the rest of the network.
+            chunks = [[chunk] for chunk in proposals[0].split(PROPOSALS_AT_ONCE)]
+            parts = [self._run_box_head(features, chunk, image_shapes) for chunk in chunks]
+            class_logits, box_regression = (torch.cat(part) for part in zip(*parts, strict=True))
+            return class_logits, box_regression
         features_of_boxes = self.box_roi_pool(features, self._shift(proposals), image_shapes)
         class_logits, box_regression = self.box_predictor(self.box_head(features_of_boxes))
         return class_logits.float(), box_regression.float()

@@ -106,14 +106,16 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """As torchvision's, with scores in float32: in bfloat16 most of the good ones are equal, and NMS picks any."""
-        self.score_thresh = 0.0 if self.training else self._choose_threshold(objectness.float().sigmoid())
-        return super().filter_proposals(proposals, objectness.float(), image_shapes, num_anchors_per_level)
+        objectness, self.score_thresh = objectness.float(), 0.0
+        if not self.training and self.least_objectness:
+            scores, self.score_thresh = objectness.sigmoid(), torch.finfo(torch.float32).tiny
+            objectness = objectness.where(scores >= self._choose_thresholds(scores), -math.inf)
+        return super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
 
-    def _choose_threshold(self, scores: Float32[Tensor, "images proposals"]) -> float:
-        """The least objectness; after a few steps of training, when no proposal has it yet, that of the best few."""
-        if self.least_objectness == 0 or scores.max() >= self.least_objectness:
-            return self.least_objectness
-        return float(scores.topk(min(_FALLBACK_PROPOSALS, scores.shape[1]), dim=1).values[:, -1].min())
+    def _choose_thresholds(self, scores: Float32[Tensor, "images proposals"]) -> Float32[Tensor, "images 1"]:
+        """The least objectness; in an image where no proposal has it, as after few steps, that of the best few."""
+        best = scores.topk(min(_FALLBACK_PROPOSALS, scores.shape[1]), dim=1).values
+        return best[:, -1:].where(best[:, :1] < self.least_objectness, self.least_objectness)
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]

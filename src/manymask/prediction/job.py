@@ -119,7 +119,7 @@ def predict_files(
     partial.check(tiled)
     num_found, num_shown = 0, 0
 
-    with partial.hold(tiled), record_outputs(output, "predict", names) as note:
+    with partial.hold(tiled), record_outputs(output, "predict", names):
         writers = [kind(output, stems, model.categories, model.plan.shown_score) for kind in kinds]
 
         def write(found: tuple[_Task, ImageSource, Instances]) -> tuple[_Task, Instances]:
@@ -128,8 +128,6 @@ def predict_files(
             entry = ImageEntry(task.id, task.file.stem, file_name, image)
             for writer in writers:
                 writer.write(entry, instances)
-            if task.num_tiles > 1:
-                note(name for kind in kinds for name in kind.list_files([task.file.stem]))
             return task, instances
 
         # The thread that writes ends before its writers are closed, also where the user interrupts.
@@ -315,7 +313,10 @@ def _describe_settings(job: _Job, planes: PlaneChoice) -> dict[str, Any]:
     """All but the images that changes what is found in tiles."""
     source = job.model.source
     files = sorted(source.parent.iterdir()) if source.name == EXPORT_FILE else [source]
-    settings = {name: getattr(job.model.plan, name) for name in list_marked(INFERENCE) if name not in _WITHOUT_EFFECT}
+    plan = job.model.plan
+    settings = {name: getattr(plan, name) for name in list_marked(INFERENCE) if name not in _WITHOUT_EFFECT}
+    if plan.object_size == "auto":  # the objects that are measured are those that are shown
+        settings["score_threshold"] = plan.score_threshold
     return {
         "model": [digest_file(file) for file in files if file.is_file()],
         "device": job.model.detector.device.type,

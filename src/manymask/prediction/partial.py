@@ -67,7 +67,7 @@ class PartialResults:
 
     @contextmanager
     def hold(self, images: Mapping[str, Path]) -> Iterator[None]:
-        """Keep the folder for this process where images need it, and remove it if the block ends without an error.
+        """Keep the outputs for this process, and the folder where images need it until the block ends without an error.
 
         Args:
             images: As in ``check``.
@@ -76,13 +76,14 @@ class PartialResults:
             ManymaskError: Another process works on it.
             Interrupted: Ctrl-C.
         """
-        if not images:
-            yield
-            return
-        with explain_writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        conflict = f"another process predicts to {self.folder.parent}; wait for it, or choose another output"
-        with hold_lock(self.folder.with_name(f"{PARTIAL_NAME}.lock"), conflict):
+        output = self.folder.parent
+        with explain_writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+        conflict = f"another process predicts to {output}; wait for it, or choose another output"
+        with hold_lock(output / f"{PARTIAL_NAME}.lock", conflict):
+            if not images:
+                yield
+                return
             write_json(self.folder / _IDENTITY_NAME, self.settings)
             try:
                 yield
@@ -164,9 +165,13 @@ def _unpack(arrays: dict[str, np.ndarray]) -> Instances:
 
 def _read_identity(folder: Path) -> dict[str, Any]:
     """What a folder's tiles are of; nothing where a kill came before it was written."""
-    with suppress(FileNotFoundError):
-        return json.loads((folder / _IDENTITY_NAME).read_bytes())
-    return {}
+    path = folder / _IDENTITY_NAME
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise PlanError(f"{path} is damaged, so nobody knows what its tiles are of; remove {folder}") from error
 
 
 def digest_file(path: Path) -> str:

@@ -122,10 +122,13 @@ def _make_batches(images: Iterator[LoadedImage], batch_size: int) -> Iterator[li
     for loaded in images:
         is_alike = loaded.values is not None and bool(batch) and batch[0].values is not None
         is_alike = is_alike and batch[0].image.size == loaded.image.size
-        if batch and (len(batch) == batch_size or not is_alike):
+        if batch and not is_alike:
             yield batch
             batch = []
         batch.append(loaded)
+        if len(batch) == batch_size:  # before the next image is waited for, which may not be readable
+            yield batch
+            batch = []
     if batch:
         yield batch
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 # Pixels that the network works on, at most, along a side of a tile; with ``nuclei`` memory stays below 2 GB
 # (benchmarks/RESULTS.md), and longer sides are little faster.
-TILE_SIDE = 1920
+TILE_SIDE = 1728
 # Pixels that the network works on from which on what lies around an object hardly changes what it finds: from a
 # window's border on, features of ``nuclei`` differ from those of the whole image by their own deviation and more, by up
 # to half of it from 64 pixels on, and by less than 0.01 of it from 96 pixels on.
