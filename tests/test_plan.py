@@ -35,6 +35,7 @@ DATA = DataRecord(
 VALUES = {
     "architecture": ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"),
     "backbone": ("none", None),
+    "channels": ("3,1", (3, 1)),
     "convolutions": ("separable", "separable"),
     "weights": ("runs/a/best.ckpt", "runs/a/best.ckpt"),
     "trainable_stages": ("5", 5),

@@ -48,11 +48,20 @@ def _list_from_text(value: Any) -> Any:
     return [part for part in value.replace(" ", ",").split(",") if part] if isinstance(value, str) else value
 
 
+def _list_or_auto(value: Any) -> Any:
+    return value if value == "auto" else _list_from_text(value)
+
+
 _OR_NONE, _LIST = BeforeValidator(_none_from_text), BeforeValidator(_list_from_text)
 
 
 ObjectSizes = tuple[float, float, float, float, float]
 """The 5 %, 25 %, 50 %, 75 % and 95 % quantiles of objects' sizes."""
+
+
+def count_inputs(num_channels: int) -> int:
+    """Channels that a network takes for images of so many: three for grey and RGB."""
+    return 3 if num_channels == 1 else num_channels
 
 
 class DataRecord(BaseModel):
@@ -187,6 +196,11 @@ class Plan(BaseModel):
     normalization: Annotated[Literal["type", "image"], INHERITED] = "type"
     """What becomes 0 and 1: 0 and the largest number of the file's type, or the image's own 1 % and 99.8 % values. A
     difference of these of less than ten times the image's noise is not stretched that far."""
+    channels: Annotated[Literal["auto"] | tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_list_or_auto)] = (
+        "auto"
+    )
+    """Channels of the files that the network sees, counted from 1, in this order; ``auto`` is all of them. Grey is
+    repeated to three; of two, four or more each is normalized by itself, and the network takes as many."""
     augmentation: Literal["none", "flip", "dihedral"] = "none"
     """What training images are put through at random: nothing, left-right flips, or all flips and quarter turns."""
     scale_jitter: float = Field(default=0.0, ge=0, le=1)
@@ -287,6 +301,8 @@ class Plan(BaseModel):
              f"anchor_sizes is {list(self.anchor_sizes)}, expected five sizes of at least 2 pixels"),
             (not self.aspect_ratios or not all(0.05 <= ratio <= 20 for ratio in self.aspect_ratios),
              f"aspect_ratios is {list(self.aspect_ratios)}, expected numbers from 0.05 to 20"),
+            (self.channels != "auto" and not 0 < len(self.channels) == len(set(self.channels)),
+             f"channels is {list(self.channels)}, expected auto or numbers that differ"),
             (self.roi_samples * self.roi_positives < 1,
              f"roi_positives is {self.roi_positives:g}, less than one of roi_samples={self.roi_samples}, so that the "
              "mask head would never learn; set one of them higher"),
@@ -304,6 +320,11 @@ class Plan(BaseModel):
         if self.detections_per_image == "auto":
             raise PlanError("detections_per_image is auto, but there is no training data to take it from; set a number")
         return self.detections_per_image
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the network takes; grey becomes three."""
+        return count_inputs(3 if self.channels == "auto" else len(self.channels))
 
     @property
     def shown_score(self) -> float:

@@ -56,6 +56,11 @@ def assert_one_line(result: tuple[int, str, str], *parts: str) -> None:
         assert part in err
 
 
+def test_is_a_module_too():
+    command = [sys.executable, "-m", "manymask", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == manymask.__version__
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Three class folders that the command synthetic makes."""

@@ -46,11 +46,11 @@ def test_what_belongs_to_a_layout_is_not_mentioned(tmp_path, make):
 def test_what_is_passed_over_is_counted_and_named(tmp_path, make, place):
     make(tmp_path)
     folder = tmp_path / place
-    for name in ("c.webp", "d.gif", "e.jp2", "f.npy"):
+    for name in ("c.avif", "d.jxl", "e.heic", "f.npy"):
         (folder / name).write_bytes(b"x")
     (folder / "g.tif").symlink_to("/nowhere")
     write_array(folder / "plate2" / "b.tif", make_pixels())
-    with pytest.warns(UserWarning, match=r"6 files or folders were passed over .*c\.webp.*f\.npy.* and 1 more"):
+    with pytest.warns(UserWarning, match=r"6 files or folders were passed over .*c\.avif.*f\.npy.* and 1 more"):
         read_dataset(tmp_path)
 
 

@@ -1,10 +1,12 @@
 import warnings
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
 from manymask.errors import FormatError, PlanError
+from manymask.imaging import open_image
 from tests.formats.format_files import make_pixels, read_ids, write_array
 from tests.imaging.reading import read_pixels
 
@@ -46,9 +48,43 @@ def test_limit_of_pillow_is_left_to_the_caller(tmp_path, monkeypatch):
 
 
 def test_other_types_are_named(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"RIFF----WEBPVP8 ")
-    with pytest.raises(FormatError, match=r"a\.png cannot be read as TIFF, PNG, JPEG or BMP image"):
+    (tmp_path / "a.png").write_bytes(b"\0\0\0\x1cftypavif")
+    with pytest.raises(FormatError, match=r"a\.png cannot be read as TIFF, PNG, .* or GIF image, by its first bytes"):
         read_pixels(tmp_path / "a.png")
     Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "b.gif")
     with pytest.raises(FormatError, match=r"b\.gif was saved as GIF, which changes ids"):
         read_ids(tmp_path / "b.gif")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jp2", ".gif"])
+def test_other_kinds_of_image(tmp_path, suffix):
+    pixels = np.repeat(make_pixels(60, 80, channels=1), 3, axis=2)
+    image, path = Image.fromarray(pixels), tmp_path / f"a{suffix.upper()}"
+    image.putalpha(Image.new("L", image.size, 100)) if suffix != ".gif" else None
+    image.save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    source = open_image(path)
+    assert (source.size, source.num_channels, source.dtype) == ((60, 80), 3, np.uint8)
+    np.testing.assert_array_equal(source.read(), pixels)
+    kind = {".webp": "WebP", ".jp2": "JPEG 2000", ".gif": "GIF"}[suffix]
+    with pytest.raises(FormatError, match=f"was saved as {kind}, which changes ids"):
+        read_ids(path)
+
+
+@pytest.mark.parametrize("codec", ["jp2", "j2k"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_jpeg_2000_keeps_its_type_and_channels(tmp_path, codec, channels, dtype):
+    pixels = make_pixels(60, 80, channels, dtype)
+    data = imagecodecs.jpeg2k_encode(pixels.squeeze(), codecformat=codec, level=0)
+    (tmp_path / "a.jp2").write_bytes(data)
+    source = open_image(tmp_path / "a.jp2")
+    assert (source.size, source.num_channels, source.dtype) == ((60, 80), channels, np.dtype(dtype))
+    np.testing.assert_array_equal(source.read(), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_films_are_refused(tmp_path, suffix):
+    frames = [Image.fromarray(make_pixels(60, 80) + np.uint8(50 * i)) for i in range(2)]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(FormatError, match=r"holds 2 images, expected one; save each in a file of its own"):
+        open_image(tmp_path / f"a{suffix}")

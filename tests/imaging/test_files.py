@@ -290,6 +290,8 @@ def test_find_refuses_nothing(tmp_path):
         find_images(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         find_images(tmp_path / "x")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(DatasetError, match="folder holds 0 files named image"):
+    for name in ("x/image.tif", "y/b.tif"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True)
+        (tmp_path / "folder" / name).touch()
+    with pytest.raises(DatasetError, match="y holds 0 files named image"):
         find_images(tmp_path)

@@ -85,8 +85,6 @@ def test_large_objects_of_full_images_are_no_background():
 @pytest.mark.parametrize(
     ("pixels", "kind", "detail"),
     [
-        (draw_pixels(channels=2), "unsupported-channels", "has 2 channels"),
-        (draw_pixels(channels=5), "unsupported-channels", "has 5 channels"),
         (np.full((60, 80, 3), 9, dtype=np.uint8), "constant-image", "has the value 0.0352941 everywhere"),
         (np.full((60, 80, 1), np.nan), "not-finite", "NaN"),
         (draw_pixels().astype(np.float32), "value-range", "float32 values from 20 to 220"),
@@ -149,6 +147,16 @@ def test_similar_images_are_found_in_blocks(monkeypatch):
     ]
     similar = [(one.image, one.detail) for one in examine_dataset(facts, CATEGORIES) if one.kind == "similar-image"]
     assert similar == [("3", "looks much like 1.png"), ("4", "looks much like 0.png")]
+
+
+def test_other_channels_than_most():
+    images = [measure(pixels=draw_pixels(channels=count, seed=count), name=str(count)) for count in (1, 2, 3, 5)]
+    found = [(one.image, one.detail) for one in examine_dataset(images, CATEGORIES) if "unsupported" in one.kind]
+    assert found == [
+        ("2", "has 2 channels, while most images have 1 or 3"),
+        ("5", "has 5 channels, while most images have 1 or 3"),
+    ]
+    assert not any("channels" in one.kind for one in examine_dataset([images[1]], CATEGORIES))
 
 
 def test_mixtures():

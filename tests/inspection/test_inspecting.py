@@ -516,7 +516,8 @@ def test_command(planted, tmp_path):
     assert found.exit_code == 0
     assert "instances an image" in found.stdout
     assert f"copy written to {tmp_path / 'fixed'}: nothing to repair" in found.stdout.replace("\n", "")
-    bad = CliRunner().invoke(app, ["inspect", str(planted[0] / "data"), "--output", str(tmp_path / "bad")])
+    arguments = ["inspect", str(planted[0] / "data"), "--output", str(tmp_path / "bad"), "--cap", "1"]
+    bad = CliRunner().invoke(app, arguments)
     assert bad.exit_code == 1
     assert "binary.tif" in bad.stdout
     assert "more in" in bad.stdout

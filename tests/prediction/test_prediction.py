@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import sys
@@ -16,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from manymask.core import Instances, RunLengths, encode_crops
-from manymask.errors import CheckpointError, DatasetError, ManymaskError, PlanError
+from manymask.errors import BrokenImagesError, CheckpointError, DatasetError, ManymaskError, PlanError
 from manymask.evaluation import evaluate
 from manymask.formats import read_dataset, write_class_folder
 from manymask.imaging import PlaneChoice, read_pixels
@@ -383,9 +384,9 @@ def test_long_names(model, tmp_path):
 def test_files_that_are_passed_over_are_named(model, tmp_path):
     folder = write_images(tmp_path / "in", "a.png", "b_masks.png", "a_masks.png")
     write_images(folder / "plate2", "c.png")
-    (folder / "d.webp").write_bytes(b"x")
+    (folder / "d.avif").write_bytes(b"x")
     (folder / "e.tif").symlink_to("/nowhere")
-    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.webp, e\.tif \(a .*, plate2.*; images"):
+    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.avif, e\.tif \(a .*, plate2.*; images"):
         predict_files(model, folder, tmp_path / "out", formats=["coco"])
     (folder / "plate2" / "notes.csv").write_text("x")
     with warnings.catch_warnings():
@@ -401,6 +402,91 @@ def test_class_folders_are_named_by_their_folders(model, tmp_path):
     images = json.loads((tmp_path / "out" / "images.json").read_text())
     assert [(image["name"], image["file_name"]) for image in images] == [("x", "x/image.tif"), ("y", "y/image.tif")]
     assert (tmp_path / "out" / "labels" / "y.tif").is_file()
+
+
+def test_several_files_and_a_list_of_files(model, tmp_path):
+    write_images(tmp_path / "in", "a.png", "b.tif", "c.png")
+    write_images(tmp_path / "in2", "a.png")
+    (tmp_path / "in" / "list.txt").write_text("a.png\n\n../in2/a.png\n")
+    given = [tmp_path / "in" / "b.tif", tmp_path / "in" / "list.txt", str(tmp_path / "in" / "b.tif")]
+    predict_files(model, given, tmp_path / "out", formats=["coco", "labels"])
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [(image["name"], image["file_name"]) for image in images] == [
+        ("b", "in/b.tif"),
+        ("in_a", "in/a.png"),
+        ("in2_a", "in2/a.png"),
+    ]
+    assert (tmp_path / "out" / "labels" / "in2_a.tif").is_file()
+    assert len(list(predict(model, tmp_path / "in" / "list.txt"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a.png\nb.png\n",
+            r"list\.txt lists .*b\.png on line 2, which does not exist; paths count from",
+        ),
+        ("\n", r"list\.txt is empty; expected the path of an image on each line"),
+        (None, r"list\.txt does not exist; expected a text file"),
+    ],
+)
+def test_a_list_that_cannot_be_used(model, tmp_path, text, message):
+    path = write_images(tmp_path / "in", "a.png") / "list.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        predict_files(model, path, tmp_path / "out")
+
+
+def test_folders_of_folders_of_images(model, tmp_path):
+    write_images(tmp_path / "in" / "plate1", "a.png", "b.png")
+    for name in ("day1", "masks"):
+        write_images(tmp_path / "in" / "plate2" / name, "a.png")
+    (tmp_path / "in" / "plate2" / "round").symlink_to(tmp_path / "in")
+    predict_files(model, tmp_path / "in", tmp_path / "out", formats=["coco"])
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [(image["name"], image["file_name"]) for image in images] == [
+        ("plate1_a", "plate1/a.png"),
+        ("b", "plate1/b.png"),
+        ("plate2_day1_a", "plate2/day1/a.png"),
+    ]
+
+
+def break_inside(data: bytes) -> bytes:
+    return data[:60] + bytes(len(data) - 80) + data[-20:]
+
+
+DAMAGES = (lambda data: b"", lambda data: b"a letter", lambda data: data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        *itertools.product([".png", ".jpg", ".tif", ".webp", ".jp2", ".gif"], DAMAGES),
+        *itertools.product([".png", ".jpg", ".tif", ".jp2", ".gif"], [break_inside]),  # WebP's decoder takes any bits
+    ],
+)
+def test_the_others_are_predicted_where_an_image_is_broken(model, tmp_path, suffix, damage):
+    folder = write_images(tmp_path / "in", "a.png", "c.png")
+    Image.fromarray(make_pixels(seed=7)).save(folder / f"b{suffix}")
+    (folder / f"b{suffix}").write_bytes(damage((folder / f"b{suffix}").read_bytes()))
+    error = pytest.raises(BrokenImagesError, match=rf"1 of 3 images could not .*b\{suffix}")
+    with pytest.warns(UserWarning, match=rf"passed over: .*b\{suffix}"), error:
+        predict_files(model, folder, tmp_path / "out", formats=["labels"])
+    assert sorted(path.name for path in (tmp_path / "out" / "labels").glob("*.tif")) == ["a.tif", "c.tif"]
+
+
+def test_an_image_in_memory_of_any_kind_is_the_same(model):
+    pixels = make_pixels(40, 60)
+    expected = predict_one(model, pixels)
+    first = torch.from_numpy(pixels).permute(2, 0, 1)
+    for image in (Image.fromarray(pixels), first, np.moveaxis(pixels, 2, 0), first.to(torch.int64).to(torch.uint8)):
+        assert_same_instances(predict_one(model, image), expected)
+    mask = pixels[..., 0] > 90
+    assert_same_instances(predict_one(model, mask), predict_one(model, mask * np.uint8(255)))
+    with pytest.raises(DatasetError, match=r"expected pixels of shape \(height, width, channels\).*\(1, 3, 40, 60\)"):
+        predict_one(model, first[None])
 
 
 def test_progress_is_told(model, tmp_path):

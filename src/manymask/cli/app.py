@@ -265,7 +265,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
 @app.command(cls=SettingsCommand)
 def predict(
     model: ModelArgument,
-    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, folders of images, or text files (.txt) of paths.")],
     output: Annotated[Path, typer.Option(help="Where to write.")] = Path("out"),
     ids: Annotated[
         Path | None,

@@ -64,7 +64,10 @@ PageOption = Annotated[
 ZOption = Annotated[int | None, typer.Option("--z", metavar="N", help="Which plane of stacks, counted from 1.")]
 TOption = Annotated[int | None, typer.Option("--t", metavar="N", help="Which time of series, counted from 1.")]
 ChannelsOption = Annotated[
-    str | None, typer.Option(metavar="N,N,N", help="Which channels, counted from 1: one, or three as red, green, blue.")
+    str | None,
+    typer.Option(
+        metavar="N,N,N", help="Which channels, counted from 1: as many as the model takes, three as red, green, blue."
+    ),
 ]
 
 

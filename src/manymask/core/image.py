@@ -26,7 +26,7 @@ class ImageSource(Protocol):
 
     Attributes:
         size: (height, width) in pixels.
-        num_channels: 1, 3 or more.
+        num_channels: 1 for grey, 3 for RGB, or any other number.
         dtype: Of the values, the file's own.
         pixel_size: (height, width) of a pixel in micrometres, where the file gives it.
     """

@@ -23,11 +23,11 @@ from manymask.formats.coco_entries import (
 )
 from manymask.formats.coco_files import find_coco_files, find_json, find_other_coco_files
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, encode_coco_results, find_bad_rles
-from manymask.formats.image_finder import ImageFinder, name_images
+from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
 from manymask.formats.records import copy_image, make_sample
 from manymask.imaging import open_image
-from manymask.imaging.files import check_unique_names
+from manymask.imaging.files import check_unique_names, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
 

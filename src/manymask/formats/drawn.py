@@ -17,10 +17,10 @@ from manymask.core.dataset import Category, Dataset, Doubt, Format, Record, Samp
 from manymask.core.polygons import Polygon, Ring, fill_polygons
 from manymask.errors import DatasetError
 from manymask.formats.coco_masks import crosses_itself
-from manymask.formats.image_finder import ImageFinder, name_images
+from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
 from manymask.formats.records import make_sample, report_incomplete
-from manymask.imaging.files import check_unique_names, list_images
+from manymask.imaging.files import check_unique_names, list_images, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
 

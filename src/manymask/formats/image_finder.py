@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -139,17 +139,3 @@ def _group(paths: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list[
     for path in paths:
         groups[key(path)].append(path)
     return groups
-
-
-def name_images(paths: Sequence[Path]) -> list[str]:
-    """Names of images: their stems, and where images of several folders share one, with the folders before it."""
-    if not paths:
-        return []
-    counts = Counter(make_key(path.stem) for path in paths)
-    base = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
-    return [
-        path.stem
-        if counts[make_key(path.stem)] == 1
-        else "_".join(Path(os.path.relpath(path, base)).with_suffix("").parts)
-        for path in paths
-    ]

@@ -19,10 +19,9 @@ from manymask.core.layers import assign_layers
 from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image, split_shared_ids
-from manymask.formats.image_finder import name_images
 from manymask.formats.label_names import find_labels_beside, match_labels, strip_label
 from manymask.formats.records import Entry, copy_image, make_dataset, make_sample, report_incomplete
-from manymask.imaging.files import LABEL_STEM, check_unique_names, list_folders, list_images
+from manymask.imaging.files import LABEL_STEM, check_unique_names, list_folders, list_images, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of
 

@@ -23,7 +23,7 @@ from manymask.imaging.raster import Raster, turn
 from manymask.wording import list_some
 
 # Other kinds of image are listed as well, so that a mask that cannot be read is named and not missing.
-_MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".webp", ".jp2", ".jxl", ".avif", ".heic", ".pgm", ".ppm", ".tga", ".npy")
+_MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".jxl", ".avif", ".heic", ".pgm", ".ppm", ".tga", ".npy")
 _MAX_FLAT_VALUES = 10  # masks with more values than this are smoothed or were saved by a lossy codec
 _MIN_SHARE = 10  # objects down to a tenth of the largest one are compared; what is smaller may be noise
 

@@ -11,9 +11,11 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from manymask.core import Window
 from manymask.errors import DatasetError, FormatError, PlanError
+from manymask.imaging import jpeg2000
 from manymask.imaging.planes import ONE_PLANE, PlaneChoice, Stack, choose_place
 from manymask.imaging.raster import Raster, check_declared_size, check_length
 from manymask.imaging.tiff import read_tiff
@@ -27,9 +29,11 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"BM": BmpImageFile,
     b"GIF8": GifImageFile,
+    b"RIFF": WebPImageFile,
 }
 # A GIF is lossless, but what writes it may sort its colours anew, which ids do not survive.
-_LOSSY = {JpegImageFile: "JPEG", GifImageFile: "GIF"}
+_LOSSY = {JpegImageFile: "JPEG", GifImageFile: "GIF", WebPImageFile: "WebP"}
+_KINDS = "TIFF, PNG, JPEG, JPEG 2000, WebP, BMP or GIF image"
 
 
 def read_raster(
@@ -65,12 +69,13 @@ def read_raster(
             raster = read_tiff(path, window, is_decoded, choice, level)
         else:
             choose_place([Stack()], choice, path)  # such files hold one image
-            raster = _read_other(path, head, is_decoded).pick_channels(choice, path)
+            read = _read_jpeg2000 if head.startswith(jpeg2000.MAGICS) else _read_other
+            raster = read(path, head, is_decoded).pick_channels(choice, path)
     except (FormatError, PlanError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, RuntimeError and their own kinds
         raise FormatError(
-            f"{path} cannot be read as TIFF, PNG, JPEG or BMP image ({' '.join(str(error).split())}); "
+            f"{path} cannot be read as {_KINDS} ({' '.join(str(error).split())}); "
             "it is damaged, cut short or of another type: copy or export it again"
         ) from error
     values = raster.values
@@ -95,24 +100,26 @@ def count_pages(path: Path, choice: PlaneChoice) -> int:
 
 
 def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
-    """Decode PNG, JPEG, BMP or GIF. Pillow cuts 16-bit colours to 8 bit, so 16-bit PNG goes through imagecodecs."""
+    """Decode by Pillow; it cuts 16-bit colours to 8 bit, so 16-bit PNG goes through imagecodecs."""
     reader = next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
     if reader is None:
         raise FormatError(
-            f"{path} cannot be read as TIFF, PNG, JPEG or BMP image, by its first bytes; it is damaged or of another "
-            "type: copy or export it again"
+            f"{path} cannot be read as {_KINDS}, by its first bytes; it is damaged or of another type: copy or export "
+            "it again"
         )
     num_bits = head[24] if reader is PngImageFile else 8
     with reader(path) as image:
         shape = (image.height, image.width, len(image.getbands()))
         check_declared_size(path, shape, np.uint16 if num_bits == 16 else np.uint8)
-        if isinstance(image, GifImageFile) and image.n_frames > 1:
+        if isinstance(image, GifImageFile | WebPImageFile) and image.n_frames > 1:
             raise FormatError(f"{path} holds {image.n_frames} images, expected one; save each in a file of its own")
         # The orientation, from EXIF, which may lie behind the pixels.
         if is_decoded or not isinstance(image, PngImageFile) or _has_late_texts(path):
             exif = image.getexif()
         else:
             exif = Image.Image.getexif(image)  # that of PngImageFile decodes the pixels, to find what is behind them
+        if isinstance(image, WebPImageFile):
+            check_length(path, 8 + int.from_bytes(head[4:8], "little"))
         if not is_decoded and isinstance(image, JpegImageFile) and not _has_end(path):
             image.load()  # no header tells whether a JPEG is cut short
         if not is_decoded:  # one pixel of the same mode stands for the image
@@ -138,6 +145,23 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
     if values.shape[2] in (2, 4):
         values, alpha = values[..., :-1], values[..., -1]
     return Raster(values, shape[:2], palette, alpha, exif.get(0x0112, 1), num_bits, lossy=_LOSSY.get(reader))
+
+
+def _read_jpeg2000(path: Path, head: bytes, is_decoded: bool) -> Raster:
+    """Decode JPEG 2000, of up to 16 bits and any number of channels."""
+    data = path.read_bytes()
+    shape, dtype, opacity = jpeg2000.read_header(data, path)
+    check_declared_size(path, shape, dtype)
+    values = imagecodecs.jpeg2k_decode(data) if is_decoded else np.zeros((1, 1, shape[2]), dtype)
+    values = values.reshape(*values.shape[:2], -1)
+    if is_decoded and values.shape != shape:
+        raise FormatError(
+            f"{path} declares {' x '.join(map(str, shape))} values and holds {' x '.join(map(str, values.shape))}; "
+            "save it as TIFF"
+        )
+    alpha = None if opacity is None else values[..., opacity]
+    colors = values if opacity is None else np.delete(values, opacity, axis=2)
+    return Raster(colors, shape[:2], alpha=alpha, lossy="JPEG 2000")
 
 
 def _has_end(path: Path) -> bool:

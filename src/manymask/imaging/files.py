@@ -3,7 +3,8 @@
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from manymask.imaging.orientation import is_obeyed
 from manymask.imaging.planes import ONE_PLANE, PlaneChoice
 from manymask.imaging.slides import SLIDE_SUFFIXES, SlideSource
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".btf", ".svs", ".ndpi")
+IMAGE_SUFFIXES = (
+    *(".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".btf", ".svs", ".ndpi", ".jp2", ".j2k", ".webp", ".gif"),
+)
+_LABEL_FOLDERS = ("labels", "masks")
 # What Cellpose writes beside an image: label images and flow fields.
 LABEL_STEM = re.compile(r"(?P<stem>.+?)(_cp)?_(?P<kind>masks|flows)", re.IGNORECASE)
 CLASS_FILE = re.compile(r"class(?P<category>\d+)\.tiff?", re.IGNORECASE)
@@ -35,10 +39,10 @@ def read_pixels(path: str | Path) -> Shaped[np.ndarray, "height width channels"]
 def open_image(path: str | Path, choice: PlaneChoice = ONE_PLANE) -> ImageSource:
     """An image file in the type it is stored in, of which only the header is read yet.
 
-    TIFF, PNG, JPEG and BMP are told apart by content. Alpha is dropped, palettes become RGB, 1-bit images 0 and 255,
-    CMYK JPEG and YCbCr become RGB, "min is white" TIFF becomes what viewers show, and the orientation tag is obeyed
-    unless ``MANYMASK_ORIENTATION`` says otherwise. OME-Zarr folders are read by ``zarr``, slides other than TIFF by
-    OpenSlide; both are extras.
+    TIFF, PNG, JPEG, JPEG 2000, WebP, BMP and GIF are told apart by content. Alpha is dropped, palettes become RGB,
+    1-bit images 0 and 255, CMYK JPEG and YCbCr become RGB, "min is white" TIFF becomes what viewers show, and the
+    orientation tag is obeyed unless ``MANYMASK_ORIENTATION`` says otherwise. OME-Zarr folders are read by ``zarr``,
+    slides other than TIFF by OpenSlide; both are extras.
 
     Args:
         path: The file, or the folder of an OME-Zarr image.
@@ -112,43 +116,111 @@ def name_folder(folder: Path) -> str:
 
 
 @explain_reading()
-def find_images(path: str | Path) -> list[tuple[str, Path]]:
+def find_images(images: str | Path | Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Find the images to predict on.
 
     Args:
-        path: An image file, or the folder of an OME-Zarr image; a folder of images; a folder with such a folder named
-            ``images``; a folder of class folders, each with its ``image.*``; or one class folder.
+        images: An image file, or the folder of an OME-Zarr image; a folder of images; a folder with such a folder named
+            ``images``; a folder of class folders, each with its ``image.*``; one class folder; a folder of such
+            folders; a text file (.txt) of paths; or several of these.
 
     Returns:
-        Name and file of each image, by name. The name is the file's stem, or the class folder's name.
+        Name and file of each image; those of one folder by name. The name is the file's stem, or the class folder's
+        name, with the folders before it where several images share one.
 
     Raises:
         DatasetError: Nothing is there, no image is found, or two images have the same name.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DatasetError(f"{path} does not exist; give an image file or a folder of images")
-    images = [(path.stem, path)] if path.is_file() or is_zarr(path) else _find_in_folder(path)
-    if not images:
-        raise DatasetError(
-            f"{path} holds no images; expected files {', '.join(IMAGE_SUFFIXES)} (not named *_masks), a folder "
-            "'images', or class folders with an image.tif each"
-        )
-    check_unique_names(images)
-    return images
+    found: dict[str, tuple[Path, Path]] = {}
+    for path in list_given(images):
+        if not path.exists():
+            raise DatasetError(f"{path} does not exist; give image files, or a folder of images")
+        here = [_name_by_file(path)] if path.is_file() or is_zarr(path) else _find_in_folder(path)
+        if not here:
+            raise DatasetError(
+                f"{path} holds no images; expected files {', '.join(IMAGE_SUFFIXES)} (not named *_masks), a folder "
+                "'images', or class folders with an image.tif each"
+            )
+        found |= {os.path.abspath(file): (place, file) for place, file in here}
+    places, files = zip(*found.values(), strict=True)
+    named = list(zip(_name_places(places), files, strict=True))
+    check_unique_names(named)
+    return named
 
 
-def _find_in_folder(folder: Path) -> list[tuple[str, Path]]:
+def list_given(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files and folders that are meant, those that a text file lists in its place.
+
+    Raises:
+        DatasetError: A text file names none, or one that is not there.
+    """
+    paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+    if not paths:
+        raise DatasetError("no images are given; give image files, or a folder of images")
+    return [each for path in paths for each in (_read_list(path) if path.suffix.lower() == ".txt" else [path])]
+
+
+def _read_list(path: Path) -> list[Path]:
+    """The paths in a text file, one a line, from its own folder on."""
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist; expected a text file with the path of an image on each line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no text file of paths: it is not UTF-8; save it as UTF-8") from error
+    listed = [(number, path.parent / line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not listed:
+        raise DatasetError(f"{path} is empty; expected the path of an image on each line")
+    for number, file in listed:
+        if not file.exists():
+            raise DatasetError(
+                f"{path} lists {file} on line {number}, which does not exist; paths count from the list's own folder"
+            )
+    return [file for _, file in listed]
+
+
+def name_images(paths: Sequence[Path]) -> list[str]:
+    """Names of images: their stems, and where images of several folders share one, with the folders before it."""
+    return _name_places([path.parent / path.stem for path in paths])
+
+
+def _name_places(places: Sequence[Path]) -> list[str]:
+    """The last part of each path, where several share it all parts behind the folder that holds them all."""
+    if not places:
+        return []
+    counts = Counter(make_key(place.name) for place in places)
+    base = os.path.commonpath([os.path.abspath(place.parent) for place in places])
+    return [
+        place.name if counts[make_key(place.name)] == 1 else "_".join(Path(os.path.relpath(place, base)).parts)
+        for place in places
+    ]
+
+
+def _name_by_file(path: Path) -> tuple[Path, Path]:
+    return path.parent / path.stem, path
+
+
+def _name_by_folder(folder: Path) -> tuple[Path, Path]:
+    return Path(os.path.abspath(folder)), _find_class_image(folder)
+
+
+def _find_in_folder(folder: Path) -> list[tuple[Path, Path]]:
+    """The files in a folder, each with the path that it is named by."""
     suffixes = (*IMAGE_SUFFIXES, *SLIDE_SUFFIXES)
     files = [path for path in list_images(folder, suffixes) if not LABEL_STEM.fullmatch(path.stem)]
-    files = sorted(files + [path for path in list_folders(folder) if is_zarr(path)], key=lambda path: path.name)
+    folders = list_folders(folder)
+    files = sorted(files + [path for path in folders if is_zarr(path)], key=lambda path: path.name)
     if any(CLASS_FILE.fullmatch(path.name) for path in files):
-        return [(name_folder(folder), _find_class_image(folder))]
+        return [_name_by_folder(folder)]
     if files:
-        return [(path.stem, path) for path in files]
+        return [_name_by_file(path) for path in files]
     if (folder / "images").is_dir():
         return _find_in_folder(folder / "images")
-    return [(path.name, _find_class_image(path)) for path in list_folders(folder)]
+    if any(path.stem == "image" for each in folders for path in list_images(each)):
+        return [_name_by_folder(each) for each in folders]
+    # A link to a folder above would lead round and round.
+    inner = [each for each in folders if not folder.resolve().is_relative_to(each.resolve())]
+    return [found for each in inner if each.name not in _LABEL_FOLDERS for found in _find_in_folder(each)]
 
 
 def _find_class_image(folder: Path) -> Path:

@@ -26,8 +26,9 @@ def is_pixels(value: object) -> TypeGuard[Pixels]:
 def get_pixels(image: Any) -> Shaped[np.ndarray, "height width channels"]:
     """The values of an image in memory, as reading it from a file would give them.
 
-    A grey image may lack the axis of channels. Channels may come first, as in torch, if the last axis is not of length
-    1 or 3. True of bool becomes 255; alpha of Pillow's images is left out.
+    A grey image may lack the axis of channels. Channels may come first, as in torch: 1 or 3 of them if the last axis is
+    not of length 1 or 3, others if the first axis is the shortest. True of bool becomes 255; alpha of Pillow's images
+    is left out.
 
     Raises:
         DatasetError: It is no image in memory, or its shape or values are not those of one image.
@@ -51,6 +52,7 @@ def get_pixels(image: Any) -> Shaped[np.ndarray, "height width channels"]:
             f"{pixels.shape} of {pixels.dtype}; give each image by itself, as numbers"
         )
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.shape[2] not in _CHANNELS and pixels.shape[0] in _CHANNELS:
+    is_first = pixels.shape[0] in _CHANNELS or pixels.shape[0] < min(pixels.shape[1:])
+    if pixels.shape[2] not in _CHANNELS and is_first:
         pixels = np.moveaxis(pixels, 0, 2)
     return pixels * np.uint8(255) if pixels.dtype == bool else pixels

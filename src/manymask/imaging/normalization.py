@@ -1,7 +1,7 @@
-"""Intensities of an image brought to [0, 1], and its channels to three."""
+"""Intensities of an image brought to [0, 1], and its channels to those of the network."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,14 +41,37 @@ class Normalization:
         by: ``type``: 0 and the largest number of an integer type become 0 and 1, floats are taken as they are, so that
             equal light gives equal values in every image. ``image``: the image's own percentiles do, so that equal
             pictures become equal, whatever their type and the unit of their values.
+        channels: Which are taken, as the plan's setting.
     """
 
     by: Literal["type", "image"] = "type"
+    channels: Literal["auto"] | tuple[int, ...] = "auto"
 
     @classmethod
     def of(cls, plan: Plan) -> "Normalization":
-        """The one that a plan's setting ``normalization`` asks for."""
-        return cls(plan.normalization)
+        """The one that a plan's settings ask for."""
+        return cls(plan.normalization, plan.channels)
+
+    def find_channels(self, image: ImageSource, source: str) -> tuple[int, ...] | None:
+        """The channels of an image that are taken, counted from 0; None for all. Nothing is decoded.
+
+        Raises:
+            DatasetError: It lacks one of them, or by ``auto`` is neither grey nor RGB.
+        """
+        if self.channels == "auto" and image.num_channels not in (1, 3):
+            raise DatasetError(
+                f"expected 1 or 3 channels, found {image.num_channels} in {source}; convert it to grey or RGB, or "
+                "choose what to predict: --channels 1"
+            )
+        if self.channels == "auto":
+            return None
+        if image.num_channels < max(self.channels):
+            raise DatasetError(
+                f"expected {max(self.channels)} channels or more, found {image.num_channels} in {source}: channels "
+                f"{','.join(map(str, self.channels))} are taken; give images like those of training, or choose "
+                f"{len(self.channels)} of their channels: --channels"
+            )
+        return tuple(number - 1 for number in self.channels)
 
 
 @dataclass(frozen=True)
@@ -56,22 +79,31 @@ class Scale:
     """What brings the values of one image to [0, 1], measured on the whole of it and good for every part.
 
     Attributes:
-        low: The value that becomes 0.
+        low: The value that becomes 0; one for all channels, or one for each.
         span: How far above it lies the value that becomes 1.
         origin: What integers of more than 16 bits are counted from (``keep_differences``); None: values as float32.
+        channels: Which are taken, counted from 0; None for all.
     """
 
-    low: float
-    span: float
+    low: float | tuple[float, ...]
+    span: float | tuple[float, ...]
     origin: int | None = None
+    channels: tuple[int, ...] | None = None
 
-    def apply(self, pixels: Shaped[np.ndarray, "height width channels"]) -> Float32[Tensor, "3 height width"]:
-        """The image or a part of it, its grey repeated."""
+    def apply(self, pixels: Shaped[np.ndarray, "height width channels"]) -> Float32[Tensor, "taken height width"]:
+        """The image or a part of it, its grey repeated to three channels."""
+        pixels = _take(pixels, self.channels)
         values = pixels.astype(np.float32) if self.origin is None else keep_differences(pixels, self.origin)
-        real = values.dtype.type
-        scaled = np.clip((values - real(self.low)) / real(self.span), 0, 1).astype(np.float32)
+        low, span = np.asarray(self.low, values.dtype), np.asarray(self.span, values.dtype)
+        scaled = np.clip((values - low) / span, 0, 1).astype(np.float32)
         image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-        return image if len(image) == 3 else image.repeat(3, 1, 1)
+        return image.repeat(3, 1, 1) if len(image) == 1 else image
+
+
+def _take(
+    pixels: Shaped[np.ndarray, "height width channels"], channels: tuple[int, ...] | None
+) -> Shaped[np.ndarray, "height width taken"]:
+    return pixels if channels is None else pixels[..., list(channels)]
 
 
 Scales = dict[tuple[Path, Normalization], Scale]
@@ -80,8 +112,8 @@ Scales = dict[tuple[Path, Normalization], Scale]
 
 def normalize_pixels(
     pixels: Shaped[np.ndarray, "height width channels"], source: str, normalization: Normalization
-) -> Float32[Tensor, "3 height width"]:
-    """Bring the values of a whole image to [0, 1], and its channels to three.
+) -> Float32[Tensor, "taken height width"]:
+    """Bring the values of a whole image to [0, 1], and its channels to those of the network.
 
     Args:
         pixels: The image as the file has it.
@@ -100,40 +132,37 @@ def measure_scale(image: ImageSource, source: str, normalization: Normalization)
     It is read in blocks; what is measured does not depend on them.
 
     Raises:
-        DatasetError: A number of channels other than 1 or 3, values that are not finite, or by ``type`` values below 0
-            or floats above 1.
+        DatasetError: Channels that are not there, or by ``auto`` a number of them other than 1 or 3; values that are
+            not finite; or by ``type`` values below 0 or floats above 1.
     """
-    check_channels(image, source)
+    channels = normalization.find_channels(image, source)
     if normalization.by == "type":
-        return _measure_type(image, source)
+        return replace(_measure_type(image, channels, source), channels=channels)
     # Values of up to 16 bits are exact from any origin; of wider ones the smallest in the image is subtracted.
     is_counted = image.dtype.kind in "iu" and image.dtype.itemsize > 2
-    origin = min(int(pixels.min()) for _, pixels in _read_blocks(image)) if is_counted else 0
-    samples = [_sample_block(*block, origin, _choose_step(image), source) for block in _read_blocks(image)]
+    origin = min(int(pixels.min()) for _, pixels in _read_blocks(image, channels)) if is_counted else 0
+    step = _choose_step(image.size, image.num_channels if channels is None else len(channels))
+    samples = [_sample_block(*block, origin, step, source) for block in _read_blocks(image, channels)]
     values, responses = (np.concatenate(part) for part in zip(*samples, strict=True))
+    if values.shape[1] in (1, 3):  # the colours of an image keep their balance
+        values, responses = values.reshape(-1, 1), responses.reshape(-1, 1)
+    scales = [_scale_values(*columns) for columns in zip(values.T, responses.T, strict=True)]
+    low, span = zip(*scales, strict=True)
+    return Scale(low, span, origin, channels)
+
+
+def _scale_values(values: Float[np.ndarray, " values"], responses: Float[np.ndarray, " places"]) -> tuple[float, float]:
+    """What becomes 0, and how far above it lies what becomes 1, by some values and the noise filter's responses."""
     low, high = np.percentile(values, [LOW_PERCENTILE, HIGH_PERCENTILE]).tolist()
     noise = DEVIATION_OVER_MEDIAN / 6 * float(np.median(np.abs(responses))) if len(responses) else 0.0
-    return Scale(low, max(high - low, LEAST_NOISE_MULTIPLE * noise, float(np.finfo(values.dtype).tiny)), origin)
+    return low, max(high - low, LEAST_NOISE_MULTIPLE * noise, float(np.finfo(values.dtype).tiny))
 
 
-def check_channels(image: ImageSource, source: str) -> None:
-    """Refuse an image that is neither grey nor RGB; nothing is decoded.
-
-    Raises:
-        DatasetError: It has another number of channels than 1 or 3.
-    """
-    if image.num_channels not in (1, 3):
-        raise DatasetError(
-            f"expected 1 or 3 channels, found {image.num_channels} in {source}; convert it to grey or RGB, or "
-            "choose what to predict: --channels 1"
-        )
-
-
-def _measure_type(image: ImageSource, source: str) -> Scale:
+def _measure_type(image: ImageSource, channels: tuple[int, ...] | None, source: str) -> Scale:
     """The largest number of an integer type, 1 for floats."""
     unit = float(np.iinfo(image.dtype).max) if image.dtype.kind in "iu" else 1.0
     if image.dtype.kind != "u":
-        ends = [(pixels.min(), pixels.max()) for _, pixels in _read_blocks(image)]
+        ends = [(pixels.min(), pixels.max()) for _, pixels in _read_blocks(image, channels)]
         low, high = (
             float(value.astype(np.float32) / np.float32(unit))
             for value in (np.min([low for low, _ in ends]), np.max([high for _, high in ends]))
@@ -146,19 +175,21 @@ def _measure_type(image: ImageSource, source: str) -> Scale:
     return Scale(0.0, unit)
 
 
-def _read_blocks(image: ImageSource) -> Iterator[tuple[Window, Shaped[np.ndarray, "rows columns channels"]]]:
+def _read_blocks(
+    image: ImageSource, channels: tuple[int, ...] | None
+) -> Iterator[tuple[Window, Shaped[np.ndarray, "rows columns taken"]]]:
     """The image in squares, each with two rows and columns more, as far as it reaches."""
     height, width = image.size
     for top in range(0, height, BLOCK_SIDE):
         for left in range(0, width, BLOCK_SIDE):
             square = Window(top, left, min(BLOCK_SIDE, height - top), min(BLOCK_SIDE, width - left))
             rows, columns = min(BLOCK_SIDE + 2, height - top), min(BLOCK_SIDE + 2, width - left)
-            yield square, image.read(Window(top, left, rows, columns))
+            yield square, _take(image.read(Window(top, left, rows, columns)), channels)
 
 
 def _sample_block(
     square: Window, pixels: Shaped[np.ndarray, "rows columns channels"], origin: int, step: int, source: str
-) -> tuple[Float[np.ndarray, " values"], Float[np.ndarray, " responses"]]:
+) -> tuple[Float[np.ndarray, "values channels"], Float[np.ndarray, "places channels"]]:
     """The values at every ``step``-th row and column of the image that lie in a block, and the noise filter's there.
 
     Args:
@@ -187,9 +218,10 @@ def _sample_block(
             float(NOISE_KERNEL[row, column]) * values[row : rows + row : step, column : columns + column : step]
             for row, column in np.ndindex(3, 3)
         )
-    return values[:height:step, :width:step].ravel(), np.ravel(response)
+    num_channels = values.shape[2]
+    return values[:height:step, :width:step].reshape(-1, num_channels), np.reshape(response, (-1, num_channels))
 
 
-def _choose_step(image: ImageSource) -> int:
+def _choose_step(size: tuple[int, int], num_channels: int) -> int:
     """The step of rows and columns that leaves about ``NUM_SAMPLED_VALUES`` values."""
-    return max(round((image.size[0] * image.size[1] * image.num_channels / NUM_SAMPLED_VALUES) ** 0.5), 1)
+    return max(round((size[0] * size[1] * num_channels / NUM_SAMPLED_VALUES) ** 0.5), 1)

@@ -12,6 +12,7 @@ from manymask.core.components import are_scattered
 from manymask.inspection.findings import MIN_SIDE, Finding, make_finding
 from manymask.inspection.fingerprint import find_cut
 from manymask.inspection.measurement import ImageFacts, InstanceFacts, find_background, find_likely_background
+from manymask.plan import count_inputs
 from manymask.wording import NUM_NAMED, count_of, list_some
 
 MAX_TINY_AREA = 3
@@ -47,8 +48,6 @@ def examine_image(image: ImageFacts, name_rows: Callable[[], Sequence[str]], cap
 
 def _examine_pixels(image: ImageFacts) -> Iterator[tuple[str, str]]:
     low, high = image.value_range
-    if image.num_channels not in (1, 3):
-        yield "unsupported-channels", f"has {image.num_channels} channels, expected 1 (grey) or 3 (RGB)"
     if not image.is_finite:
         yield "not-finite", "holds values that are NaN or infinite"
     elif image.is_constant:
@@ -120,11 +119,23 @@ def _describe_row(kind: str, row: int, instances: InstanceFacts, names: Sequence
 def examine_dataset(facts: Sequence[ImageFacts], categories: Sequence[Category]) -> list[Finding]:
     """Examine the images of a data set against each other, and the data set as a whole."""
     return [
+        *_find_other_channels(facts),
         *_find_copies(facts, facts),
         *starmap(make_finding, _examine_mixture(facts)),
         *starmap(make_finding, _find_rare_classes(facts, categories)),
         *starmap(make_finding, _examine_instances(facts)),
     ]
+
+
+def _find_other_channels(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
+    """Images with another number of channels than most; grey counts as RGB, as the network sees it."""
+    counts = Counter(count_inputs(image.num_channels) for image in facts)
+    expected = max(counts, key=counts.__getitem__, default=0)
+    for image in facts:
+        if count_inputs(image.num_channels) != expected:
+            usual = "1 or 3" if expected == 3 else expected
+            detail = f"has {count_of(image.num_channels, 'channel')}, while most images have {usual}"
+            yield make_finding("unsupported-channels", detail, image.name, image.path)
 
 
 def compare_sets(facts: Sequence[ImageFacts], val_facts: Sequence[ImageFacts]) -> list[Finding]:
@@ -179,7 +190,8 @@ def _examine_mixture(facts: Sequence[ImageFacts]) -> Iterator[tuple[str, str]]:
     small, large = sizes[0], sizes[-1]
     if large[0] * large[1] > _MAX_SIZE_RATIO * small[0] * small[1]:
         yield "mixed-sizes", f"images from {small[0]} x {small[1]} to {large[0]} x {large[1]} pixels"
-    kinds = {"types": [i.dtype for i in facts], "channels": [f"{i.num_channels}-channel" for i in facts]}
+    channels = [f"{i.num_channels}-channel" for i in facts if i.num_channels in (1, 3)]
+    kinds = {"types": [i.dtype for i in facts], "channels": channels}
     for what, of_images in kinds.items():
         if len(counts := Counter(of_images)) > 1:
             yield f"mixed-{what}", ", ".join(count_of(n, f"{kind} image") for kind, n in counts.most_common())

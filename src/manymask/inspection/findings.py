@@ -94,7 +94,9 @@ KINDS: dict[str, Kind] = {
     ),
     "empty-mask-file": Kind("fault", _STOPS, "remove these files", True),
     "not-finite": Kind("fault", _STOPS, "replace what is not a number, or leave the image out", True),
-    "unsupported-channels": Kind("fault", _STOPS, "convert the image to grey or RGB", True),
+    "unsupported-channels": Kind(
+        "fault", _STOPS, "save all images with the same channels, or set channels to some that all of them have", True
+    ),
     "value-range": Kind(
         "note",
         "normalization=image (recipe auto) brings it to [0, 1]; normalization=type (recipe baseline) refuses it",

@@ -102,6 +102,30 @@ class PyramidBackbone(nn.Module):
             parameter.requires_grad_(gradient is None)
 
 
+def find_input_convolution(body: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The convolution that a body sees images by, and its name."""
+    return next((name, module) for name, module in body.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def set_input_channels(body: nn.Module, num_channels: int) -> None:
+    """Give a body a first convolution for images of so many channels, with random weights and always trained."""
+    _, convolution = find_input_convolution(body)
+    if num_channels == convolution.in_channels:
+        return
+    weight = convolution.weight.new_empty(len(convolution.weight), num_channels, *convolution.kernel_size)
+    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+    convolution.weight, convolution.in_channels = nn.Parameter(weight), num_channels
+
+
+def spread_input_weights(weight: Float[Tensor, "out _ rows columns"], num_channels: int) -> Float[Tensor, "out _ _ _"]:
+    """Weights of a first convolution for another number of channels: each gets the mean filter of the old ones.
+
+    Scaled, so that equal channels give what they gave before. timm's ``adapt_input_conv`` repeats the filters of red,
+    green and blue in turn with the same scale, which would prefer some channels to others.
+    """
+    return (weight.sum(dim=1, keepdim=True) / num_channels).repeat(1, num_channels, 1, 1)
+
+
 class SeparableConv2d(nn.Sequential):
     """A 3 x 3 convolution of each channel by itself, then one of 1 x 1 (arXiv 1704.04861)."""
 
@@ -157,7 +181,7 @@ class CompactBody(nn.Module):
             elif isinstance(module, BasicBlock):
                 module.bn2.weight.data.zero_()  # pyright: ignore - each block begins as its shortcut
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
         """The feature maps of the stem and of each stage."""
         maps = [self.act1(self.bn1(self.conv1(images)))]
         for place in range(1, len(COMPACT_WIDTHS) + 1):

@@ -26,6 +26,7 @@ from manymask.modeling.backbones import (
     PyramidBackbone,
     SeparableConv2d,
     TimmBackbone,
+    set_input_channels,
 )
 from manymask.modeling.dense_head import DenseHead
 from manymask.modeling.network import MaskRCNN
@@ -138,6 +139,8 @@ def assemble_model(num_classes: int, plan: Plan) -> MaskRCNN:
     )
     if second is not None:
         roi_heads.copy_first_stage()
+    body: Any = backbone.body
+    set_input_channels(body, plan.in_channels)  # last too
     model = MaskRCNN(backbone, rpn, roi_heads)
     if plan.architecture == "maskrcnn_resnet50_fpn" and plan.weights == "coco":
         for module in model.modules():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from manymask.modeling.backbones import SeparableConv2d
+from manymask.modeling.backbones import SeparableConv2d, find_input_convolution
 from manymask.modeling.device import choose_precision
 from manymask.modeling.network import MaskRCNN
 
@@ -57,7 +57,8 @@ def speed_up(network: MaskRCNN, device: torch.device, precision: str) -> MaskRCN
 def _run_parts(network: MaskRCNN) -> list[Tensor]:
     """What all convolutions of a network make of a small image and one box."""
     parts: Any = network
-    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    num_channels = find_input_convolution(parts.backbone.body)[1].in_channels
+    image = torch.rand(1, num_channels, 64, 96, generator=torch.Generator().manual_seed(0))
     features, size = parts.backbone(image), [(64, 96)]
     levels = list(features.values())
     objectness, deltas = parts.rpn.head(levels)

@@ -28,7 +28,8 @@ class Preprocessing:
     Resizing is torchvision's, or with a ``min_size`` of 0 by the factor ``scale``, whatever ``max_size`` is.
 
     Attributes:
-        mean: Mean of each channel in the images that the backbone was first trained on.
+        mean: Mean of each channel in the images that the backbone was first trained on; where the network takes other
+            channels, that of all for each.
         std: Their standard deviation.
         min_size: As the plan's.
         max_size: As the plan's.
@@ -55,6 +56,8 @@ class Preprocessing:
 
             if (config := timm.get_pretrained_cfg(plan.backbone)) is not None:
                 mean, std = config.mean, config.std
+        if plan.in_channels != len(mean):
+            mean, std = ((sum(values) / len(values),) * plan.in_channels for values in (mean, std))
         return cls(mean, std, plan.min_size, plan.max_size, plan.scale)
 
     def choose_size(self, size: Size) -> Size:
@@ -65,7 +68,9 @@ class Preprocessing:
             return math.floor(height * factor), math.floor(width * factor)
         return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
 
-    def __call__(self, image: Float32[Tensor, "3 height width"]) -> Float32[Tensor, "3 new_height new_width"]:
+    def __call__(
+        self, image: Float32[Tensor, "channels height width"]
+    ) -> Float32[Tensor, "channels new_height new_width"]:
         """Standardise and resize an image in [0, 1]."""
         # In this order, in which models were trained: the other one gives other last digits.
         image = (image - image.new_tensor(self.mean)[:, None, None]) / image.new_tensor(self.std)[:, None, None]
@@ -78,8 +83,8 @@ class Preprocessing:
         return F.interpolate(image[None], list(new_size), mode="bilinear", align_corners=False, antialias=antialias)[0]
 
     def prepare(
-        self, image: Float32[Tensor, "3 height width"], target: Mapping[str, Tensor]
-    ) -> tuple[Float32[Tensor, "3 new_height new_width"], dict[str, Tensor]]:
+        self, image: Float32[Tensor, "channels height width"], target: Mapping[str, Tensor]
+    ) -> tuple[Float32[Tensor, "channels new_height new_width"], dict[str, Tensor]]:
         """A training image and its target, whose boxes are resized with it; layers keep the image's own resolution."""
         prepared = self(image)
         boxes = resize_boxes(target["boxes"], list(image.shape[-2:]), list(prepared.shape[-2:]))
@@ -112,7 +117,7 @@ class View:
         """At which the network works."""
         return self.preprocessing.choose_size(self.enlarged_size)
 
-    def take(self, image: Float32[Tensor, "3 height width"]) -> Float32[Tensor, "3 new_height new_width"]:
+    def take(self, image: Float32[Tensor, "channels height width"]) -> Float32[Tensor, "channels new_height new_width"]:
         """What the network works on, of an image in [0, 1]."""
         view = image[:, *self.window.slices].flip(self._axes)
         if self.factor != 1:

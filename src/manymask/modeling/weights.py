@@ -9,7 +9,7 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from manymask.errors import CheckpointError
-from manymask.modeling.backbones import create_timm_body, first_line
+from manymask.modeling.backbones import create_timm_body, find_input_convolution, first_line, spread_input_weights
 from manymask.modeling.catalogue import resolve_weights
 from manymask.modeling.checkpoint import DENSE_PART, read_state_dict
 from manymask.modeling.network import MaskRCNN
@@ -47,10 +47,20 @@ def _load_imagenet_weights(model: MaskRCNN, plan: Plan) -> None:
             source = create_timm_body(plan.backbone, is_pretrained=True)
         except (OSError, RuntimeError, ValueError) as error:  # no network, a broken cache, no such weights
             raise _explain_download(f"timm's weights of {plan.backbone}", error) from error
-        body.load_state_dict(source.state_dict())
-        return
-    state = _download(ResNet50_Weights.IMAGENET1K_V1)
-    body.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+        state = source.state_dict()
+    else:
+        state = _download(ResNet50_Weights.IMAGENET1K_V1)
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    name, convolution = find_input_convolution(body)
+    body.load_state_dict(_fit_input(state, f"{name}.weight", convolution.in_channels))
+
+
+def _fit_input(state: Mapping[str, Tensor], name: str, num_channels: int) -> dict[str, Tensor]:
+    """The weights, those of the first convolution for so many channels."""
+    weight = state.get(name)
+    if weight is None or weight.ndim != 4 or weight.shape[1] == num_channels:
+        return dict(state)
+    return {**state, name: spread_input_weights(weight, num_channels)}
 
 
 def _download(weights: Any) -> dict[str, Tensor]:
@@ -71,6 +81,7 @@ def _explain_download(source: str, error: Exception) -> CheckpointError:
 def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict with torchvision's keys; where its classes are others, the class-specific parts stay new.
 
+    A first convolution for another number of channels gets their mean filter (``spread_input_weights``).
     A second box stage that the weights lack starts as a copy of the first. The head of the dense loss stays new where
     they lack it, and is left out where the model lacks it.
 
@@ -78,6 +89,9 @@ def load_weights(model: MaskRCNN, state: Mapping[str, Tensor], source: str) -> N
         CheckpointError: A part besides the class-specific ones is missing, of another shape or not known.
     """
     own = model.state_dict()
+    body: Any = model.backbone.body
+    name, convolution = find_input_convolution(body)
+    state = _fit_input(state, f"backbone.body.{name}.weight", convolution.in_channels)
     state = {name: value for name, value in state.items() if name in own or not name.startswith(DENSE_PART)}
     lacking = [part for part in (DENSE_PART, SECOND_STAGE) if not any(name.startswith(part) for name in state)]
     state |= {name: value for name, value in own.items() if name.startswith(tuple(lacking))}

@@ -6,9 +6,9 @@ own among them: whoever sets ``scale`` gets anchors that fit it. Sources named "
 """
 
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from manymask.inspection import Fingerprint
 from manymask.modeling.catalogue import Card
@@ -151,6 +151,20 @@ def choose_weights(facts: Facts) -> tuple[str, str]:
     because = ", ".join([f"most boxes are {small:.0f} to {large:.0f} pixels", *texts])
     fitting = [name for name, (smallest, largest) in known.items() if smallest <= small and large <= largest]
     return (fitting[0] if fitting and not facts["min_size"] else "none"), because
+
+
+def find_channels(counts: Collection[int]) -> Literal["auto"] | tuple[int, ...]:
+    """The setting ``channels`` for images of these numbers of channels: each is named if they are not grey or RGB."""
+    if len(counts) > 1 or not {1, 3}.isdisjoint(counts):
+        return "auto"
+    return tuple(range(1, max(counts, default=0) + 1)) or "auto"
+
+
+@_rule("channels", "each channel may show another stain, and says most with all others")
+def choose_channels(facts: Facts) -> tuple[Literal["auto"] | tuple[int, ...], str]:
+    """All of the data's."""
+    counts = ", ".join(f"{number} images have {count}" for count, number in facts.data.channels.items())
+    return find_channels(facts.data.channels), f"channels of the images: {counts}"
 
 
 @_rule("architecture", "Mask R-CNN with FPN (arXiv 1703.06870, 1612.03144); measured: the compact architecture")

@@ -25,7 +25,7 @@ class Detector(Protocol):
 
     device: torch.device
 
-    def __call__(self, images: Sequence[Float32[Tensor, "3 _ _"]]) -> list[Detections]:
+    def __call__(self, images: Sequence[Float32[Tensor, "channels _ _"]]) -> list[Detections]:
         """The detections of each image, in its own pixels; images may differ in size."""
         ...
 
@@ -44,7 +44,7 @@ class TorchDetector:
         self.device = device
         self.precision = precision
 
-    def __call__(self, images: Sequence[Float32[Tensor, "3 _ _"]]) -> list[Detections]:
+    def __call__(self, images: Sequence[Float32[Tensor, "channels _ _"]]) -> list[Detections]:
         """The detections of each image, in its own pixels; images may differ in size."""
         with torch.inference_mode(), autocast(self.precision, self.device):
             return self.network([image.to(self.device) for image in images])

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,17 +174,19 @@ def _get_network(model: Model) -> MaskRCNN:
 def _draw_image(model: Model) -> Tensor:
     """What the network works on, of an image of drawn cells; its sides differ, so that no graph can mix them up."""
     pixels, _ = make_sample(0, size=(160, 224), num_instances=40)
-    return _take_view(model, normalize_pixels(pixels, "a drawn image", Normalization.of(model.plan)))
+    pixels = pixels[..., np.arange(model.plan.in_channels) % 3]
+    normalization = replace(Normalization.of(model.plan), channels=tuple(range(1, model.plan.in_channels + 1)))
+    return _take_view(model, normalize_pixels(pixels, "a drawn image", normalization))
 
 
-def _take_view(model: Model, image: Float32[Tensor, "3 height width"]) -> Tensor:
+def _take_view(model: Model, image: Float32[Tensor, "channels height width"]) -> Tensor:
     (view,) = list_views((image.shape[-2], image.shape[-1]), model.preprocessing)
     return view.take(image)
 
 
 def _write_part(part: nn.Module, values: Tensor, engine: str, path: Path, source: str) -> None:
     # Sizes other than 1, and of images not equal, so that nothing is taken for fixed or for the same.
-    shape = (3, 3 * LARGEST_STRIDE, 4 * LARGEST_STRIDE) if path.name == "trunk" else values.shape[1:]
+    shape = (values.shape[1], 3 * LARGEST_STRIDE, 4 * LARGEST_STRIDE) if path.name == "trunk" else values.shape[1:]
     try:
         write_graph(part, torch.zeros(2, *shape), engine, path.with_suffix(SUFFIXES[engine][0]))
     except MemoryError:

@@ -1,6 +1,7 @@
 """Predict the images of a folder and write the results."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,8 +16,9 @@ from manymask.core.progress import Progress
 from manymask.errors import BrokenImagesError, DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
 from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices, open_image
-from manymask.imaging.files import check_unique_names
-from manymask.imaging.normalization import check_channels
+from manymask.imaging.files import check_unique_names, list_given
+from manymask.imaging.normalization import Normalization
+from manymask.imaging.ome_zarr import is_zarr
 from manymask.imaging.raster import check_declared_size
 from manymask.modeling.catalogue import EXPORT_FILE
 from manymask.outputs import DEFAULT_OUTPUTS, OUTPUTS, ImageEntry, Submission, close_writers
@@ -24,7 +26,7 @@ from manymask.plan import INFERENCE, list_marked
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.partial import PartialResults, digest_file
-from manymask.prediction.predicting import get_model
+from manymask.prediction.predicting import get_model, take_channels
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
 from manymask.wording import count_of, list_some
 
@@ -36,7 +38,7 @@ _WITHOUT_EFFECT = ("num_workers", "crowd_as_objects", "score_threshold")
 
 def predict_files(
     model: Model | str | Path,
-    images: str | Path,
+    images: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     formats: Sequence[str] = DEFAULT_OUTPUTS,
@@ -46,7 +48,7 @@ def predict_files(
     tile_size: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Predict a folder of images and write the results.
+    """Predict images and write the results.
 
     The header of every image is read before the first prediction, so that a file that is no image, or is cut short, is
     found before anything is written, as far as headers tell; one that is damaged inside is found when it is predicted.
@@ -58,7 +60,9 @@ def predict_files(
 
     Args:
         model: The model, or its run folder or checkpoint.
-        images: An image, a folder of images, or a folder of class folders.
+        images: An image, a folder of images, of folders of images or of class folders, or a text file (.txt) with a
+            path on each line, which counts from the text file's own folder; or several of these. Images of several
+            folders that share a stem are named by their folders too: ``plate1_a``.
         output: Where to write.
         formats: What to write: ``coco`` (``predictions.json`` and ``images.json``, or with ``ids``
             ``test-results.json`` and ``test-results.zip``), ``labels`` (``labels/<stem>.tif`` and ``.csv``, and
@@ -87,12 +91,12 @@ def predict_files(
     """
     if unknown := set(formats) - set(OUTPUTS):
         raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
-    model, images, output = get_model(model), Path(images), Path(output)
+    model, given, output = take_channels(get_model(model), planes), list_given(images), Path(output)
     tiling = Tiling.of(model.plan, tile_size)
     # All that can be refused is refused before the first prediction.
     if ids and planes.page == "all":
         raise PlanError("a list of ids names files and not their pages; choose one page, or leave the list out")
-    found = find_images(images)
+    found = find_images(given)
     may_break = len(found) > 1 and ids is None
     files = [each for stem, path in found for each in _list_pages(stem, path, planes, may_break=may_break)]
     check_unique_names((file.stem, file.path) for file in files)
@@ -101,10 +105,10 @@ def predict_files(
         kind.check()
     names = [name for kind in kinds for name in kind.list_files([file.stem for file in files])]
     check_outputs(output, "predict", names)
-    is_folder = [path for _, path in found] != [images]  # an OME-Zarr image is a folder too
-    if is_folder and (skipped := find_skipped({path.parent for _, path in found}, [path for _, path in found])):
-        logger.warning(skipped.message)
-    root = images if is_folder else images.parent
+    _warn_of_skipped(given, [path for _, path in found])
+    # Files are named in images.json from here on.
+    folders = {path for path in given if path.is_dir() and not is_zarr(path)}
+    root = os.path.commonpath([os.path.abspath(path if path in folders else path.parent) for path in given])
     left, top, width, height = region or (0, 0, 0, 0)
     window = Window(top, left, height, width) if region else None
     job = _Job(model, tiling, window, progress, may_break=may_break)
@@ -120,7 +124,8 @@ def predict_files(
 
         def write(found: tuple[_Task, ImageSource, Instances]) -> tuple[_Task, Instances]:
             task, image, instances = found
-            entry = ImageEntry(task.id, task.file.stem, task.file.path.relative_to(root).as_posix(), image)
+            file_name = Path(os.path.relpath(task.file.path, root)).as_posix()
+            entry = ImageEntry(task.id, task.file.stem, file_name, image)
             for writer in writers:
                 writer.write(entry, instances)
             return task, instances
@@ -149,6 +154,13 @@ def predict_files(
         )
     places = dict.fromkeys(name.partition("/")[0] for name in names if (output / name).exists())
     return [output / place for place in sorted(places, key=lambda place: "." in place)]  # folders first
+
+
+def _warn_of_skipped(given: Sequence[Path], files: Sequence[Path]) -> None:
+    """Name what was passed over in the given folders."""
+    in_folders = set(files) - set(given)
+    if in_folders and (skipped := find_skipped({path.parent for path in in_folders}, files)):
+        logger.warning(skipped.message)
 
 
 class _File(NamedTuple):
@@ -243,7 +255,7 @@ class _Job:
         """(height, width) of an image that the model can take, as far as its header says."""
         try:
             image = self._open(file)
-            check_channels(image, str(file.path))
+            Normalization.of(self.model.plan).find_channels(image, str(file.path))
             if self._count_tiles(image.size) == 1:
                 check_declared_size(file.path, (*image.size, image.num_channels), image.dtype)  # it is seen whole
         except DatasetError as error:

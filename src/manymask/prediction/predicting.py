@@ -17,10 +17,12 @@ from manymask.imaging import (
     list_choices,
     open_image,
 )
+from manymask.plan import count_inputs
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model, load_model
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
 from manymask.prediction.views import predict_alike, warn_of_cap
+from manymask.wording import count_of
 
 
 def predict(
@@ -40,8 +42,8 @@ def predict(
     Args:
         model: The model, or its run folder or checkpoint.
         images: A file, a folder of images, or one image in memory: an array, a torch tensor or a Pillow image, (height,
-            width, channels) or (height, width) of 1 or 3 channels; or several files and images, which must not change
-            meanwhile, such as those that a generator gives. Sizes may differ.
+            width, channels) or (height, width), of as many channels as the training images; or several files and
+            images, which must not change meanwhile, such as those that a generator gives. Sizes may differ.
         min_score: Score from which an instance is returned; by default the model's score threshold, so that one gets
             what label images and pictures show. 0 gives all that the network keeps, down to the setting ``min_score``.
         batch_size: Images that go through the network at once, where they follow each other and are of one size and
@@ -59,7 +61,7 @@ def predict(
         DatasetError: An image cannot be read, or is not one.
         PlanError: ``min_score`` is not from 0 to 1, ``batch_size`` is less than 1, or a tile is too small.
     """
-    model = get_model(model)
+    model = take_channels(get_model(model), planes)
     if min_score is not None and not 0 <= min_score <= 1:
         raise PlanError(f"min_score is {min_score}, expected a number from 0 to 1")
     if batch_size < 1:
@@ -89,7 +91,8 @@ def _load_each(
         place, image, choice = part
         if isinstance(image, str | Path):
             return load_image(open_image(Path(image), choice), str(image), model.plan, tiling)
-        loaded = load_image(ArraySource(get_pixels(image)), "an array", model.plan, tiling)
+        pixels = planes.pick_channels(get_pixels(image), Path("an array"))
+        loaded = load_image(ArraySource(pixels), "an array", model.plan, tiling)
         return replace(loaded, name=f"image {place}")
 
     return work_beside(load, list_parts())
@@ -128,6 +131,23 @@ def _make_batches(images: Iterator[LoadedImage], batch_size: int) -> Iterator[li
             batch = []
     if batch:
         yield batch
+
+
+def take_channels(model: Model, planes: PlaneChoice) -> Model:
+    """The model for images of which the channels were chosen: it takes all of these, whatever it was trained on.
+
+    Raises:
+        PlanError: They are more or fewer than its network takes.
+    """
+    plan, number = model.plan, len(planes.channels)
+    if number == 0 or plan.channels == "auto":
+        return model
+    if count_inputs(number) != plan.in_channels:
+        raise PlanError(
+            f"{model.source} takes {count_of(plan.in_channels, 'channel')}, but --channels chooses {number}; choose as "
+            "many"
+        )
+    return replace(model, plan=plan.model_copy(update={"channels": tuple(range(1, number + 1))}))
 
 
 def get_model(model: Model | str | Path) -> Model:

@@ -83,7 +83,7 @@ def _spread(length: int, side: int) -> list[tuple[int, int]]:
 
 def read_resized(
     image: ImageSource, scale: Scale, window: Window, factor: float
-) -> Float32[Tensor, "3 new_height new_width"]:
+) -> Float32[Tensor, "channels new_height new_width"]:
     """A window of an image in [0, 1], resized by a factor, of the smallest resolution that has as many pixels.
 
     It is read and resized in blocks, which suffices for a look.
@@ -113,6 +113,8 @@ def _cut(begin: int, length: int, new_length: int) -> Iterator[tuple[int, int, i
         yield begin + first, last - first, new_last - new_first
 
 
-def _resize(values: Float32[Tensor, "3 height width"], size: Size) -> Float32[Tensor, "3 new_height new_width"]:
+def _resize(
+    values: Float32[Tensor, "channels height width"], size: Size
+) -> Float32[Tensor, "channels new_height new_width"]:
     is_smaller = size[0] < values.shape[-2] or size[1] < values.shape[-1]
     return F.interpolate(values[None], list(size), mode="bilinear", antialias=is_smaller)[0]

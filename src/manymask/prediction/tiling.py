@@ -147,7 +147,7 @@ class LoadedImage:
     image: ImageSource
     tiles: list[Tile]
     scale: Scale | None
-    values: Float32[Tensor, "3 height width"] | None
+    values: Float32[Tensor, "channels height width"] | None
 
 
 def load_image(
@@ -313,7 +313,7 @@ def _make_batches(tiles: Sequence[Tile], batch_size: int) -> list[range]:
     return batches
 
 
-def _read_window(loaded: LoadedImage, window: Window) -> Float32[Tensor, "3 height width"] | None:
+def _read_window(loaded: LoadedImage, window: Window) -> Float32[Tensor, "channels height width"] | None:
     """The pixels of a window; None where all are the same, as in the padding of slides: nothing can be there."""
     assert loaded.scale is not None
     try:
@@ -325,7 +325,11 @@ def _read_window(loaded: LoadedImage, window: Window) -> Float32[Tensor, "3 heig
 
 
 def _predict_seen(
-    model: Model, images: Sequence[Float32[Tensor, "3 _ _"] | None], loaded: LoadedImage, own: _Pass, batch: range
+    model: Model,
+    images: Sequence[Float32[Tensor, "channels _ _"] | None],
+    loaded: LoadedImage,
+    own: _Pass,
+    batch: range,
 ) -> list[Instances]:
     """The instances of each tile of a batch of a pass; the network does not look at empty ones."""
     seen = [image for image in images if image is not None]
@@ -336,7 +340,7 @@ def _predict_seen(
 
 
 def _predict_tiles(
-    model: Model, images: Sequence[Float32[Tensor, "3 _ _"]], name: str, factor: float
+    model: Model, images: Sequence[Float32[Tensor, "channels _ _"]], name: str, factor: float
 ) -> list[Instances]:
     """The instances of tiles of one size."""
     if len(images) == 1:

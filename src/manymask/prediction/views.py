@@ -29,7 +29,7 @@ TTA_FACTORS = (1.0, 1.25)
 
 def predict_tensor(
     model: Model,
-    image: Float32[Tensor, "3 height width"],
+    image: Float32[Tensor, "channels height width"],
     source: str = "an image",
     factor: float | None = None,
 ) -> Instances:
@@ -62,7 +62,7 @@ def predict_tensor(
 
 def predict_alike(
     model: Model,
-    images: Sequence[Float32[Tensor, "3 height width"]],
+    images: Sequence[Float32[Tensor, "channels height width"]],
     sources: Sequence[str],
     factor: float | None = None,
 ) -> list[Instances]:
@@ -96,7 +96,7 @@ def _explain_full_memory(source: str, size: Size) -> Iterator[None]:
 class _Looks:
     """What the network finds in the whole of an image at each factor; each is looked at once."""
 
-    def __init__(self, model: Model, image: Float32[Tensor, "3 height width"]) -> None:
+    def __init__(self, model: Model, image: Float32[Tensor, "channels height width"]) -> None:
         self.model, self.image = model, image
         self._found: dict[float, Detections] = {}
 
@@ -144,7 +144,7 @@ def list_views(size: Size, preprocessing: Preprocessing, *, tta: bool = False, f
 
 
 def detect_views(
-    detector: Detector, image: Float32[Tensor, "3 height width"], views: Sequence[View], batch_size: int = 1
+    detector: Detector, image: Float32[Tensor, "channels height width"], views: Sequence[View], batch_size: int = 1
 ) -> Iterator[Detections]:
     """The detections of each view in turn, in pixels of the image.
 

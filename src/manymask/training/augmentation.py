@@ -109,8 +109,8 @@ def _move_to_contact(window: Window, layers: InstanceLayers, generator: torch.Ge
 
 
 def apply_augmentation(
-    image: Float32[Tensor, "3 height width"], layers: InstanceLayers, draw: Draw, generator: torch.Generator
-) -> tuple[Float32[Tensor, "3 new_height new_width"], InstanceLayers]:
+    image: Float32[Tensor, "channels height width"], layers: InstanceLayers, draw: Draw, generator: torch.Generator
+) -> tuple[Float32[Tensor, "channels new_height new_width"], InstanceLayers]:
     """Resize, mirror, turn and light the drawn part of an image and of its layers; instances may lose pixels, or all.
 
     Args:
@@ -149,10 +149,10 @@ def _resize(image: Tensor, layers: Tensor, size: tuple[int, int]) -> list[Tensor
 
 
 def _change_light(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Random gamma, gain, offset and noise, and in colour images a gain of each channel; stays in [0, 1]."""
+    """Random gamma, gain, offset and noise, and a gain of each channel where these differ; stays in [0, 1]."""
     image = image ** math.exp(strength * _draw(generator))
     if not (image[0] == image[1]).all():
-        image = image * (1 + 0.5 * strength * (2 * torch.rand(3, 1, 1, generator=generator) - 1))
+        image = image * (1 + 0.5 * strength * (2 * torch.rand(len(image), 1, 1, generator=generator) - 1))
     image = image * (1 + 0.5 * strength * _draw(generator)) + 0.2 * strength * _draw(generator)
     noise = torch.randn(image.shape[-2:], generator=generator) * (0.1 * strength * abs(_draw(generator)))
     return (image + noise).clamp(0, 1)
@@ -166,7 +166,7 @@ def _change_stain(image: Tensor, layers: Tensor, strength: float, generator: tor
     """
     change = strength * (2 * torch.rand(2, 3, generator=generator) - 1)
     is_ground = (layers == 0).all(dim=0)
-    if (image[0] == image[1]).all() or not is_ground.any() or image[:, is_ground].mean() < 0.5:
+    if len(image) != 3 or (image[0] == image[1]).all() or not is_ground.any() or image[:, is_ground].mean() < 0.5:
         return image
     density = -image.clamp(min=1 / 255).log()
     stains = torch.einsum("chw,cs->shw", density, _STAINS.inverse())

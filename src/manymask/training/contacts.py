@@ -45,11 +45,11 @@ def draw_contact(layers: InstanceLayers, generator: torch.Generator) -> tuple[in
 
 
 def paste_in_contact(
-    image: Float32[Tensor, "3 height width"],
+    image: Float32[Tensor, "channels height width"],
     layers: InstanceLayers,
     can_be_copied: Bool[np.ndarray, " instances"],
     generator: torch.Generator,
-) -> tuple[Float32[Tensor, "3 height width"], InstanceLayers, Int64[np.ndarray, " copies"]]:
+) -> tuple[Float32[Tensor, "channels height width"], InstanceLayers, Int64[np.ndarray, " copies"]]:
     """Copy one to six instances of an image, turned, scaled and lit at random, to where each touches another one.
 
     Copy-paste (arXiv 2012.07177) within an image, for the pairs that are hardest to tell apart. A copy lies on what it
@@ -103,9 +103,9 @@ class _Copy:
     """A turned instance with its rim: mask, difference to the ground around it, opacity, and that ground's values."""
 
     is_object: Bool[np.ndarray, "height width"]
-    difference: Float32[np.ndarray, "height width 3"]
+    difference: Float32[np.ndarray, "height width channels"]
     opacity: Float32[np.ndarray, "height width 1"]
-    ground: Float32[np.ndarray, " 3"]
+    ground: Float32[np.ndarray, " channels"]
 
 
 def _cut(

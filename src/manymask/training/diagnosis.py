@@ -170,7 +170,7 @@ def _draw_order(num_images: int, seed: int) -> list[int]:
 
 def diagnose_image(
     network: MaskRCNN,
-    image: Float32[Tensor, "3 height width"],
+    image: Float32[Tensor, "channels height width"],
     truth: Instances,
     preprocessing: Preprocessing,
     postprocessing: Postprocessing,

@@ -24,6 +24,7 @@ from manymask.modeling.checkpoint import read_training_plan
 from manymask.modeling.device import choose_device
 from manymask.plan import SETTINGS, DataRecord, ObjectSizes, Plan, load_plan
 from manymask.planning.planner import Decision, fit_schedule, format_value, plan_training
+from manymask.planning.rules import find_channels
 from manymask.planning.sampling import weigh_images
 from manymask.prediction.tiling import Tiling
 from manymask.training.loading import PLAIN_LOOK
@@ -92,6 +93,8 @@ def read_data(parts: Parts, data_format: str | None, plan: Plan, progress: Progr
         DatasetError: A file cannot be used, or the classes of a data set's parts differ.
     """
     dataset, val = read_dataset(parts.train, data_format, crowd_as_objects=plan.crowd_as_objects), None
+    if plan.channels == "auto":
+        plan = plan.model_copy(update={"channels": _look_at_channels(dataset)})
     if parts.val is not None:
         val = read_dataset(parts.val, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
         if parts.are_one:
@@ -112,6 +115,14 @@ def read_data(parts: Parts, data_format: str | None, plan: Plan, progress: Progr
     val_check = check_dataset(_read_as_training(val, plan, val_doubts, scales), progress, plan.num_workers)
     _tell_doubts(val, val_doubts)
     return InspectedData(dataset, inspection, val, val_check, scales)
+
+
+def _look_at_channels(dataset: Dataset) -> Any:
+    """The setting ``channels`` for images such as the first."""
+    try:
+        return find_channels([dataset[0].image.num_channels])
+    except DatasetError:  # reading all of them will say more
+        return "auto"
 
 
 def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales: Scales) -> Dataset:
@@ -156,6 +167,8 @@ def decide_settings(
     if "minutes" in settings and "epoch_steps" in settings:
         raise PlanError("minutes decide how many steps an epoch has; leave epoch_steps out")
     fingerprint = data.inspection.fingerprint
+    if draft.channels == "auto":
+        draft = draft.model_copy(update={"channels": find_channels(fingerprint.channels)})
     if data.val_check is None:
         val_megapixels = draft.val_fraction * fingerprint.megapixels
     else:
