@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from manymask import convert
@@ -12,6 +13,7 @@ from manymask.errors import DatasetError, PlanError
 from manymask.formats import read_dataset
 from manymask.formats.conversion import TARGETS
 from manymask.formats.datasets import FORMATS
+from manymask.formats.splits import find_splits
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
 from tests.formats.test_datasets import MAKERS, make_yolo
 
@@ -271,7 +273,20 @@ def test_each_part_of_a_split_becomes_a_folder(tmp_path):
     ]
     for name in ("train", "val"):
         assert len(read_objects(tmp_path / "out" / name, "a")) == 6
+    # As Ultralytics reads it: folders lie where ``path`` says, by default beside the file.
+    content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert {name: content.get(name) for name in ("path", "train", "val")} == {
+        "path": None, "train": "train/images", "val": "val/images",
+    }  # fmt: skip
+    assert list(find_splits(tmp_path / "out")) == ["train", "val"]
+    assert not (tmp_path / "out" / "train" / "data.yaml").exists()
     (tmp_path / "data" / "val" / "a.json").unlink()
     (tmp_path / "data" / "val" / "a.png").unlink()
     with pytest.raises(DatasetError, match="have different classes, to which 'class_folders' gives only numbers"):
         convert(tmp_path / "data", to="class_folders", output=tmp_path / "folders")
+
+
+def test_data_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="^nowhere does not exist"):
+        convert("nowhere", to="yolo", output="out")

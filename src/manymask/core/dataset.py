@@ -234,6 +234,8 @@ class Format:
         find_faults: Faults in the files of a readable record that its instances do not show.
         list_outlines: The outlines of each instance that its file gives some, as x y points in pixels.
         salvage: A way to read a record that cannot be read as it is; None where there is none.
+        join_parts: Writes what joins the parts of a data set with the same classes, which lie in folders beside each
+            other, given the folder above, their names and the classes.
     """
 
     name: str
@@ -251,6 +253,7 @@ class Format:
     find_faults: Callable[[Record], list[Doubt] | None] = _find_nothing
     list_outlines: Callable[[Record], "list[list[Float64[np.ndarray, 'points 2']]] | None"] = _find_nothing
     salvage: Callable[[Record], Salvage | None] = _find_nothing
+    join_parts: Callable[[Path, Sequence[str], Sequence[Category]], None] | None = None
 
     @property
     def is_flat(self) -> bool:

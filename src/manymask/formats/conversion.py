@@ -88,6 +88,8 @@ def convert(
     if to not in TARGETS:
         raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
     target, data, output = TARGETS[to], Path(data), Path(output)
+    if not data.exists():
+        raise DatasetError(f"{data} does not exist; give the folder of a data set, or a COCO JSON file")
     check_new_folder(output, data, "--output")
     parts = {output / name: part for name, part in find_splits(data).items()} or {output: data}
     try:
@@ -110,6 +112,8 @@ def convert(
     done = [_write(dataset, target, folder, progress) for folder, dataset in datasets.items()]
     if len(done) == 1:
         return done[0]
+    if target.join_parts is not None and len({dataset.categories for dataset in datasets.values()}) == 1:
+        target.join_parts(output, [part.output.name for part in done], next(iter(datasets.values())).categories)
     return Conversion(
         output,
         sum(part.num_images for part in done),

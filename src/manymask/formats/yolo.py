@@ -11,7 +11,7 @@ import yaml
 from jaxtyping import Int64
 
 from manymask.core import Instances
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record
 from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
@@ -282,8 +282,26 @@ class YoloWriter(DatasetWriter):
     def close(self) -> None:
         """Write the names of the classes."""
         names = {number: category.name for number, category in enumerate(self.dataset.categories)}
-        content = {"path": ".", "train": "images", "val": "images", "nc": len(names), "names": names}
-        write_file(self.folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        _write_yaml(self.folder, {"train": "images", "val": "images"}, names)
+
+
+def join_parts(folder: Path, parts: Sequence[str], categories: Sequence[Category]) -> None:
+    """Write one ``data.yaml`` for the parts of a data set, in place of those of the parts.
+
+    Args:
+        folder: The folder of the parts.
+        parts: Their names.
+        categories: The classes of all.
+    """
+    _write_yaml(folder, {part: f"{part}/images" for part in parts}, dict(enumerate(each.name for each in categories)))
+    for part in parts:
+        (folder / part / "data.yaml").unlink()
+
+
+def _write_yaml(folder: Path, images: dict[str, str], names: dict[int, str]) -> None:
+    # Without ``path`` Ultralytics takes folders from where the file lies; with ``.`` from where it is called.
+    content = {**images, "nc": len(names), "names": names}
+    write_file(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 FORMAT = Format(
@@ -297,4 +315,5 @@ FORMAT = Format(
     changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
     find_faults=find_drawn_faults,
     list_outlines=list_drawn_outlines,
+    join_parts=join_parts,
 )
