@@ -159,7 +159,10 @@ def test_a_file_of_a_tool_whose_data_are_folders(tmp_path, data_format, name):
 
 
 def test_nothing_fits_or_more_than_one(tmp_path):
-    with pytest.raises(DatasetError, match=r"fits no layout .*class_folders .*coco"):
+    with pytest.raises(DatasetError, match="holds nothing; give"):
+        detect_format(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DatasetError, match=r"fits no layout .*class_folders, .*coco"):
         detect_format(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         detect_format(tmp_path / "x")
@@ -168,6 +171,14 @@ def test_nothing_fits_or_more_than_one(tmp_path):
     with pytest.raises(DatasetError, match="fits label_images and coco"):
         read_dataset(tmp_path)
     assert read_dataset(tmp_path, "label_images").format.name == "label_images"
+
+
+def test_images_alone_are_named_with_the_folder_to_give(tmp_path):
+    make_label_images(tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"images holds 1 image and no labels; give .*data$"):
+        detect_format(tmp_path / "data" / "images")
+    with pytest.raises(DatasetError, match=r"a.png is an image; give the folder"):
+        detect_format(tmp_path / "data" / "images" / "a.png")
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

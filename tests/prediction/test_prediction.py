@@ -103,6 +103,9 @@ def test_best_checkpoint_goes_before_last_and_a_file_is_itself(tmp_path):
 
 
 def test_no_checkpoint(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(CheckpointError, match=r"a.png is an image, not a model; the model comes first"):
+        find_checkpoint(tmp_path / "a.png")
     with pytest.raises(
         CheckpointError, match=r"a run folder, a checkpoint or an exported model at .*none, found nothing"
     ):

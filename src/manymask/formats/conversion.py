@@ -88,8 +88,6 @@ def convert(
     if to not in TARGETS:
         raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
     target, data, output = TARGETS[to], Path(data), Path(output)
-    if not data.exists():
-        raise DatasetError(f"{data} does not exist; give the folder of a data set, or a COCO JSON file")
     check_new_folder(output, data, "--output")
     parts = {output / name: part for name, part in find_splits(data).items()} or {output: data}
     try:
@@ -152,7 +150,10 @@ def check_new_folder(output: Path, data: Path, option: str) -> None:
 
     Raises:
         PlanError: It is not a new or empty folder, or it lies in the data.
+        DatasetError: There are no such data.
     """
+    if not data.exists():
+        raise DatasetError(f"{data} does not exist; give the folder of a data set, or a COCO JSON file")
     if not is_unused(output):
         raise PlanError(f"{option} {output} is not an empty folder; choose another")
     check_writable(output / "repairs.json")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,8 @@ from manymask.formats import (
     yolo,
 )
 from manymask.formats.left_out import leave_out_unlabelled, tell_left_out
-from manymask.imaging.files import list_folders
-from manymask.wording import list_some
+from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders
+from manymask.wording import count_of, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ def detect_format(path: str | Path) -> str:
     if len(fitting) == 1:
         return fitting[0]
     found = f"fits {' and '.join(fitting)}" if fitting else "fits no layout that manymask reads"
-    layouts = "; ".join(f"{format.name} ({format.layout})" for format in FORMATS.values())
+    if not fitting and (mistaken := _explain_mistaken(path)):
+        raise DatasetError(f"{path} {mistaken}")
     # The parts of Roboflow's exports, for example, are data sets of their own.
     folders = [] if fitting or path.is_file() else list_folders(path)
     if parts := [part for part in folders if any(format.detect(part) for format in FORMATS.values())]:
@@ -114,7 +116,23 @@ def detect_format(path: str | Path) -> str:
             f"{path} {found}, but it holds data sets in {list_some([part.name for part in parts])}; give one of these "
             f"folders, as in: manymask train {example}"
         )
-    raise DatasetError(f"{path} {found}; name the data format, or give one of: {layouts}")
+    raise DatasetError(
+        f"{path} {found}; name the data format, one of {', '.join(FORMATS)} (docs/formats.md shows their files)"
+    )
+
+
+def _explain_mistaken(path: Path) -> str | None:
+    """What a path that fits no format is instead, and what to give."""
+    if path.is_file():
+        return "is an image; give the folder of images and labels" if path.suffix.lower() in IMAGE_SUFFIXES else None
+    entries = [entry for entry in path.iterdir() if not is_hidden(entry)]
+    if not entries:
+        return "holds nothing; give the folder of a data set, or a COCO JSON file"
+    if not all(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries):
+        return None
+    parent = Path(os.path.abspath(path)).parent
+    remedy = f"give {path.parent}" if find_formats(parent) else "give the folder that holds both images and labels"
+    return f"holds {count_of(len(entries), 'image')} and no labels; {remedy}"
 
 
 def _refuse_listed(file: Path) -> None:

@@ -13,6 +13,7 @@ from manymask.core import Category, Instances
 from manymask.core.files import explain_reading
 from manymask.errors import CheckpointError, PlanError
 from manymask.imaging import ONE_PLANE, Pixels, PlaneChoice
+from manymask.imaging.files import IMAGE_SUFFIXES
 from manymask.modeling.build import assemble_model
 from manymask.modeling.catalogue import EXPORT_FILE, find_model, list_shipped, read_cards
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, read_exported, strip_prefix
@@ -153,6 +154,10 @@ def find_checkpoint(source: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
+    if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
+        raise CheckpointError(
+            f"{source} is an image, not a model; the model comes first: manymask predict nuclei {source}"
+        )
     if (model := find_model(source)) is not None:
         return model.file
     found = "a .json file" if source.is_file() else "nothing"
