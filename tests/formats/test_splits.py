@@ -82,6 +82,13 @@ def make_yolo(root, images="images/{}", labels="labels/{}"):
     return {name: root / images.format(name) for name in ("train", "val")}
 
 
+def make_label_images_in_folders_of_parts(root):
+    for name in ("train", "val", "test"):
+        write_array(root / "images" / name / "a.png", make_pixels())
+        write_array(root / "masks" / name / "a_mask.png", make_ids((1, 1, 3, 3)))
+    return {name: root / "images" / name for name in ("train", "val", "test")}
+
+
 def make_roboflow_yolo(root):
     make_yolo(root, "{}/images", "{}/labels")
     (root / "data.yaml").write_text("train: ../train/images\nval: ../val/images\nnames: [cell]\n")
@@ -108,6 +115,7 @@ MAKERS = [
     make_coco_by_content,
     make_fiftyone,
     make_class_folders,
+    make_label_images_in_folders_of_parts,
 ]
 
 

@@ -12,6 +12,7 @@ from manymask.errors import DatasetError
 from manymask.formats import yolo
 from manymask.formats.coco_files import find_coco_files, has_coco_lists, list_json
 from manymask.formats.datasets import find_formats
+from manymask.formats.label_images import IMAGE_FOLDERS, find_folders
 from manymask.imaging.files import list_folders
 from manymask.wording import list_some
 
@@ -58,9 +59,8 @@ def find_splits(path: str | Path) -> dict[str, Path]:
     named = {name: places[0] for name, places in yaml_splits.items() if len(places) == 1 and places[0].is_dir()}
     if "train" in named and len(set(named.values())) == len(named) > 1:
         return named
-    for folder in (path, path / "images"):
-        folders = list_folders(folder) if folder.is_dir() else []
-        if splits := _sort(path, folders, _tell_folder, find_formats):
+    for folder in (path, *find_folders(path, IMAGE_FOLDERS)):
+        if splits := _sort(path, list_folders(folder), _tell_folder, find_formats):
             return splits
     return _sort(path, find_coco_files(path), _tell_file) or _sort(path, list_json(path), _tell_file, has_coco_lists)
 
