@@ -6,7 +6,7 @@ import pytest
 
 from manymask.errors import DatasetError
 from manymask.evaluation.data import read_data
-from manymask.formats import read_dataset
+from manymask.formats import convert, read_dataset
 from manymask.formats.splits import check_same_classes, choose_parts, choose_scored, find_splits
 from manymask.inspection import inspect
 from tests.formats.format_files import make_coco, make_ids, make_pixels, write_array
@@ -162,6 +162,23 @@ def test_what_is_not_split(tmp_path, make):
     make(tmp_path)
     assert find_splits(tmp_path) == {}
     assert choose_parts(tmp_path, None).train == choose_scored(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("train", ["train.txt", "[images/a, images/b]"])
+def test_parts_that_are_no_folders_are_refused_rather_than_mixed(tmp_path, train):
+    for name in "abc":
+        write_array(tmp_path / "images" / name / f"{name}.png", make_pixels())
+        (tmp_path / "labels" / name).mkdir(parents=True)
+        (tmp_path / "labels" / name / f"{name}.txt").write_text("0 0.125 0.2 0.5 0.2 0.5 0.7\n")
+    (tmp_path / "train.txt").write_text("images/a/a.png\nimages/b/b.png\n")
+    (tmp_path / "data.yaml").write_text(f"train: {train}\ntest: images/c\nnames: [cell]\n")
+    message = r"data.yaml names its parts \(train, test\) not as one folder each"
+    with pytest.raises(DatasetError, match=message):
+        choose_parts(tmp_path, tmp_path / "images" / "c")
+    with pytest.raises(DatasetError, match=message):
+        choose_scored(tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        convert(tmp_path, to="coco", output=tmp_path.with_name("copy"))
 
 
 def test_two_parts_for_the_same_are_refused(tmp_path):

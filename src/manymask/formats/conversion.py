@@ -19,7 +19,7 @@ from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats.datasets import FORMATS, open_dataset
 from manymask.formats.drawn import DrawnImage
 from manymask.formats.label_images import CELLPOSE
-from manymask.formats.splits import find_splits
+from manymask.formats.splits import get_splits
 from manymask.wording import count_of, list_some
 
 TARGETS: dict[str, Format] = {
@@ -89,7 +89,7 @@ def convert(
         raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
     target, data, output = TARGETS[to], Path(data), Path(output)
     check_new_folder(output, data, "--output")
-    parts = {output / name: part for name, part in find_splits(data).items()} or {output: data}
+    parts = {output / name: part for name, part in get_splits(data).items()} or {output: data}
     try:
         datasets = {
             folder: open_dataset(part, data_format, crowd_as_objects=crowd_as_objects) for folder, part in parts.items()

@@ -52,9 +52,9 @@ def read_label_images(root: str | Path) -> Dataset:
 
     They lie in a folder ``labels`` or ``masks`` beside ``images``, or beside their images, and are called like these or
     with an affix such as ``_masks``, ``_label`` or ``_manual``; or they are laid out as those of the Cell Tracking
-    Challenge. A folder ``images/train`` with ``labels/train`` is a data set too. Ids need not be dense; the pixels of one id are one instance, even in several pieces. Images without a
-    label image, and the reverse, and label images of which it is not clear which image they are for, are left out and
-    listed in the data set's ``problems``.
+    Challenge. A folder ``images/train`` with ``labels/train`` is a data set too. Ids need not be dense; the pixels of
+    one id are one instance, even in several pieces. Images without a label image, and the reverse, and label images of
+    which it is not clear which image they are for, are left out and listed in the data set's ``problems``.
 
     Raises:
         DatasetError: There are no images with label images, or two of them have one name.

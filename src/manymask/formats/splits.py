@@ -100,9 +100,27 @@ def _sort(
     return splits
 
 
+def get_splits(path: str | Path) -> dict[str, Path]:
+    """The parts of a data set as ``find_splits`` finds them, none of a data set that is not split.
+
+    Raises:
+        DatasetError: It is split, but into parts that cannot be read one by one, so that they would be mixed.
+    """
+    path = Path(path)
+    splits = find_splits(path)
+    named = {} if splits or not path.is_dir() else yolo.find_splits(path)
+    if "train" in named and len(set(named.values())) > 1:
+        raise DatasetError(
+            f"{path / 'data.yaml'} names its parts ({', '.join(named)}) not as one folder each, and would be read as "
+            "one data set; put the images of each part into a folder of its own, or take the other parts out of the "
+            "file"
+        )
+    return splits
+
+
 def choose_parts(data: Path, val: Path | None) -> Parts:
     """What to train and to validate on: the parts of a data set that is split, of which the user's own choice wins."""
-    splits = find_splits(data)
+    splits = get_splits(data)
     if not splits:
         return Parts(data, val)
     parts = Parts(splits["train"], val or splits.get("val"), are_one=val is None and "val" in splits)
@@ -116,7 +134,7 @@ def choose_parts(data: Path, val: Path | None) -> Parts:
 
 def choose_scored(data: Path) -> Path:
     """What to score on: of a data set that is split the test images, else those to validate on."""
-    splits = find_splits(data)
+    splits = get_splits(data)
     if not splits:
         return data
     chosen = splits.get("test") or splits["val"]
