@@ -177,7 +177,7 @@ def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any
                 f"{path}: image {image}: region {place} is {_shorten(shape)}, of which no outline can be made; draw it "
                 "again"
             )
-            reading.fault("bad-annotation", message, Path(image).stem, path)
+            reading.fault("bad-annotation", message, image, path)
     return DrawnImage(image, path, None, tuple(objects))
 
 
