@@ -1,5 +1,6 @@
 import logging
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from manymask.errors import DatasetError
 from manymask.evaluation.data import read_data
 from manymask.formats import convert, read_dataset
-from manymask.formats.splits import check_same_classes, choose_parts, choose_scored, find_splits
+from manymask.formats.splits import check_same_classes, choose_parts, choose_scored, find_splits, tell_mixed
 from manymask.inspection import inspect
 from tests.formats.format_files import make_coco, make_ids, make_pixels, write_array
 
@@ -230,3 +231,17 @@ def test_the_doctor_looks_at_all_parts(tmp_path, caplog):
     assert copies == [("train", True), ("train", True), ("val", False)]
     assert [record.name for record in read_dataset(tmp_path / "fixed").records] == ["other"]
     assert f"only {tmp_path / 'data' / 'train'} is copied" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "is_told"), [(("train", "test"), True), (("a", "test"), False), (("train", "b"), False)]
+)
+def test_images_of_several_parts_in_one_file_are_told(tmp_path, folders, is_told):
+    for folder in folders:
+        write_array(tmp_path / "images" / folder / "a.png", make_pixels())
+    size = {"width": 8, "height": 6}
+    images = [{"id": number, "file_name": f"{folder}/a.png"} | size for number, folder in enumerate(folders, start=5)]
+    make_coco(tmp_path, [TRIANGLE], images=images)
+    told = pytest.warns(match="in folders for test, train together") if is_told else nullcontext()
+    with told:
+        tell_mixed(read_dataset(tmp_path))

@@ -110,8 +110,11 @@ def _parse_layer(reading: Reading, path: Path, name: str, layer: Element) -> lis
             continue
         (holes if region.get("NegativeROA") == "1" else outer).append((where, ring))
     polygons: list[list[Ring]] = [[ring] for _, ring in outer]
+    low, high = (np.array([end(ring, axis=0) for _, ring in outer]).reshape(-1, 2) for end in (np.min, np.max))
     for where, hole in holes:
-        around = [place for place, (_, ring) in enumerate(outer) if _contains(ring, hole)]
+        # Few boxes are left of a slide's thousands, of which the outlines are looked at.
+        near = ((low <= hole.min(axis=0)) & (hole.max(axis=0) <= high)).all(axis=1)
+        around = [place for place in np.flatnonzero(near).tolist() if _contains(outer[place][1], hole)]
         if not around:
             message = f"{path}: {where} is negative, but lies in no other region of its layer; draw it inside of one"
             reading.fault("bad-annotation", message, path.stem, path)

@@ -132,6 +132,23 @@ def choose_parts(data: Path, val: Path | None) -> Parts:
     return parts
 
 
+def tell_mixed(dataset: Dataset) -> None:
+    """Warn where images to train on lie in folders of several parts, as one file of labels may list them."""
+    folders = {part.lower() for record in dataset.records for part in _list_inner_folders(dataset.root, record.path)}
+    parts = {_WORDS[folder] for folder in folders & _WORDS.keys()}
+    if "train" in parts and len(parts) > 1:
+        logger.warning(
+            f"{dataset.root} lists images in folders for {list_some(sorted(parts))} together, and all are taken; to "
+            "keep them apart, export each part by itself and give the others with --val, or not at all"
+        )
+
+
+def _list_inner_folders(root: Path, path: Path) -> tuple[str, ...]:
+    """The folders between a data set, or its file, and an image of it."""
+    base = root if root.is_dir() else root.parent.parent if root.parent.name == "annotations" else root.parent
+    return path.relative_to(base).parts[:-1] if path.is_relative_to(base) else ()
+
+
 def choose_scored(data: Path) -> Path:
     """What to score on: of a data set that is split the test images, else those to validate on."""
     splits = get_splits(data)

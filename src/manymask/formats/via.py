@@ -159,7 +159,7 @@ def _read_class(value: Any) -> str | None:
     if isinstance(value, dict):
         ticked = [name for name, is_ticked in value.items() if is_ticked]
         return ", ".join(map(str, ticked)) or None
-    return str(value).strip() or None
+    return None if value is None else str(value).strip() or None
 
 
 def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any], attribute: str | None) -> DrawnImage:
