@@ -150,7 +150,21 @@ def make_plain(root):
     write_pair(root, "val")
 
 
+def make_class_folders_called_like_parts(root):
+    for name in ("train_1", "test_1", "other"):
+        write_array(root / name / "image.tif", make_pixels())
+        write_array(root / name / "class1.tif", make_ids((1, 1, 3, 3)))
+
+
+def make_mask_files_called_like_parts(root):
+    for name in ("train_1", "test_1", "other"):
+        write_array(root / name / "images" / f"{name}.png", make_pixels())
+        write_array(root / name / "masks" / "0.png", make_ids((1, 1, 3, 3)))
+
+
 NOT_SPLIT = [
+    make_class_folders_called_like_parts,
+    make_mask_files_called_like_parts,
     make_one_part,
     make_images_without_labels,
     make_yolo_that_validates_on_training_images,

@@ -10,10 +10,12 @@ from manymask.core.dataset import Dataset
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError
 from manymask.formats import yolo
+from manymask.formats.class_folders import is_class_folder
 from manymask.formats.coco_files import find_coco_files, has_coco_lists, list_json
 from manymask.formats.datasets import find_formats
 from manymask.formats.label_images import IMAGE_FOLDERS, find_folders
-from manymask.imaging.files import list_folders
+from manymask.formats.label_names import fold_stem, strip_label
+from manymask.imaging.files import list_folders, list_images
 from manymask.wording import list_some
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ def find_splits(path: str | Path) -> dict[str, Path]:
     if "train" in named and len(set(named.values())) == len(named) > 1:
         return named
     for folder in (path, *find_folders(path, IMAGE_FOLDERS)):
-        if splits := _sort(path, list_folders(folder), _tell_folder, find_formats):
+        if splits := _sort(path, list_folders(folder), _tell_folder, _is_data_set):
             return splits
     return _sort(path, find_coco_files(path), _tell_file) or _sort(path, list_json(path), _tell_file, has_coco_lists)
 
@@ -68,6 +70,15 @@ def find_splits(path: str | Path) -> dict[str, Path]:
 def _tell_folder(folder: Path) -> str | None:
     """What a folder of this name is for."""
     return _WORDS.get(folder.name.lower().rstrip("0123456789_- "))
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder is a data set rather than one image of class folders or mask files, named such as ``train_1``."""
+    if is_class_folder(folder) or not find_formats(folder):
+        return False
+    images, masks = (list_images(place) if (place := folder / name).is_dir() else [] for name in ("images", "masks"))
+    masks_of = {strip_label(path.stem) for path in masks}
+    return not masks or len(images) != 1 or fold_stem(images[0].stem) in masks_of
 
 
 def _tell_file(file: Path) -> str | None:
