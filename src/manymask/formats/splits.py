@@ -73,7 +73,7 @@ def _tell_folder(folder: Path) -> str | None:
 
 
 def _is_data_set(folder: Path) -> bool:
-    """Whether a folder is a data set rather than one image of class folders or mask files, named such as ``train_1``."""
+    """Whether a folder is a data set rather than one image of class folders or mask files, called ``train_1``."""
     if is_class_folder(folder) or not find_formats(folder):
         return False
     images, masks = (list_images(place) if (place := folder / name).is_dir() else [] for name in ("images", "masks"))
