@@ -131,3 +131,11 @@ def test_a_copy_is_of_labelme(tmp_path):
     writer.write(dataset.records[0], make_instances(mask), np.arange(1))
     writer.close()
     np.testing.assert_array_equal(read_dataset(tmp_path / "copy")[0].to_instances().to_masks()[0], mask > 0)
+
+
+def test_of_several_images_beside_a_file_the_slide_of_its_own_name_is_meant(tmp_path):
+    """Thumbnails and masks beside a slide are not in the pixels of its regions."""
+    write_slide(tmp_path, make_layer(make_region(SQUARE)))
+    for other in ("a.jpg", "a.mask.tif", "a.png"):
+        write_array(tmp_path / other, make_pixels())
+    assert [record.path.name for record in open_dataset(tmp_path).records] == ["a.tif"]

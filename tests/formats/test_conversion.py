@@ -280,13 +280,31 @@ def test_each_part_of_a_split_becomes_a_folder(tmp_path):
     }  # fmt: skip
     assert list(find_splits(tmp_path / "out")) == ["train", "val"]
     assert not (tmp_path / "out" / "train" / "data.yaml").exists()
-    (tmp_path / "data" / "val" / "a.json").unlink()
-    (tmp_path / "data" / "val" / "a.png").unlink()
-    with pytest.raises(DatasetError, match="have different classes, to which 'class_folders' gives only numbers"):
-        convert(tmp_path / "data", to="class_folders", output=tmp_path / "folders")
 
 
 def test_data_that_are_not_there_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DatasetError, match="^nowhere does not exist"):
         convert("nowhere", to="yolo", output="out")
+
+
+def test_a_number_means_one_class_in_all_parts_of_a_split(tmp_path):
+    """Tools that train on YOLO know one list of names for all parts."""
+    for name in ("train", "val"):
+        convert(write_truth(tmp_path / name), to="labelme", output=tmp_path / "data" / name)
+    path = tmp_path / "data" / "train" / "a.json"
+    content = json.loads(path.read_text())
+    shapes = [shape for shape in content["shapes"] if shape["label"] == "nucleus"]
+    write_json(path, content | {"shapes": shapes})
+    convert(tmp_path / "data", to="yolo", output=tmp_path / "out")
+    names = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["names"]
+    assert set(names) == {0, 1, 2}
+    labels = [[label for label, _ in read_objects(tmp_path / "out" / name, "a")] for name in ("train", "val")]
+    assert labels == [[1, 1], [2, 1, 2, 2, 2, 1]]
+
+
+def test_parts_of_different_classes_get_no_numbers(tmp_path):
+    for name, categories in (("train", [{"id": 7, "name": "seed"}]), ("val", [{"id": 7, "name": "grain"}])):
+        make_coco(tmp_path / name, [{"segmentation": [[1, 1, 5, 1, 3, 4]]}], categories=categories)
+    with pytest.raises(DatasetError, match="have different classes, to which 'class_folders' gives only numbers"):
+        convert(tmp_path, to="class_folders", output=tmp_path.with_name("folders"))

@@ -156,3 +156,25 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)
     text = (tmp_path / "copy" / "annotations.xml").read_text()
     assert (text.count("<mask"), text.count("<polygon")) == (2, 1)
+
+
+def test_an_image_of_bad_shapes_only_is_left_out_where_another_is_called_alike(tmp_path):
+    for folder in "xy":
+        write_array(tmp_path / "images" / folder / "a.png", make_pixels())
+    images = [
+        f'<image id="0" name="{folder}/a.png" width="8" height="6">{shape}</image>'
+        for folder, shape in (("x", '<polygon label="cell" points="1,1;2,2"/>'), ("y", SQUARE))
+    ]
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{''.join(images)}</annotations>")
+    dataset = open_dataset(tmp_path)
+    assert [record.path.parent.name for record in dataset.records] == ["y"]
+    assert {problem.image for problem in dataset.problems} == {"x_a"}
+
+
+def test_masks_larger_than_any_image_are_not_decoded(tmp_path):
+    mask = '<mask label="cell" rle="0, 10000000000" left="0" top="0" width="100000" height="100000"/>'
+    write_task(tmp_path, SQUARE, mask, size=(100000, 100000))
+    with pytest.raises(DatasetError, match="100000 x 100000"):
+        read_cvat(tmp_path)[0]
+    (problem,) = read_cvat(tmp_path).problems
+    assert "make a polygon" in problem.message

@@ -244,3 +244,10 @@ def test_other_files_in_a_zip_are_named(tmp_path):
     (problem,) = dataset.problems
     assert problem.severity == "note"
     assert problem.message.endswith("has other files than ROIs, which are left out: a.zip: notes.txt")
+
+
+def test_images_whose_names_begin_as_those_of_rois_do(tmp_path):
+    for name in ("ROI_1", "1"):
+        write_array(tmp_path / f"{name}.tif", make_pixels())
+    make_polygon(SQUARE).tofile(tmp_path / "ROI_1.roi")
+    assert [record.name for record in open_dataset(tmp_path).records] == ["ROI_1"]

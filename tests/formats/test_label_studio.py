@@ -216,3 +216,9 @@ def test_an_annotation_without_a_list_of_results(tmp_path, change):
     write_tasks(tmp_path, make_task(make_annotation() | change, image="a.png"))
     with pytest.raises(DatasetError, match="has an annotation without a list 'result'; export the project again"):
         open_dataset(tmp_path)
+
+
+def test_regions_without_ids_are_objects_each(tmp_path):
+    regions = [{**make_region(SQUARE), "id": None}, {**make_region(SQUARE), "id": None}]
+    write_tasks(tmp_path, make_task({"id": 1, "result": regions}))
+    assert len(read_dataset(tmp_path)[0].labels) == 2

@@ -170,3 +170,10 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     instances = copy[0].to_instances()
     assert [copy.categories[label - 1].name for label in instances.labels] == ["cell", "dot", "cell"]
     np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)
+
+
+@pytest.mark.parametrize("corners", [[[3, 9], [4, 10]], [[11, 1], [12, 2]], [[-9, -9], [-8, -8]]])
+def test_masks_outside_of_the_image_have_no_pixels(tmp_path, corners):
+    mask = {"label": "a", "points": corners, "shape_type": "mask", "mask": encode_png(np.ones((5, 5), bool))}
+    write_shapes(tmp_path, "a", mask, {"label": "a", "points": SQUARE})
+    assert read_dataset(tmp_path)[0].to_instances().runs.areas.tolist() == [9]

@@ -1,13 +1,14 @@
 import logging
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from manymask.errors import DatasetError
 from manymask.evaluation.data import read_data
-from manymask.formats import read_dataset
-from manymask.formats.splits import check_same_classes, choose_parts, choose_scored, find_splits
+from manymask.formats import convert, read_dataset
+from manymask.formats.splits import check_same_classes, choose_parts, choose_scored, find_splits, tell_mixed
 from manymask.inspection import inspect
 from tests.formats.format_files import make_coco, make_ids, make_pixels, write_array
 
@@ -82,6 +83,13 @@ def make_yolo(root, images="images/{}", labels="labels/{}"):
     return {name: root / images.format(name) for name in ("train", "val")}
 
 
+def make_label_images_in_folders_of_parts(root):
+    for name in ("train", "val", "test"):
+        write_array(root / "images" / name / "a.png", make_pixels())
+        write_array(root / "masks" / name / "a_mask.png", make_ids((1, 1, 3, 3)))
+    return {name: root / "images" / name for name in ("train", "val", "test")}
+
+
 def make_roboflow_yolo(root):
     make_yolo(root, "{}/images", "{}/labels")
     (root / "data.yaml").write_text("train: ../train/images\nval: ../val/images\nnames: [cell]\n")
@@ -108,6 +116,7 @@ MAKERS = [
     make_coco_by_content,
     make_fiftyone,
     make_class_folders,
+    make_label_images_in_folders_of_parts,
 ]
 
 
@@ -141,7 +150,21 @@ def make_plain(root):
     write_pair(root, "val")
 
 
+def make_class_folders_called_like_parts(root):
+    for name in ("train_1", "test_1", "other"):
+        write_array(root / name / "image.tif", make_pixels())
+        write_array(root / name / "class1.tif", make_ids((1, 1, 3, 3)))
+
+
+def make_mask_files_called_like_parts(root):
+    for name in ("train_1", "test_1", "other"):
+        write_array(root / name / "images" / f"{name}.png", make_pixels())
+        write_array(root / name / "masks" / "0.png", make_ids((1, 1, 3, 3)))
+
+
 NOT_SPLIT = [
+    make_class_folders_called_like_parts,
+    make_mask_files_called_like_parts,
     make_one_part,
     make_images_without_labels,
     make_yolo_that_validates_on_training_images,
@@ -154,6 +177,23 @@ def test_what_is_not_split(tmp_path, make):
     make(tmp_path)
     assert find_splits(tmp_path) == {}
     assert choose_parts(tmp_path, None).train == choose_scored(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("train", ["train.txt", "[images/a, images/b]"])
+def test_parts_that_are_no_folders_are_refused_rather_than_mixed(tmp_path, train):
+    for name in "abc":
+        write_array(tmp_path / "images" / name / f"{name}.png", make_pixels())
+        (tmp_path / "labels" / name).mkdir(parents=True)
+        (tmp_path / "labels" / name / f"{name}.txt").write_text("0 0.125 0.2 0.5 0.2 0.5 0.7\n")
+    (tmp_path / "train.txt").write_text("images/a/a.png\nimages/b/b.png\n")
+    (tmp_path / "data.yaml").write_text(f"train: {train}\ntest: images/c\nnames: [cell]\n")
+    message = r"data.yaml names its parts \(train, test\) not as one folder each"
+    with pytest.raises(DatasetError, match=message):
+        choose_parts(tmp_path, tmp_path / "images" / "c")
+    with pytest.raises(DatasetError, match=message):
+        choose_scored(tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        convert(tmp_path, to="coco", output=tmp_path.with_name("copy"))
 
 
 def test_two_parts_for_the_same_are_refused(tmp_path):
@@ -205,3 +245,17 @@ def test_the_doctor_looks_at_all_parts(tmp_path, caplog):
     assert copies == [("train", True), ("train", True), ("val", False)]
     assert [record.name for record in read_dataset(tmp_path / "fixed").records] == ["other"]
     assert f"only {tmp_path / 'data' / 'train'} is copied" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "is_told"), [(("train", "test"), True), (("a", "test"), False), (("train", "b"), False)]
+)
+def test_images_of_several_parts_in_one_file_are_told(tmp_path, folders, is_told):
+    for folder in folders:
+        write_array(tmp_path / "images" / folder / "a.png", make_pixels())
+    size = {"width": 8, "height": 6}
+    images = [{"id": number, "file_name": f"{folder}/a.png"} | size for number, folder in enumerate(folders, start=5)]
+    make_coco(tmp_path, [TRIANGLE], images=images)
+    told = pytest.warns(match="in folders for test, train together") if is_told else nullcontext()
+    with told:
+        tell_mixed(read_dataset(tmp_path))

@@ -154,3 +154,13 @@ def test_an_image_without_a_list_of_regions(tmp_path, change):
     (problem,) = dataset.problems
     assert (problem.severity, problem.image) == ("fault", "b")
     assert "the entry of b.png has no list of regions; export it again" in problem.message
+
+
+def test_a_region_whose_attribute_is_null_has_no_class(tmp_path):
+    write_array(tmp_path / "images" / "a.png", make_pixels())
+    shape = {"name": "rect", "x": 1, "y": 1, "width": 3, "height": 3}
+    regions = [{"shape_attributes": shape, "region_attributes": {"class": name}} for name in (None, "cell")]
+    (tmp_path / "via.json").write_text(json.dumps({"a.png1": {"filename": "a.png", "regions": regions}}))
+    dataset = read_via(tmp_path)
+    assert [category.name for category in dataset.categories] == ["cell", "object"]
+    assert dataset[0].labels.tolist() == [2, 1]

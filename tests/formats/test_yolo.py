@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -159,3 +161,26 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     instances = copy[0].to_instances()
     assert instances.labels.tolist() == [1, 2, 1]
     np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)
+
+
+def test_nothing_outside_of_the_working_folder_is_a_part(tmp_path, monkeypatch):
+    write_labels(tmp_path / "other", SQUARE, images="images/train", labels="labels/train")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data.yaml").write_text("path: ../other\ntrain: images/train\nnames: [cell]\n")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert find_splits(Path(".")) == {}
+
+
+def test_images_whose_folder_of_labels_is_empty_are_not_labelled(tmp_path):
+    write_labels(tmp_path, f"0 {SQUARE}", images="images/train", labels="labels/train")
+    write_labels(tmp_path, name="b", images="images/test", labels="labels/test")
+    (tmp_path / "labels" / "test" / "notes.txt").write_text("soon")
+    assert [record.name for record in read_dataset(tmp_path).records] == ["a"]
+
+
+def test_names_that_are_no_texts_are_refused(tmp_path):
+    """A few references to lists of lists would fill the memory as a text."""
+    write_labels(tmp_path, f"0 {SQUARE}")
+    (tmp_path / "data.yaml").write_text("a: &a [x, x]\nnames: [[*a, *a]]\n")
+    with pytest.raises(FormatError, match="no list or map 'names'"):
+        read_yolo(tmp_path)

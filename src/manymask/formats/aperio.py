@@ -29,6 +29,7 @@ from manymask.formats.xml_files import list_xml, read_xml
 from manymask.imaging.files import IMAGE_SUFFIXES
 
 _RECTANGLE, _ELLIPSE = "1", "2"
+_SLIDES = (".svs", ".ndpi", ".tif", ".tiff", ".btf")
 # Arrows, rulers and counters, which enclose no pixels.
 _NO_OBJECTS = ("3", "4", "5")
 
@@ -79,10 +80,16 @@ def _parse_file(reading: Reading, path: Path, root: Path) -> DrawnImage:
     for place, layer in enumerate(content.iter("Annotation"), start=1):
         objects += _parse_layer(reading, path, f"layer {layer.get('Id') or place}", layer)
     # Files of several folders may be called alike: the image beside a file is its own.
-    files = sorted(path.parent.glob(f"{escape(path.stem)}.*"))
+    files = sorted(path.parent.glob(f"{escape(path.stem)}.*"), key=_rank_image)
+    files = [file for file in files if file.stem.removesuffix(".ome") == path.stem]
     beside = next((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), None)
     image = path.stem if beside is None else str(beside.relative_to(root))
     return DrawnImage(image, path, None, tuple(objects))
+
+
+def _rank_image(path: Path) -> tuple[bool, str]:
+    """Slides first: a JPEG or PNG beside one is a smaller picture of it."""
+    return path.suffix.lower() not in _SLIDES, path.name
 
 
 def _parse_layer(reading: Reading, path: Path, name: str, layer: Element) -> list[DrawnObject]:
@@ -103,8 +110,11 @@ def _parse_layer(reading: Reading, path: Path, name: str, layer: Element) -> lis
             continue
         (holes if region.get("NegativeROA") == "1" else outer).append((where, ring))
     polygons: list[list[Ring]] = [[ring] for _, ring in outer]
+    low, high = (np.array([end(ring, axis=0) for _, ring in outer]).reshape(-1, 2) for end in (np.min, np.max))
     for where, hole in holes:
-        around = [place for place, (_, ring) in enumerate(outer) if _contains(ring, hole)]
+        # Few boxes are left of a slide's thousands, of which the outlines are looked at.
+        near = ((low <= hole.min(axis=0)) & (hole.max(axis=0) <= high)).all(axis=1)
+        around = [place for place in np.flatnonzero(near).tolist() if _contains(outer[place][1], hole)]
         if not around:
             message = f"{path}: {where} is negative, but lies in no other region of its layer; draw it inside of one"
             reading.fault("bad-annotation", message, path.stem, path)

@@ -23,10 +23,11 @@ IMAGE_NAMES = ("image.tif", "image.tiff")
 
 def is_class_folders(root: Path) -> bool:
     """Whether a folder, or one of the folders in it, holds ``image.tif`` or ``classN.tif``."""
-    return any(_is_class_folder(folder) for folder in [root, *list_folders(root)])
+    return any(is_class_folder(folder) for folder in [root, *list_folders(root)])
 
 
-def _is_class_folder(folder: Path) -> bool:
+def is_class_folder(folder: Path) -> bool:
+    """Whether a folder is one of class folders: that of one image."""
     return any(path.name in IMAGE_NAMES or CLASS_FILE.fullmatch(path.name) for path in list_images(folder))
 
 
@@ -40,7 +41,7 @@ def read_class_folders(root: str | Path) -> Dataset:
         DatasetError: There are no folders with an image and class files.
     """
     root = Path(root)
-    folders = [root] if _is_class_folder(root) else list_folders(root)
+    folders = [root] if is_class_folder(root) else list_folders(root)
     entries, problems = find_entries(folders, _find_entry)
     numbers = sorted({number for _, _, files, _ in entries for number in files})
     categories = tuple(Category(number, f"class{number}") for number in numbers)

@@ -1,14 +1,15 @@
 """A copy of a data set in the format of another tool, and what of it that format cannot hold."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from manymask.core import Instances, RunLengths
-from manymask.core.dataset import Dataset, Format, Record
+from manymask.core.dataset import Category, Dataset, Format, Record
 from manymask.core.files import check_writable, explain_reading
 from manymask.core.label_painting import find_overlapped, rank_instances
 from manymask.core.outlines import iterate_outlines
@@ -17,9 +18,9 @@ from manymask.core.polygons import Ring
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats.datasets import FORMATS, open_dataset
-from manymask.formats.drawn import DrawnImage
+from manymask.formats.drawn import DrawnImage, read_drawn_record
 from manymask.formats.label_images import CELLPOSE
-from manymask.formats.splits import find_splits
+from manymask.formats.splits import get_splits
 from manymask.wording import count_of, list_some
 
 TARGETS: dict[str, Format] = {
@@ -89,7 +90,7 @@ def convert(
         raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
     target, data, output = TARGETS[to], Path(data), Path(output)
     check_new_folder(output, data, "--output")
-    parts = {output / name: part for name, part in find_splits(data).items()} or {output: data}
+    parts = {output / name: part for name, part in get_splits(data).items()} or {output: data}
     try:
         datasets = {
             folder: open_dataset(part, data_format, crowd_as_objects=crowd_as_objects) for folder, part in parts.items()
@@ -101,6 +102,7 @@ def convert(
                 "--format, as in: manymask predict MODEL IMAGES --format geojson --format imagej"
             ) from error
         raise
+    datasets = dict(zip(datasets, _share_classes(list(datasets.values())), strict=True))
     is_numbered = "classes" in target.holds and "names" not in target.holds
     if is_numbered and len({dataset.categories for dataset in datasets.values()}) > 1:
         raise DatasetError(
@@ -119,6 +121,15 @@ def convert(
         tuple(f"{part.output.name}: {line}" for part in done for line in part.lost),
         tuple(line for part in done for line in part.left_out),
     )
+
+
+def _share_classes(parts: Sequence[Dataset]) -> Sequence[Dataset]:
+    """The parts with the classes of all of them, so that a number means one class; as they are if not read by names."""
+    if len(parts) == 1 or any(part.read_record is not read_drawn_record for part in parts):
+        return parts
+    names = dict.fromkeys(category.name for part in parts for category in part.categories)
+    categories = tuple(Category(number, name) for number, name in enumerate(names, start=1))
+    return [replace(part, categories=categories) for part in parts]
 
 
 def _write(dataset: Dataset, target: Format, output: Path, progress: Progress | None) -> Conversion:

@@ -14,6 +14,7 @@ from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
+    MAX_PIXELS,
     Drawings,
     DrawnImage,
     DrawnObject,
@@ -96,7 +97,7 @@ def _parse_image(reading: Reading, path: Path, element: Element) -> DrawnImage:
         try:
             drawn = _parse_shape(place, shape, size)
         except FormatError as error:
-            reading.fault("bad-annotation", f"{where} {error}; correct or remove it", Path(image).stem, path)
+            reading.fault("bad-annotation", f"{where} {error}; correct or remove it", image, path)
             continue
         group = shape.get("group_id") or "0"
         key = place if group == "0" else (drawn.category, group)
@@ -139,6 +140,8 @@ def _decode_mask(shape: Element, size: tuple[int, int] | None) -> RunLengths:
     # A box may say that it is larger than it is worth: nothing beyond the image is decoded.
     if not (0 < width <= size[1] and 0 < height <= size[0]):
         raise FormatError(f"is a mask of {height} x {width}, larger than its image of {size[0]} x {size[1]}")
+    if width * height > MAX_PIXELS:
+        raise FormatError(f"is a mask of {height} x {width} pixels, more than are decoded; make a polygon of it, then")
     if min(counts, default=-1) < 0 or sum(counts) != width * height:
         raise FormatError(f"has counts that do not add up to its box of {height} x {width}")
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)

@@ -29,6 +29,9 @@ _ARC_ERROR = 0.02
 _MAX_RADIUS = 1e5  # pixels, above which arcs become coarser, so that no number in a file fills the memory
 _MAX_COORDINATE = 2**31  # beyond any image
 
+MAX_PIXELS = 1 << 28
+"""Larger masks in lists of numbers are not decoded, so that no number in a file fills the memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class DrawnObject:

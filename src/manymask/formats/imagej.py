@@ -31,6 +31,7 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import find_label_files
+from manymask.formats.label_names import fold_stem
 from manymask.formats.reading import Reading
 from manymask.formats.records import copy_image
 from manymask.imaging.files import list_images
@@ -100,8 +101,11 @@ def read_imagej(root: str | Path) -> Dataset:
 def parse_imagej(root: Path) -> Drawings:
     """What was drawn in the files of a folder."""
     reading, images = Reading(root), []
+    folders = [folder for folder in (root, root / "images") if folder.is_dir()]
+    stems = {fold_stem(image.name) for folder in folders for image in list_images(folder)}
     for path in find_imagej_files(root) or find_imagej_files(root, with_outputs=True):
-        name = _name_image(root, path)
+        # What begins as a name of ROIs may be the name of an image.
+        name = path.stem if fold_stem(path.stem) in stems else _name_image(root, path)
         try:
             images.append(DrawnImage(name, path, None, tuple(_parse_file(reading, path, name))))
         except FormatError as error:

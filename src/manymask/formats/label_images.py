@@ -1,6 +1,7 @@
 """Label images: one image of ids beside each image, for a single class."""
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -41,9 +42,9 @@ def is_label_images(root: Path) -> bool:
 
     What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
     """
-    folders = drop_outputs(_find_folders(root, LABEL_FOLDERS)) if _find_folders(root, IMAGE_FOLDERS) else []
+    folders = drop_outputs(find_folders(root, LABEL_FOLDERS)) if find_folders(root, IMAGE_FOLDERS) else []
     has_folders = any(_name_below(folder, _list_label_images) or not any(folder.iterdir()) for folder in folders)
-    return bool(has_folders or _find_sequences(root) or _find_side_by_side(root).labels)
+    return bool(has_folders or _find_sequences(root) or _find_part(root) or _find_side_by_side(root).labels)
 
 
 def read_label_images(root: str | Path) -> Dataset:
@@ -51,18 +52,18 @@ def read_label_images(root: str | Path) -> Dataset:
 
     They lie in a folder ``labels`` or ``masks`` beside ``images``, or beside their images, and are called like these or
     with an affix such as ``_masks``, ``_label`` or ``_manual``; or they are laid out as those of the Cell Tracking
-    Challenge. Ids need not be dense; the pixels of one id are one instance, even in several pieces. Images without a
-    label image, and the reverse, and label images of which it is not clear which image they are for, are left out and
-    listed in the data set's ``problems``.
+    Challenge. A folder ``images/train`` with ``labels/train`` is a data set too. Ids need not be dense; the pixels of
+    one id are one instance, even in several pieces. Images without a label image, and the reverse, and label images of
+    which it is not clear which image they are for, are left out and listed in the data set's ``problems``.
 
     Raises:
         DatasetError: There are no images with label images, or two of them have one name.
     """
     root = Path(root)
-    if _find_folders(root, IMAGE_FOLDERS):
+    if find_folders(root, IMAGE_FOLDERS):
         files = _find_in_folders(root)
     else:
-        files = _find_sequences(root) or _find_side_by_side(root)
+        files = _find_sequences(root) or _find_part(root) or _find_side_by_side(root)
     names = dict(zip(files.images, name_images(list(files.images)), strict=True))
     check_unique_names((name, path) for path, name in names.items())
     matches = match_labels(files.images, files.labels)
@@ -98,13 +99,13 @@ class _Files(NamedTuple):
     is_sparse: bool = False
 
 
-def _find_folders(root: Path, names: Sequence[str]) -> list[Path]:
+def find_folders(root: Path, names: Sequence[str]) -> list[Path]:
     """The folders in a folder that have one of some names, in any case."""
     return [path for path in sorted(root.iterdir()) if path.name.lower() in names and path.is_dir()]
 
 
 def _find_in_folders(root: Path) -> _Files:
-    folders, image_folders = _find_folders(root, LABEL_FOLDERS), _find_folders(root, IMAGE_FOLDERS)
+    folders, image_folders = find_folders(root, LABEL_FOLDERS), find_folders(root, IMAGE_FOLDERS)
     # Unchanged outputs of predict are labels only where they are asked for, by the name of the format.
     folders = drop_outputs(folders) or folders
     if len(folders) != 1 or len(image_folders) != 1:
@@ -113,6 +114,18 @@ def _find_in_folders(root: Path) -> _Files:
             f"'labels' or 'masks' beside 'images'; {'keep one of each' if folders else 'add one'}"
         )
     return _Files(_name_below(image_folders[0], list_images), _name_below(folders[0], _list_label_images))
+
+
+def _find_part(root: Path) -> _Files | None:
+    """The files of a folder such as ``images/train`` and of ``labels/train``; None where it is not of such a pair."""
+    place = Path(os.path.abspath(root))
+    if place.parent.name.lower() not in IMAGE_FOLDERS:
+        return None
+    folders = [folder / place.name for folder in find_folders(place.parent.parent, LABEL_FOLDERS)]
+    folders = drop_outputs([folder for folder in folders if folder.is_dir() and _list_label_images(folder)])
+    if len(folders) != 1:
+        return None
+    return _Files(_name_below(root, list_images), _name_below(folders[0], _list_label_images))
 
 
 def _name_below(folder: Path, list_files: Callable[[Path], list[Path]]) -> dict[Path, str]:

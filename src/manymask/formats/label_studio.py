@@ -12,6 +12,7 @@ from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
+    MAX_PIXELS,
     Drawings,
     DrawnImage,
     DrawnObject,
@@ -33,8 +34,6 @@ from manymask.imaging.files import IMAGE_SUFFIXES
 _LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")
 # The kinds of regions that enclose pixels, with or without the ending "labels" of their types.
 _KINDS = ("polygon", "rectangle", "ellipse", "brush")
-# Brush strokes of larger images are not decoded, so that no number in a file fills the memory.
-_MAX_PIXELS = 1 << 28
 
 
 def find_label_studio_files(root: Path) -> list[Path]:
@@ -100,7 +99,7 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
                 reading.note("has results that enclose no pixels, which are left out", f"{name}: {key}")
                 continue
         except FormatError as error:
-            reading.fault("bad-annotation", f"{where}: region {key} {error}; correct or delete it", name, path)
+            reading.fault("bad-annotation", f"{where}: region {key} {error}; correct or delete it", image, path)
             continue
         if len(_find_labels(region)) > 1:
             reading.note("has regions with several labels, of which the first is taken", f"{name}: {key}")
@@ -125,7 +124,8 @@ def _join_results(results: list[Any]) -> dict[str, dict[str, Any]]:
     regions: dict[str, dict[str, Any]] = {}
     for place, result in enumerate(results):
         result = result if isinstance(result, dict) else {}
-        region = regions.setdefault(str(result.get("id", place)), {"value": {}, "types": []})
+        key = place if result.get("id") is None else result["id"]
+        region = regions.setdefault(str(key), {"value": {}, "types": []})
         value = result.get("value")
         region["value"] |= value if isinstance(value, dict) else {}
         region["types"].append(str(result.get("type")))
@@ -198,7 +198,7 @@ def decode_brush(code: Any, size: tuple[int, int]) -> RunLengths:
         FormatError: They are no such stream, or of another size. The message is the rest of a sentence.
     """
     height, width = size
-    if height * width > _MAX_PIXELS:
+    if height * width > MAX_PIXELS:
         raise FormatError(f"is a brush stroke on {height} x {width} pixels, of which polygons are to be made first")
     try:
         if not isinstance(code, list):

@@ -155,7 +155,7 @@ def _decode_mask(where: str, shape: dict[str, Any], size: tuple[int, int] | None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FormatError(f"{where} has a mask that cannot be decoded ({error}); draw it again") from error
     left, top = np.floor(corners.min(axis=0)).astype(int).tolist()
-    pixels = pixels[max(-top, 0) : size[0] - top, max(-left, 0) : size[1] - left]
+    pixels = pixels[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
     return encode_crops([(max(left, 0), max(top, 0), pixels)], size)
 
 

@@ -10,9 +10,12 @@ from manymask.core.dataset import Dataset
 from manymask.core.files import explain_reading
 from manymask.errors import DatasetError
 from manymask.formats import yolo
+from manymask.formats.class_folders import is_class_folder
 from manymask.formats.coco_files import find_coco_files, has_coco_lists, list_json
 from manymask.formats.datasets import find_formats
-from manymask.imaging.files import list_folders
+from manymask.formats.label_images import IMAGE_FOLDERS, find_folders
+from manymask.formats.label_names import fold_stem, strip_label
+from manymask.imaging.files import list_folders, list_images
 from manymask.wording import list_some
 
 logger = logging.getLogger(__name__)
@@ -58,9 +61,8 @@ def find_splits(path: str | Path) -> dict[str, Path]:
     named = {name: places[0] for name, places in yaml_splits.items() if len(places) == 1 and places[0].is_dir()}
     if "train" in named and len(set(named.values())) == len(named) > 1:
         return named
-    for folder in (path, path / "images"):
-        folders = list_folders(folder) if folder.is_dir() else []
-        if splits := _sort(path, folders, _tell_folder, find_formats):
+    for folder in (path, *find_folders(path, IMAGE_FOLDERS)):
+        if splits := _sort(path, list_folders(folder), _tell_folder, _is_data_set):
             return splits
     return _sort(path, find_coco_files(path), _tell_file) or _sort(path, list_json(path), _tell_file, has_coco_lists)
 
@@ -68,6 +70,15 @@ def find_splits(path: str | Path) -> dict[str, Path]:
 def _tell_folder(folder: Path) -> str | None:
     """What a folder of this name is for."""
     return _WORDS.get(folder.name.lower().rstrip("0123456789_- "))
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder is a data set rather than one image of class folders or mask files, called ``train_1``."""
+    if is_class_folder(folder) or not find_formats(folder):
+        return False
+    images, masks = (list_images(place) if (place := folder / name).is_dir() else [] for name in ("images", "masks"))
+    masks_of = {strip_label(path.stem) for path in masks}
+    return not masks or len(images) != 1 or fold_stem(images[0].stem) in masks_of
 
 
 def _tell_file(file: Path) -> str | None:
@@ -100,9 +111,27 @@ def _sort(
     return splits
 
 
+def get_splits(path: str | Path) -> dict[str, Path]:
+    """The parts of a data set as ``find_splits`` finds them, none of a data set that is not split.
+
+    Raises:
+        DatasetError: It is split, but into parts that cannot be read one by one, so that they would be mixed.
+    """
+    path = Path(path)
+    splits = find_splits(path)
+    named = {} if splits or not path.is_dir() else yolo.find_splits(path)
+    if "train" in named and len(set(named.values())) > 1:
+        raise DatasetError(
+            f"{path / 'data.yaml'} names its parts ({', '.join(named)}) not as one folder each, and would be read as "
+            "one data set; put the images of each part into a folder of its own, or take the other parts out of the "
+            "file"
+        )
+    return splits
+
+
 def choose_parts(data: Path, val: Path | None) -> Parts:
     """What to train and to validate on: the parts of a data set that is split, of which the user's own choice wins."""
-    splits = find_splits(data)
+    splits = get_splits(data)
     if not splits:
         return Parts(data, val)
     parts = Parts(splits["train"], val or splits.get("val"), are_one=val is None and "val" in splits)
@@ -114,9 +143,26 @@ def choose_parts(data: Path, val: Path | None) -> Parts:
     return parts
 
 
+def tell_mixed(dataset: Dataset) -> None:
+    """Warn where images to train on lie in folders of several parts, as one file of labels may list them."""
+    folders = {part.lower() for record in dataset.records for part in _list_inner_folders(dataset.root, record.path)}
+    parts = {_WORDS[folder] for folder in folders & _WORDS.keys()}
+    if "train" in parts and len(parts) > 1:
+        logger.warning(
+            f"{dataset.root} lists images in folders for {list_some(sorted(parts))} together, and all are taken; to "
+            "keep them apart, export each part by itself and give the others with --val, or not at all"
+        )
+
+
+def _list_inner_folders(root: Path, path: Path) -> tuple[str, ...]:
+    """The folders between a data set, or its file, and an image of it."""
+    base = root if root.is_dir() else root.parent.parent if root.parent.name == "annotations" else root.parent
+    return path.relative_to(base).parts[:-1] if path.is_relative_to(base) else ()
+
+
 def choose_scored(data: Path) -> Path:
     """What to score on: of a data set that is split the test images, else those to validate on."""
-    splits = find_splits(data)
+    splits = get_splits(data)
     if not splits:
         return data
     chosen = splits.get("test") or splits["val"]

@@ -59,7 +59,8 @@ def match_drawings(drawings: Drawings, dataset: Dataset) -> tuple[dict[str, Draw
     others: list[str] = []
     for drawn in drawings.images:
         called = PureWindowsPath(drawn.image).name  # splits at both kinds of slash
-        name = known.get(fold_stem(called)) or known.get(strip_label(called))
+        names = (fold_stem(called), strip_label(called), fold_stem(drawn.source.stem))
+        name = next((known[key] for key in names if key in known), None)
         if name is None:
             others.append(called)
         elif (other := found.setdefault(name, drawn)) is not drawn:

@@ -159,7 +159,7 @@ def _read_class(value: Any) -> str | None:
     if isinstance(value, dict):
         ticked = [name for name, is_ticked in value.items() if is_ticked]
         return ", ".join(map(str, ticked)) or None
-    return str(value).strip() or None
+    return None if value is None else str(value).strip() or None
 
 
 def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any], attribute: str | None) -> DrawnImage:
@@ -177,7 +177,7 @@ def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any
                 f"{path}: image {image}: region {place} is {_shorten(shape)}, of which no outline can be made; draw it "
                 "again"
             )
-            reading.fault("bad-annotation", message, Path(image).stem, path)
+            reading.fault("bad-annotation", message, image, path)
     return DrawnImage(image, path, None, tuple(objects))
 
 

@@ -46,7 +46,11 @@ def is_yolo(root: Path) -> bool:
     labels = _to_label_path(images)
     folders = [labels, *labels.glob("*/")] if labels != images else []
     files = (path for folder in folders for path in folder.glob("*.txt"))
-    return any(path.name.lower() not in _NO_LABELS and not is_hidden(path) for path in files)
+    return any(map(_is_label_file, files))
+
+
+def _is_label_file(path: Path) -> bool:
+    return path.name.lower() not in _NO_LABELS and not is_hidden(path)
 
 
 def read_yolo(root: str | Path) -> Dataset:
@@ -101,7 +105,7 @@ def _find_place(root: Path, base: str, entry: str) -> Path | None:
         above = PureWindowsPath(base).parts
         tails = [(*above[first:], *inside) for first in range(len(above) + 1)]
     places = [Path(os.path.normpath(root.joinpath(*tail))) for tail in tails]
-    inside_root = (place for place in places if place.is_relative_to(os.path.normpath(root)))
+    inside_root = (place for place in places if Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root)))
     return next((place for place in inside_root if place.exists()), None)
 
 
@@ -129,8 +133,8 @@ def _read_names(reading: Reading, root: Path) -> dict[int, str] | None:
         if names is None:
             continue
         pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
-        try:
-            numbered = {int(number): str(name) for number, name in pairs}
+        try:  # lists as names would, with YAML's references, be texts that fill the memory
+            numbered = {int(number): str(name) for number, name in pairs if isinstance(name, str | int | float)}
         except (TypeError, ValueError):
             numbered = {}
         if not numbered:
@@ -146,9 +150,12 @@ def parse_yolo(root: Path, finder: ImageFinder) -> Drawings:
     reading, images = Reading(root), []
     names = _read_names(reading, root)
     numbers: set[int] = set()
+    is_labelled: dict[Path, bool] = {}
     for path in _list_images(reading, root, finder):
         labels = _find_label_file(path)
-        if not labels.parent.is_dir():
+        if labels.parent not in is_labelled:
+            is_labelled[labels.parent] = any(map(_is_label_file, labels.parent.glob("*.txt")))
+        if not is_labelled[labels.parent]:
             reading.note("has images in folders without labels, which are left out", path.name)
             continue
         try:
@@ -256,7 +263,7 @@ def _report_lonely_labels(reading: Reading, finder: ImageFinder, images: Sequenc
     folders = sorted({drawn.source.parent for drawn in images})
     known = {os.path.abspath(_find_label_file(path)) for path in finder.images}
     for path in (path for folder in folders for path in sorted(folder.glob("*.txt"))):
-        if path.name.lower() not in _NO_LABELS and not is_hidden(path) and os.path.abspath(path) not in known:
+        if _is_label_file(path) and os.path.abspath(path) not in known:
             message = f"{path} labels an image '{path.stem}' that is not there; add the image or remove the label"
             reading.problems.append(report_incomplete(message, path, path.stem))
 

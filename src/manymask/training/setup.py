@@ -13,7 +13,7 @@ from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.formats.datasets import DatasetCheck, ImageCheck
-from manymask.formats.splits import Parts, check_same_classes
+from manymask.formats.splits import Parts, check_same_classes, tell_mixed
 from manymask.imaging.normalization import Normalization, Scales, measure_scale
 from manymask.inspection import group_images
 from manymask.inspection.doubts import LabelDoubts
@@ -93,6 +93,7 @@ def read_data(parts: Parts, data_format: str | None, plan: Plan, progress: Progr
         DatasetError: A file cannot be used, or the classes of a data set's parts differ.
     """
     dataset, val = read_dataset(parts.train, data_format, crowd_as_objects=plan.crowd_as_objects), None
+    tell_mixed(dataset)
     if plan.channels == "auto":
         plan = plan.model_copy(update={"channels": _look_at_channels(dataset)})
     if parts.val is not None:
