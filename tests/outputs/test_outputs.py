@@ -2,15 +2,30 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from manymask.core import ArraySource, Category, Instances, json_files
+from manymask.core import ArraySource, Category, Instances, Region, Window, json_files
 from manymask.core.files import replace_file
+from manymask.core.tiles import place_instances
 from manymask.errors import ManymaskError
-from manymask.outputs import OUTPUTS, CocoResults, ImageEntry, Submission, close_writers
+from manymask.outputs import (
+    OUTPUTS,
+    CocoResults,
+    CsvTables,
+    GeoJson,
+    ImageEntry,
+    ImagejRois,
+    LabelTiffs,
+    Overlays,
+    ParquetTables,
+    Submission,
+    close_writers,
+)
+from tests.outputs import results
 
 CATEGORIES = (Category(3, "grain"),)
 KINDS = [*OUTPUTS.values(), Submission]
@@ -51,6 +66,37 @@ def test_coco_results_are_what_json_writes(tmp_path):
     assert json.loads((tmp_path / "images.json").read_text())[1] == {
         "id": 2, "file_name": "image1.png", "name": "image1", "height": 8, "width": 12,
     }  # fmt: skip
+
+
+@pytest.fixture
+def region():
+    """A part of an image, of the size that ``results.make_instances`` are of."""
+    return Region(results.make_image((90, 150)), Window(30, 70, 40, 60))
+
+
+def read_files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", [GeoJson, ImagejRois, CsvTables, ParquetTables])
+def test_positions_in_a_region_count_from_the_corner_of_the_file(kind, tmp_path, region):
+    placed = place_instances(results.make_instances(), region.window, region.image.size)
+    results.write(kind, tmp_path / "whole", placed, region.image)
+    results.write(kind, tmp_path / "region", image=region)
+    assert read_files(tmp_path / "region") == read_files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", [CocoResults, LabelTiffs, Overlays])
+def test_masks_of_a_region_are_of_its_size(kind, tmp_path, region):
+    cut = results.Image(region.read())
+    results.write(kind, tmp_path / "cut", image=cut)
+    results.write(kind, tmp_path / "region", image=region)
+    expected = read_files(tmp_path / "cut")
+    if kind is CocoResults:
+        (entry,) = json.loads((tmp_path / "cut" / "images.json").read_text())
+        entry["region"] = [70, 30, 60, 40]
+        expected[Path("images.json")] = json.dumps([entry]).encode()
+    assert read_files(tmp_path / "region") == expected
 
 
 def test_pycocotools_reads_the_masks(tmp_path):

@@ -1,4 +1,5 @@
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -426,9 +427,11 @@ class TestRegion:
     def test_is_predicted_as_the_whole_file(self, scene, model, tmp_path):
         folder, truth = scene
         window = Window(40, 100, 200, 250)
-        predict_files(model, folder, tmp_path / "out", formats=["labels"], region=(100, 40, 250, 200))
+        predict_files(model, folder, tmp_path / "out", formats=["labels", "coco"], region=(100, 40, 250, 200))
         labels = tifffile.imread(tmp_path / "out" / "labels" / "large.tif")
         assert labels.shape == (200, 250)
+        (entry,) = json.loads((tmp_path / "out" / "images.json").read_text())
+        assert (entry["height"], entry["width"], entry["region"]) == (200, 250, [100, 40, 250, 200])
         assert (labels > 0).tolist() == (crop_runs_to_mask(truth, window)).tolist()
 
     def test_outside_of_the_image(self, scene, model, tmp_path):

@@ -285,7 +285,9 @@ def predict(
     region: Annotated[
         str | None,
         typer.Option(
-            metavar="X,Y,W,H", help="Predict this part of each image only: left, top, width, height in pixels."
+            metavar="X,Y,W,H",
+            help="Predict this part of each image only: left, top, width, height in pixels. GeoJSON, ROIs and tables "
+            "count pixels in the whole image; label images, overlays and COCO masks are of the part's size.",
         ),
     ] = None,
     tile_size: Annotated[

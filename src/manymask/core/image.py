@@ -29,12 +29,14 @@ class ImageSource(Protocol):
         num_channels: 1 for grey, 3 for RGB, or any other number.
         dtype: Of the values, the file's own.
         pixel_size: (height, width) of a pixel in micrometres, where the file gives it.
+        window: The part of the file's image that it is; None for the whole.
     """
 
     size: tuple[int, int]
     num_channels: int
     dtype: np.dtype
     pixel_size: tuple[float, float] | None = None
+    window: Window | None = None
 
     @property
     def level_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -89,7 +91,7 @@ class Region(ImageSource):
     """A part of an image as an image of its own.
 
     Args:
-        image: The whole.
+        image: The whole, no region itself.
         window: The part.
 
     Raises:
@@ -97,11 +99,12 @@ class Region(ImageSource):
     """
 
     def __init__(self, image: ImageSource, window: Window) -> None:
-        self.image, self.window = image, image._locate(window, 0)
+        self.image = image
+        self._top, self._left, *_ = self.window = image._locate(window, 0)
         self.size, self.num_channels, self.dtype = (window.height, window.width), image.num_channels, image.dtype
         self.pixel_size = image.pixel_size
 
     def read(self, window: Window | None = None, level: int = 0) -> Shaped[np.ndarray, "height width channels"]:
         """The pixels of a part of the part."""
         top, left, height, width = self._locate(window, level)
-        return self.image.read(Window(self.window.top + top, self.window.left + left, height, width))
+        return self.image.read(Window(self._top + top, self._left + left, height, width))

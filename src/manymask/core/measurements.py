@@ -37,6 +37,7 @@ def iterate_tables(
     scores: Float32[np.ndarray, " instances"],
     class_names: Sequence[str],
     image: ImageSource | None = None,
+    corner: tuple[int, int] = (0, 0),
 ) -> Iterator[Measurements]:
     """A table of measurements in parts of many instances, whose ids are their rows plus one.
 
@@ -46,6 +47,7 @@ def iterate_tables(
         scores: The score of each.
         class_names: The classes.
         image: The image that the masks are of, for its values and the size of its pixels.
+        corner: The row and the column of a larger image that the first pixel is; positions count in that one.
 
     Returns:
         Parts with equal columns, at least one: ``label`` (the id), ``class``, ``score``, what ``measure_shapes`` and
@@ -59,7 +61,7 @@ def iterate_tables(
     pixel_size = image.pixel_size if image is not None else None
     names = np.array([*class_names], dtype=object)
     for rows, part in iterate_parts(runs, GROUP_RUNS):
-        shapes = measure_shapes(part)
+        shapes = measure_shapes(part, corner)
         yield {
             "label": np.arange(rows.start, rows.stop) + 1,
             "class": names[labels[rows] - 1],
@@ -70,15 +72,19 @@ def iterate_tables(
         }
 
 
-def measure_shapes(runs: RunLengths) -> Measurements:
+def measure_shapes(runs: RunLengths, corner: tuple[int, int] = (0, 0)) -> Measurements:
     """Measure the shapes of masks.
+
+    Args:
+        runs: The masks.
+        corner: As in ``iterate_tables``.
 
     Returns:
         Columns in the order of a table, each of the meaning that ``skimage.measure.regionprops`` gives it: ``area``,
         ``centroid-0`` (row) and ``centroid-1`` (column), ``bbox-0`` to ``bbox-3`` (first row, first column, the row and
         the column after the last), ``perimeter``, ``eccentricity``, ``solidity``, ``orientation``,
-        ``axis_major_length``, ``axis_minor_length``; in pixels and radians. An empty mask has an area and a box of 0,
-        and NaN for all else.
+        ``axis_major_length``, ``axis_minor_length``; in pixels and radians. An empty mask has an area of 0, an empty
+        box in the corner, and NaN for all else.
     """
     boxes = runs.boxes.astype(np.int64)
     owner, column, top, bottom = split_columns(runs)
@@ -107,6 +113,7 @@ def measure_shapes(runs: RunLengths) -> Measurements:
         convex_area = _measure_convex_areas(len(runs), owner, x, y1, y2)
         solidity = area / convex_area
     is_empty = area == 0
+    boxes += [corner[1], corner[0]] * 2
     measured = {
         "perimeter": _measure_perimeters(runs),
         "eccentricity": eccentricity,

@@ -28,7 +28,15 @@ class CocoResults(OutputWriter):
         for part in instances.split(GROUP_RUNS):
             self._results.extend(encode_coco_results(part, image.id, self.categories))
         height, width = instances.size
-        entry = {"id": image.id, "file_name": image.file_name, "name": image.name, "height": height, "width": width}
+        entry: dict[str, Any] = {
+            "id": image.id,
+            "file_name": image.file_name,
+            "name": image.name,
+            "height": height,
+            "width": width,
+        }
+        if (window := image.image.window) is not None:
+            entry["region"] = [window.left, window.top, window.width, window.height]
         self._images.extend([entry])
 
     def close(self) -> None:

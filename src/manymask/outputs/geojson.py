@@ -54,7 +54,7 @@ class GeoJson(OutputWriter):
             )
 
     def _encode(self, image: ImageEntry, instances: Instances) -> Iterator[str]:
-        for first_id, part in self.iterate_shown(instances):
+        for first_id, part in self.iterate_shown(image, instances):
             shapes = measure_shapes(part.runs)
             measured = {"label": np.arange(len(part)) + first_id, **{name: shapes[name] for name in _MEASURED}}
             yield from encode_features(part.runs, part.labels, part.scores, self.class_names, measured, image.name)

@@ -27,4 +27,4 @@ class ImagejRois(OutputWriter):
         num_shown = int((instances.scores >= self.score_threshold).sum())
         if num_shown > MANY_ROIS:
             logger.warning(f"{path} holds {num_shown} ROIs, which makes ImageJ slow; label images (labels/) are fast")
-        write_rois(path, self.iterate_shown(instances), self.class_names, len(str(num_shown)))
+        write_rois(path, self.iterate_shown(image, instances), self.class_names, len(str(num_shown)))

@@ -21,7 +21,9 @@ class _Tables(OutputWriter):
     def _measure(self, image: ImageEntry, instances: Instances) -> Iterator[Measurements]:
         rows, _ = rank_instances(instances.runs, instances.scores, instances.iscrowd, self.score_threshold)
         shown = instances[rows]
-        return iterate_tables(shown.runs, shown.labels, shown.scores, self.class_names, image.image)
+        window = image.image.window
+        corner = (window.top, window.left) if window else (0, 0)  # positions count in the whole file
+        return iterate_tables(shown.runs, shown.labels, shown.scores, self.class_names, image.image, corner)
 
 
 class CsvTables(_Tables):

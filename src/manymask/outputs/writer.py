@@ -11,6 +11,7 @@ import numpy as np
 from manymask.core import Category, ImageSource, Instances
 from manymask.core.label_painting import rank_instances
 from manymask.core.runs import iterate_groups
+from manymask.core.tiles import place_instances
 
 # Predictions are encoded in parts of about this many runs (some kilobyte each), so that memory depends little on how
 # many there are.
@@ -77,15 +78,21 @@ class OutputWriter(ABC):
             ManymaskError: The disk is full or cannot be written to.
         """
 
-    def iterate_shown(self, instances: Instances) -> Iterator[tuple[int, Instances]]:
+    def iterate_shown(self, image: ImageEntry, instances: Instances) -> Iterator[tuple[int, Instances]]:
         """The predictions that are shown, by their ids in the label image, in parts: the first id of each part, and it.
+
+        Those of a region are in pixels of the whole file, as far as the region reaches, so that they fit when people
+        open them on the file.
 
         A part has about ``GROUP_RUNS`` runs; there is at least one.
         """
         rows, _ = rank_instances(instances.runs, instances.scores, instances.iscrowd, self.score_threshold)
         sizes = np.diff(instances.runs.row_splits)[rows]
         for here in iterate_groups(sizes, GROUP_RUNS) if len(rows) else [slice(0, 0)]:
-            yield here.start + 1, instances[rows[here]]
+            part = instances[rows[here]]
+            if (window := image.image.window) is not None:
+                part = place_instances(part, window, (window.top + window.height, window.left + window.width))
+            yield here.start + 1, part
 
     def close(self) -> None:  # noqa: B027 - most kinds have no file for all images
         """Finish the files for all images; after an error too, so that what was found until then is kept."""

@@ -74,7 +74,8 @@ def predict_files(
         planes: Which image is taken of files that hold several, and which channels; with ``page="all"`` each page is an
             image of its own, named ``<stem>_p001`` and so on.
         region: Left, top, width and height in pixels of the part of each image that is predicted, as if it were the
-            whole file: results count pixels from its corner.
+            whole file. GeoJSON, ROIs and tables count pixels in the whole file; label images, overlays and COCO masks
+            are of the region's size, and ``images.json`` says where it lies.
         tile_size: Longest side in pixels of what is seen at once, in place of the model's own.
         progress: Called with the number of images and tiles done, their number, and what is being done.
 
