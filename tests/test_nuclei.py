@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from manymask import load_model, predict
+from manymask.comparison.experimenting import check_settings
 from manymask.modeling.catalogue import list_shipped, read_cards
 from manymask.plan import Plan, make_plan
 from manymask.training.setup import check_start, read_start
@@ -72,8 +73,9 @@ def test_file_is_small_and_tells_where_it_is_from(nuclei):
 
 
 def test_training_starts_from_it():
-    plan = make_plan("auto", {"weights": "nuclei"})
-    check_start(plan)
+    plan = make_plan("auto", settings := {"weights": "nuclei"})
+    check_start(plan, settings)
+    check_settings("auto", settings, {"a": {"epochs": "1"}, "b": {"epochs": "2"}}, [0])
     start = read_start("nuclei")
     assert isinstance(start, Plan)
     assert start.architecture == "maskrcnn_compact"

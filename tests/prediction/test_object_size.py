@@ -64,7 +64,9 @@ def make_model(boxes, shape, trained=TRAINED, **settings):
 
 
 def find(model, shape, **arguments):
-    (found,) = predict(model, np.zeros(shape, dtype=np.uint8), **arguments)
+    pixels = np.zeros(shape, dtype=np.uint8)
+    pixels[::50, ::50] = 255  # windows of one colour are not looked at
+    (found,) = predict(model, pixels, **arguments)
     return found
 
 

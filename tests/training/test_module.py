@@ -168,7 +168,7 @@ class TestConfigureOptimizers:
         optimizer = make_module(momentum=0.7, weight_decay=0.3).configure_optimizers()["optimizer"]
         (group,) = optimizer.param_groups
         assert isinstance(optimizer, torch.optim.SGD)
-        assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (0.001, 0.7, 0.3)
+        assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (0.005, 0.7, 0.3)
 
     def test_adamw(self, make_module):
         optimizer = make_module(optimizer="adamw", momentum=0.8, weight_decay=0.3).configure_optimizers()["optimizer"]
@@ -187,7 +187,7 @@ class TestConfigureOptimizers:
     def test_each_step(self, make_module):
         configured = make_module(warmup_steps=2).configure_optimizers()
         assert configured["lr_scheduler"]["interval"] == "step"
-        assert configured["optimizer"].param_groups[0]["lr"] == 0.0005
+        assert configured["optimizer"].param_groups[0]["lr"] == 0.0025
         assert configured["lr_scheduler"]["scheduler"].state_dict()["lr_lambdas"] == [None]
 
 

@@ -21,7 +21,7 @@ from manymask.formats import read_dataset
 from manymask.formats.datasets import open_dataset
 from manymask.formats.splits import check_same_classes, choose_parts
 from manymask.inspection import group_images
-from manymask.plan import AUTO, RESUMABLE, Plan, change_plan, list_marked, make_plan, read_plan
+from manymask.plan import AUTO, RESUMABLE, SETTINGS, Plan, change_plan, list_marked, make_plan, read_plan
 from manymask.training import train
 from manymask.training.setup import check_start
 
@@ -147,8 +147,9 @@ def check_settings(
     for name, values in variants.items():
         if twice := sorted(settings.keys() & {"seed", *values}):
             raise PlanError(f"{twice[0]} differs from run to run, so it cannot be set for all; leave it out")
-        plan = make_plan(recipe, {**settings, **values})
-        check_start(plan)
+        given = {**settings, **values}
+        plan = make_plan(recipe, given)
+        check_start(plan, given if recipe == AUTO else SETTINGS)
         for seed in seeds:
             change_plan(plan, {"seed": seed})
         if (same := plans.setdefault(plan, name)) != name:
