@@ -11,7 +11,8 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")  # what libraries say of broken files
-@pytest.mark.parametrize("number", [7, pytest.param(135, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [7, 135])
 def test_broken_files_are_refused_or_told(tmp_path, data, number):
     """Of each format so many files: no traceback, no hang, no object that goes without a word."""
     cases = list(run_cases(tmp_path, data, range(number)))
