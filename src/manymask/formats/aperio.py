@@ -7,19 +7,17 @@ from xml.etree.ElementTree import Element
 import cv2
 import numpy as np
 
-from manymask.core.dataset import Dataset, Format
+from manymask.core.dataset import Dataset
 from manymask.core.polygons import Ring
 from manymask.errors import FormatError
 from manymask.formats.drawn import (
     Drawings,
     DrawnImage,
     DrawnObject,
-    find_drawn_faults,
-    list_drawn_outlines,
     make_drawn_dataset,
+    make_drawn_format,
     make_ellipse,
     make_rectangle,
-    name_drawn_objects,
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
@@ -153,17 +151,13 @@ def _area(ring: Ring) -> float:
     return cv2.contourArea(ring.astype(np.float32))
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "aperio",
     layout="x.xml of Aperio ImageScope beside x.svs or x.tif",
     detect=find_aperio_files,
     read=read_aperio,
-    name_instances=name_drawn_objects,
     open_writer=LabelmeWriter,
-    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     copy_format="labelme",
     changes="labels are written as labelme's files, with outlines along the edges of pixels",
     detect_by_content=find_all_aperio_files,
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from manymask.core import Instances, RunLengths, encode_crops
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
@@ -19,13 +19,11 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     crop_mask,
-    find_drawn_faults,
     join_objects,
-    list_drawn_outlines,
     make_drawn_dataset,
+    make_drawn_format,
     make_ellipse,
     make_rectangle,
-    name_drawn_objects,
     to_points,
     turn_points,
 )
@@ -200,15 +198,11 @@ def _count_runs(pixels: Bool[np.ndarray, "height width"]) -> list[int]:
     return np.diff(changes, prepend=0, append=pixels.size).tolist()
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "cvat",
     layout="annotations.xml of CVAT for images 1.1 with images/",
     detect=find_cvat_files,
     read=read_cvat,
-    name_instances=name_drawn_objects,
     open_writer=CvatWriter,
-    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
     changes="outlines run along the edges of pixels, and objects with holes or several parts became masks",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
 )

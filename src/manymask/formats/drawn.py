@@ -7,6 +7,7 @@ outlines is done here, in the same way for all.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -229,6 +230,23 @@ def find_drawn_faults(record: Record) -> list[Doubt]:
         for kind, what, names in found
         if names
     ]
+
+
+ONE_OUTLINE = frozenset({"classes", "names", "overlaps"})
+"""What a format can hold that knows one outline an object."""
+
+SEAMS = "outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width"
+"""What copies in such a format change."""
+
+# The record of a format whose reader makes ``Drawings``; what differs from tool to tool is given by name.
+make_drawn_format = partial(
+    Format,
+    name_instances=name_drawn_objects,
+    holds=ONE_OUTLINE | {"holes", "parts"},
+    changes="outlines run along the edges of pixels",
+    find_faults=find_drawn_faults,
+    list_outlines=list_drawn_outlines,
+)
 
 
 def make_rectangle(left: float, top: float, right: float, bottom: float) -> Ring:

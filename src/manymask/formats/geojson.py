@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from manymask.core import Instances
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.files import replace_file
 from manymask.core.geojson import OBJECT_METADATA, encode_features
 from manymask.core.json_files import parse_json
@@ -23,10 +23,8 @@ from manymask.formats.drawn import (
     Drawings,
     DrawnImage,
     DrawnObject,
-    find_drawn_faults,
-    list_drawn_outlines,
     make_drawn_dataset,
-    name_drawn_objects,
+    make_drawn_format,
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
@@ -292,16 +290,11 @@ class GeojsonWriter(DatasetWriter):
             file.write('{"type": "FeatureCollection", "features": [\n' + ",\n".join(features) + "\n]}\n")
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "geojson",
     layout="x.geojson or x.geojson.gz of QuPath beside x.tif, or in geojson/, annotations/ or labels/ beside images/",
     detect=is_geojson,
     detect_by_content=is_geojson_by_content,
     read=read_geojson,
-    name_instances=name_drawn_objects,
     open_writer=GeojsonWriter,
-    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
-    changes="outlines run along the edges of pixels",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
 )

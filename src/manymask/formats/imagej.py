@@ -12,7 +12,7 @@ import roifile
 from jaxtyping import Float32, Int64
 
 from manymask.core import Instances
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.files import replace_file
 from manymask.core.outlines import iterate_outlines
 from manymask.core.polygons import Ring
@@ -21,12 +21,10 @@ from manymask.formats.drawn import (
     Drawings,
     DrawnImage,
     DrawnObject,
-    find_drawn_faults,
-    list_drawn_outlines,
     make_drawn_dataset,
+    make_drawn_format,
     make_ellipse,
     make_rectangle,
-    name_drawn_objects,
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
@@ -315,15 +313,10 @@ class ImagejWriter(DatasetWriter):
         write_rois(self.folder / f"{record.name}.zip", [(1, instances)], names, len(str(len(instances))))
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "imagej",
     layout="x.zip, x_rois.zip or x.roi of ImageJ beside x.tif, or in rois/, imagej/ or labels/ beside images/",
     detect=is_imagej,
     read=read_imagej,
-    name_instances=name_drawn_objects,
     open_writer=ImagejWriter,
-    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
-    changes="outlines run along the edges of pixels",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
 )

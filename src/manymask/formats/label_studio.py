@@ -8,21 +8,21 @@ import numpy as np
 from jaxtyping import Int64
 
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
     MAX_PIXELS,
+    ONE_OUTLINE,
+    SEAMS,
     Drawings,
     DrawnImage,
     DrawnObject,
-    find_drawn_faults,
     join_rings,
-    list_drawn_outlines,
     make_drawn_dataset,
+    make_drawn_format,
     make_ellipse,
     make_rectangle,
-    name_drawn_objects,
     to_points,
     turn_points,
 )
@@ -269,15 +269,12 @@ class LabelStudioWriter(DatasetWriter):
         write_json(self.folder / "tasks.json", self.tasks)
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "label_studio",
     layout="a JSON file of Label Studio's tasks with images/",
     detect=find_label_studio_files,
     read=read_label_studio,
-    name_instances=name_drawn_objects,
     open_writer=LabelStudioWriter,
-    holds=frozenset({"classes", "names", "overlaps"}),
-    changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
+    holds=ONE_OUTLINE,
+    changes=SEAMS,
 )

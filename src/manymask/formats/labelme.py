@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import FormatError
 from manymask.formats.drawn import (
@@ -18,13 +18,11 @@ from manymask.formats.drawn import (
     DrawnImage,
     DrawnObject,
     crop_mask,
-    find_drawn_faults,
     join_objects,
-    list_drawn_outlines,
     make_drawn_dataset,
+    make_drawn_format,
     make_ellipse,
     make_rectangle,
-    name_drawn_objects,
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
@@ -203,15 +201,10 @@ def _encode_mask(runs: RunLengths, row: int) -> tuple[list[list[int]], str]:
     return [[left, top], [left + width - 1, top + height - 1]], base64.b64encode(file.getvalue()).decode()
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "labelme",
     layout="x.json of labelme beside x.jpg, or in annotations/ or labels/ beside images/",
     detect=is_labelme,
     read=read_labelme,
-    name_instances=name_drawn_objects,
     open_writer=LabelmeWriter,
-    holds=frozenset({"classes", "names", "holes", "parts", "overlaps"}),
-    changes="outlines run along the edges of pixels",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
 )

@@ -10,20 +10,20 @@ import numpy as np
 from jaxtyping import Int64
 
 from manymask.core import Instances, read_json, write_json
-from manymask.core.dataset import Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
+    ONE_OUTLINE,
+    SEAMS,
     Drawings,
     DrawnImage,
     DrawnObject,
-    find_drawn_faults,
     join_rings,
-    list_drawn_outlines,
     make_drawn_dataset,
+    make_drawn_format,
     make_ellipse,
     make_rectangle,
-    name_drawn_objects,
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
@@ -237,15 +237,12 @@ class ViaWriter(DatasetWriter):
         write_json(self.folder / "via_regions.json", self.entries)
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "via",
     layout="a JSON file or CSV table of VGG Image Annotator with images/",
     detect=find_via_files,
     read=read_via,
-    name_instances=name_drawn_objects,
     open_writer=ViaWriter,
-    holds=frozenset({"classes", "names", "overlaps"}),
-    changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
+    holds=ONE_OUTLINE,
+    changes=SEAMS,
 )

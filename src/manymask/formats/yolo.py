@@ -11,19 +11,19 @@ import yaml
 from jaxtyping import Int64
 
 from manymask.core import Instances
-from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record
+from manymask.core.dataset import Category, Dataset, DatasetWriter, Record
 from manymask.core.files import write_file
 from manymask.core.outlines import iterate_polygons
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
+    ONE_OUTLINE,
+    SEAMS,
     Drawings,
     DrawnImage,
     DrawnObject,
-    find_drawn_faults,
     join_rings,
-    list_drawn_outlines,
     make_drawn_dataset,
-    name_drawn_objects,
+    make_drawn_format,
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
@@ -311,16 +311,13 @@ def _write_yaml(folder: Path, images: dict[str, str], names: dict[int, str]) -> 
     write_file(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-FORMAT = Format(
+FORMAT = make_drawn_format(
     "yolo",
     layout="data.yaml with images/ and labels/ of YOLO segmentation",
     detect=is_yolo,
     read=read_yolo,
-    name_instances=name_drawn_objects,
     open_writer=YoloWriter,
-    holds=frozenset({"classes", "names", "overlaps"}),
-    changes="outlines run along the edges of pixels; parts and holes of an object are joined by seams of no width",
-    find_faults=find_drawn_faults,
-    list_outlines=list_drawn_outlines,
+    holds=ONE_OUTLINE,
+    changes=SEAMS,
     join_parts=join_parts,
 )
