@@ -5,6 +5,7 @@ outcome, and each case that is wrong. Ends with 1 if there is one.
 """
 
 import argparse
+import faulthandler
 import resource
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def main() -> None:
         data = {name: path for name, path in data.items() if not arguments.formats or name in arguments.formats}
         each = -(-arguments.number // len(data))
         for case in run_cases(Path(folder), data, range(arguments.first, arguments.first + each)):
+            faulthandler.dump_traceback_later(60, exit=True)  # says where the next case hangs
             counts.setdefault(case.name.split()[0], Counter())[case.outcome] += 1
             if case.outcome in ("silent", "crashed", "hung"):
                 num_wrong += 1
