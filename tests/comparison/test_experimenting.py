@@ -220,7 +220,7 @@ class TestRefused:
         """An experiment that ended before its first run is no reason to refuse the next."""
         (tmp_path / "empty").mkdir()
         for wrong in (tmp_path / "empty", tmp_path / "empty"):
-            with pytest.raises(DatasetError, match="fits no layout"):
+            with pytest.raises(DatasetError, match="holds nothing"):
                 begin(wrong, tmp_path / "e")
         with pytest.raises(ManymaskError, match="data format 'png'"):
             begin(images, tmp_path / "e", data_format="png")

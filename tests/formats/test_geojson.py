@@ -150,18 +150,6 @@ def test_damaged_and_endless_files_are_listed(tmp_path, monkeypatch):
         assert part in message
 
 
-def test_what_predict_writes_comes_back_exactly(tmp_path):
-    write(GeoJson, tmp_path)
-    results = make_results()[ROWS]
-    write_array(tmp_path / "a.png", make_pixels(*results.size))
-    dataset = read_geojson(tmp_path)
-    found = dataset[0].to_instances()
-    np.testing.assert_array_equal(found.to_masks(), results.to_masks())
-    names = [dataset.categories[label - 1].name for label in found.labels]
-    assert names == ["grain" if label == 1 else "seed, large" for label in results.labels]
-    assert [each.score for each in dataset.records[0].annotation.objects] == pytest.approx(results.scores)
-
-
 def test_a_copy_has_the_same_masks_with_holes_parts_and_nesting(tmp_path):
     ring = make_ids((0, 0, 6, 6)) - make_ids((1, 1, 5, 5))
     parts = make_ids((0, 6, 2, 8)) + make_ids((3, 7, 6, 8))

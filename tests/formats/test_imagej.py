@@ -14,8 +14,8 @@ from manymask.formats.datasets import open_dataset
 from manymask.formats.imagej import ImagejWriter, read_imagej
 from manymask.outputs import ImagejRois
 from tests.formats.format_files import make_ids, make_instances, make_pixels, write_array
-from tests.outputs.results import ROWS, write
 from tests.outputs.results import make_instances as make_results
+from tests.outputs.results import write
 
 SQUARE = np.array([[1, 1], [4, 1], [4, 4], [1, 4]])
 
@@ -186,18 +186,6 @@ def test_archives_beyond_limits_are_not_unpacked(tmp_path, monkeypatch, limit, v
     monkeypatch.setattr(imagej_module, limit, value)
     (problem,) = (problem for problem in open_dataset(tmp_path).problems if problem.path.name == "b.zip")
     assert "holds 3 ROIs of 3000 bytes, more than" in problem.message
-
-
-def test_what_predict_writes_comes_back(tmp_path):
-    write(ImagejRois, tmp_path)
-    results = make_results()[ROWS]
-    write_array(tmp_path / "a.png", make_pixels(*results.size))
-    dataset = read_imagej(tmp_path)
-    found = dataset[0].to_instances()
-    np.testing.assert_array_equal(found.to_masks(), results.to_masks())
-    names = [dataset.categories[label - 1].name for label in found.labels]
-    assert names == ["grain" if label == 1 else "seed, large" for label in results.labels]
-    assert [each.score for each in dataset.records[0].annotation.objects] == pytest.approx(results.scores)
 
 
 def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
