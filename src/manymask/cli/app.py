@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,17 @@ from typing import Annotated, Any
 import typer
 
 from manymask import __version__
-from manymask.cli.console import print_line, print_marked, print_table, route_notes, show_progress
+from manymask.cli.console import (
+    console,
+    find_rank,
+    is_launched,
+    print_line,
+    print_marked,
+    print_table,
+    route_notes,
+    show_progress,
+    silence_notes,
+)
 from manymask.cli.options import (
     ChannelsOption,
     DeviceOption,
@@ -31,7 +42,7 @@ from manymask.cli.options import (
     parse_planes,
     parse_region,
 )
-from manymask.errors import Interrupted, ManymaskError, PlanError
+from manymask.errors import Interrupted, LostProcess, ManymaskError, PlanError
 
 app = typer.Typer(
     help="Mask R-CNN instance segmentation for crowded images.",
@@ -51,8 +62,14 @@ def main() -> None:
     route_notes()
     try:
         app(prog_name="manymask")
+    except LostProcess as error:
+        if not is_launched():  # a launcher names the process that is lost
+            print_marked("error:", "bold red", str(error))
+        sys.exit(error.exit_code)
     except ManymaskError as error:
-        print_marked("error:", "bold red", " ".join(str(error).splitlines()))
+        console.quiet = False
+        place = f"process {find_rank()} on {socket.gethostname()}: " if find_rank() else ""
+        print_marked("error:", "bold red", place + " ".join(str(error).splitlines()))
         sys.exit(error.exit_code)
     except Interrupted as error:
         print_line(str(error))
@@ -85,6 +102,8 @@ def train(
         float | None, typer.Option(help="Time that the whole command may take; the schedule is fitted to it.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="A run folder, or a checkpoint in one, to go on with.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices of each machine that train together.")] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines that train together (docs/scaling.md).")] = 1,
     data_format: FormatOption = None,
     settings: SetOption = None,
 ) -> None:
@@ -92,6 +111,12 @@ def train(
     from manymask.training import train as run
 
     values = parse_options(settings, minutes=minutes)
+    if max(devices, num_nodes) > 1 and not is_launched():
+        from manymask.training.launching import launch_processes
+
+        raise typer.Exit(launch_processes(sys.argv[1:], devices, num_nodes))
+    if find_rank() > 0:
+        silence_notes()
     with show_progress() as progress:
         folder = run(
             data,
@@ -102,9 +127,12 @@ def train(
             resume=resume,
             started=STARTED,
             settings=values,
+            devices=devices,
+            num_nodes=num_nodes,
             progress=progress,
         )
-    typer.echo(f"written to {folder}")
+    if find_rank() == 0:
+        typer.echo(f"written to {folder}")
 
 
 @app.command(cls=SettingsCommand)

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from manymask.modeling.anchors import AnchorGrid, match_anchors
+from manymask.modeling.shared_batch import SeededSampler, weigh_loss
 
 # So many proposals are taken in use where none is likely to be an object.
 _FALLBACK_PROPOSALS = 100
@@ -53,6 +54,8 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
     ) -> None:
         super().__init__(*arguments, **settings)
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        own = self.fg_bg_sampler
+        self.fg_bg_sampler = SeededSampler(own.batch_size_per_image, own.positive_fraction)
         self.least_objectness, self.pixels_per_proposal = least_objectness, pixels_per_proposal
 
     def pre_nms_top_n(self) -> int:
@@ -134,6 +137,14 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
             labels.append(torch.where(matches >= 0, 1.0, torch.where(matches == -1, 0.0, -1.0)))
             matched_boxes.append(boxes[matches.clamp(min=0)])
         return labels, matched_boxes
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As torchvision's, as means over the anchors that all processes sample."""
+        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        of_objects, of_boxes = weigh_loss(torch.stack(losses), self.fg_bg_sampler.num_sampled)
+        return of_objects, of_boxes
 
     def _make_grids(self) -> list[AnchorGrid]:
         grids, first = [], 0
