@@ -1,7 +1,6 @@
 """Full memory, full disks, broken loader processes and signals."""
 
 import errno
-import os
 import signal
 
 import pytest
@@ -99,7 +98,13 @@ class TestInsideTraining:
 
     def test_shared_memory(self, data, output, tmp_path):
         """In a process of its own: torch raises the death of a loader wherever the main thread then is."""
-        arguments = ["train", data, "--output", output, *list_arguments(recipe="baseline", **SETTINGS | {"num_workers": 1})]
+        arguments = [
+            "train",
+            data,
+            "--output",
+            output,
+            *list_arguments(recipe="baseline", **SETTINGS | {"num_workers": 1}),
+        ]
         exit_code, text = run_in_process(arguments, tmp_path / "log", "SIGBUS in a loader")
         assert exit_code == 2
         assert "lower num_workers" in text.splitlines()[-1]

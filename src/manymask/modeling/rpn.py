@@ -139,7 +139,7 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
         return labels, matched_boxes
 
     def compute_loss(
-        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: Any
     ) -> tuple[Tensor, Tensor]:
         """As torchvision's, as means over the anchors that all processes sample."""
         losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)

@@ -167,6 +167,7 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message="Grad strides do not match")  # a matter of little speed
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
