@@ -49,6 +49,22 @@ def encode_brush(mask, literal=False):
     return [int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)]
 
 
+def test_rectangles_that_are_only_the_boxes_of_other_regions(tmp_path):
+    box = {"x": 12.5, "y": 100 / 6 + 1e-9, "width": 37.5, "height": 50, "rotation": 0}
+    regions = [
+        make_region(SQUARE),
+        make_region(box | {"rectanglelabels": ["cell"]}, "rectanglelabels"),
+        make_region(box | {"rectanglelabels": ["dot"]}, "rectanglelabels"),
+        make_region(box | {"rectanglelabels": ["cell"], "width": 30}, "rectanglelabels"),
+        make_region(box | {"rectanglelabels": ["cell"], "rotation": 20}, "rectanglelabels"),
+    ]
+    write_tasks(tmp_path, make_task(make_annotation(*regions), image="a.png"))
+    dataset = open_dataset(tmp_path)
+    (problem,) = dataset.problems
+    assert (problem.severity, problem.detail.rpartition(": ")[2]) == ("note", "region r1")
+    assert dataset.format.name_instances(dataset.records[0]) == ["region r0", "region r2", "region r3", "region r4"]
+
+
 def test_polygon_rectangle_ellipse_and_brush(tmp_path):
     mask = make_ids((1, 5, 3, 7)) > 0
     mask[4, 0] = True
