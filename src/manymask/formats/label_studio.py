@@ -288,7 +288,8 @@ class LabelStudioWriter(DatasetWriter):
                 value = {"points": points, "closed": True, "polygonlabels": [label]}
                 results.append({"id": f"r{row + 1}", "value": value} | shared)
         data = {"image": f"/data/local-files/?d=images/{name}"}
-        self.tasks.append({"data": data, "annotations": [{"result": results, "was_cancelled": False}]})
+        annotations = [{"id": record.image_id, "result": results, "was_cancelled": False}]
+        self.tasks.append({"id": record.image_id, "data": data, "annotations": annotations})
 
     def close(self) -> None:
         """Write the file of all tasks."""

@@ -83,9 +83,15 @@ def read_npz(path: str | Path) -> Dataset:
         Category(number, f"class{number}") for number in range(1, num_classes + 1)
     )
     num_digits = len(str(len(images) - 1))
-    # No file has the path of an image, which tells it from the others in messages.
+    # No files have the paths of an image and its labels, which tell them from the others in messages.
     records = tuple(
-        Record(place + 1, name := f"{place:0{num_digits}}", file / name, (file, names, place))
+        Record(
+            place + 1,
+            name := f"{place:0{num_digits}}",
+            file / name,
+            (file, names, place),
+            (file / names[1] / name,),
+        )
         for place in range(len(images))
     )
     return Dataset(path, FORMAT, categories, records, _read_record)
@@ -139,7 +145,10 @@ def _read_labels(record: Record) -> list[LabelImage]:
     file, (_, name), place = record.annotation
     labels = np.asarray(_open_array(file, name)[place])
     labels = labels if labels.ndim == 3 else labels[..., None]
-    return [number_ids(record.path, np.ascontiguousarray(labels[..., channel])) for channel in range(labels.shape[2])]
+    return [
+        number_ids(record.label_files[0], np.ascontiguousarray(labels[..., channel]))
+        for channel in range(labels.shape[2])
+    ]
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:

@@ -236,7 +236,9 @@ def _parse_row(where: str, number: int, row: list[str], names: dict[int, str] | 
         values = np.array(row, dtype=np.float64)
     except ValueError as error:
         raise FormatError(f"{where} is not all numbers ({error}); correct it") from error
-    if not np.isfinite(values).all() or values[0] != np.floor(values[0]) or not 0 <= values[0] < 2**31:
+    if not np.isfinite(values).all():
+        raise FormatError(f"{where} holds {row[int(np.isfinite(values).argmin())]}, which is no number; correct it")
+    if values[0] != np.floor(values[0]) or not 0 <= values[0] < 2**31:
         raise FormatError(f"{where} begins with {row[0]}, expected the number of a class and shares; correct it")
     category = int(values[0])
     if names is not None and category not in names:
