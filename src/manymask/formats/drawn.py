@@ -5,7 +5,7 @@ outlines is done here, in the same way for all.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -19,9 +19,9 @@ from manymask.core.polygons import Polygon, Ring, fill_polygons
 from manymask.errors import DatasetError
 from manymask.formats.coco_masks import crosses_itself
 from manymask.formats.image_finder import ImageFinder
-from manymask.formats.reading import Reading
+from manymask.formats.reading import Reading, list_unlabelled
 from manymask.formats.records import make_sample, report_incomplete
-from manymask.imaging.files import check_unique_names, list_images, name_images
+from manymask.imaging.files import check_unique_names, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
 
@@ -111,8 +111,10 @@ def make_drawn_dataset(root: Path, format: Format, drawings: Drawings, finder: I
     if not found:
         nothing = f"{root} holds no images with labels; give a folder that holds at least one"
         raise DatasetError(reading.problems[0].message if reading.problems else nothing)
-    if drawings.is_by_image:
-        for path in _list_unlabelled(found):
+    if not drawings.is_by_image:
+        reading.note_unlisted(found)
+    else:
+        for path in list_unlabelled(found):
             message = f"{path} has no file of labels; add one, empty if it shows no object, or remove the image"
             reading.problems.append(report_incomplete(message, path, path.stem))
     names = name_images(list(found))
@@ -139,12 +141,6 @@ def _name_problems(drawings: Drawings, names: dict[DrawnImage, str]) -> None:
         else problem
         for problem in problems
     ]
-
-
-def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:
-    """Images in the folders of labelled ones that are not among them."""
-    folders = sorted({path.parent for path in labelled})
-    return [path for folder in folders for path in list_images(folder) if path not in labelled]
 
 
 def number_classes(drawings: Drawings) -> tuple[Category, ...]:

@@ -1,10 +1,12 @@
 """Problems of a file, gathered while it is read."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from manymask.core.dataset import Problem
+from manymask.imaging.files import list_images
 from manymask.wording import list_some
 
 # Bytes of a file that tell whose it is.
@@ -24,6 +26,12 @@ def read_head(path: Path) -> bytes:
             return file.read(_HEAD)
     except OSError:
         return b""
+
+
+def list_unlabelled(labelled: Collection[Path]) -> list[Path]:
+    """Images in the folders of labelled ones that are not among them."""
+    folders = sorted({path.parent for path in labelled})
+    return [path for folder in folders for path in list_images(folder) if path not in labelled]
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,13 @@ class Reading:
     def note(self, what: str, item: object | None = None) -> None:
         """Report what is read, but is not as its format asks; equal ones become one."""
         self.unusual.setdefault(what, []).extend([] if item is None else [item])
+
+    def note_unlisted(self, listed: Collection[Path]) -> None:
+        """Report the images beside those that are listed of which nothing else is said."""
+        named = {PurePath(problem.image).stem for problem in self.problems if problem.image}
+        for path in list_unlabelled(listed):
+            if path.stem not in named:
+                self.note("says nothing of images beside the others, which are left out", path.name)
 
     def list_problems(self) -> tuple[Problem, ...]:
         """All of them."""
