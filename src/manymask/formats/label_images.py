@@ -43,7 +43,8 @@ def is_label_images(root: Path) -> bool:
     What ``predict`` wrote to ``labels`` and nobody has changed since is no ground truth.
     """
     folders = drop_outputs(find_folders(root, LABEL_FOLDERS)) if find_folders(root, IMAGE_FOLDERS) else []
-    has_folders = any(_name_below(folder, _list_label_images) or not any(folder.iterdir()) for folder in folders)
+    has_labels = any(_list_label_images(part) for folder in folders for part in (folder, *list_folders(folder)))
+    has_folders = has_labels or any(not any(folder.iterdir()) for folder in folders)
     return bool(has_folders or _find_sequences(root) or _find_part(root) or _find_side_by_side(root).labels)
 
 
@@ -136,9 +137,11 @@ def _name_below(folder: Path, list_files: Callable[[Path], list[Path]]) -> dict[
 
 def _list_label_images(folder: Path) -> list[Path]:
     """The label images in a folder: image files, and Cellpose's files of those that have no other."""
-    images = list_images(folder)
+    images, others = list_images(folder), list_images(folder, (".npy",))
+    if not others:
+        return images
     stems = {strip_label(path.stem) for path in images} - {path.stem for path in images}
-    return images + [path for path in list_images(folder, (".npy",)) if strip_label(get_label_stem(path)) not in stems]
+    return images + [path for path in others if strip_label(get_label_stem(path)) not in stems]
 
 
 def get_label_stem(path: Path) -> str:
