@@ -222,6 +222,9 @@ def test_a_copy_has_the_same_masks_with_holes_parts_and_overlaps(tmp_path):
     dataset = read_label_studio(tmp_path / "data")
     copy = copy_with(dataset, tmp_path / "copy", ring, parts, overlapping, labels=[1, 2, 1])
     assert [problem.severity for problem in copy.problems] == ["note"]  # the address of a local file
+    # Label Studio's own converter asks for ids.
+    (task,) = json.loads((tmp_path / "copy" / "tasks.json").read_text())
+    assert (task["id"], [annotation["id"] for annotation in task["annotations"]]) == (1, [1])
     instances = copy[0].to_instances()
     assert [copy.categories[label - 1].name for label in instances.labels] == ["cell", "dot", "cell"]
     np.testing.assert_array_equal(instances.to_masks(), np.stack([ring, parts, overlapping]) > 0)

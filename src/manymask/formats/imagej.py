@@ -110,7 +110,10 @@ def parse_imagej(root: Path) -> Drawings:
         try:
             images.append(DrawnImage(name, path, None, tuple(_parse_file(reading, path, name))))
         except FormatError as error:
-            reading.fault("bad-image-entry", str(error), name, path)
+            if fold_stem(name) in stems:
+                reading.fault("bad-image-entry", str(error), name, path)
+            else:
+                reading.note("has archives of no image that cannot be read, which are left out", path.name)
     return Drawings(reading, images, is_by_image=True)
 
 
