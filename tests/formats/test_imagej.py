@@ -13,7 +13,7 @@ from manymask.formats import read_dataset
 from manymask.formats.datasets import open_dataset
 from manymask.formats.imagej import ImagejWriter, read_imagej
 from manymask.outputs import ImagejRois
-from tests.formats.format_files import make_ids, make_instances, make_pixels, write_array
+from tests.formats.format_files import cut_short, make_ids, make_instances, make_pixels, write_array
 from tests.outputs.results import make_instances as make_results
 from tests.outputs.results import write
 

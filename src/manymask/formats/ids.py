@@ -143,7 +143,7 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
     ids = turn(_to_ids(raster, path), orientation)
-    return replace(number_ids(path, ids, is_split=is_split, is_checked=is_checked), orientation=orientation)
+    return replace(_number_ids(path, ids, is_split, is_checked), orientation=orientation)
 
 
 def number_ids(
@@ -154,7 +154,11 @@ def number_ids(
     Raises:
         FormatError: It does not hold ids, as for ``read_label_image``.
     """
-    ids, old_ids = renumber_ids(_check_whole_numbers(values, path))
+    return _number_ids(path, _check_whole_numbers(values, path), is_split, is_checked)
+
+
+def _number_ids(path: Path, stored: Int64[np.ndarray, "height width"], is_split: bool, is_checked: bool) -> LabelImage:
+    ids, old_ids = renumber_ids(stored)
     if is_checked:
         _check_not_resampled(path, ids, len(old_ids))
     if is_split:
