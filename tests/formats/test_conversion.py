@@ -15,7 +15,8 @@ from manymask.formats.conversion import TARGETS
 from manymask.formats.datasets import FORMATS
 from manymask.formats.splits import find_splits
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
-from tests.formats.test_datasets import MAKERS, make_yolo
+from tests.formats.test_datasets import MAKERS
+from tests.formats.test_geojson import SQUARE, make_feature, write_features
 
 SIZE = (20, 30)
 CLASSES = ("cell", "nucleus")
@@ -178,10 +179,8 @@ def test_crowd_regions(tmp_path):
 
 
 def test_scores_and_outlines_between_pixels(tmp_path):
-    make_yolo(tmp_path / "data")
-    label = tmp_path / "data" / "labels" / "a.txt"
-    square = "0 0.125 0 0.5 0 0.5 0.5 0.125 0.5 0.9\n"  # on the edges of pixels, with a score
-    label.write_text(label.read_text() + square)
+    square = make_feature(SQUARE, properties={"measurements": {"score": 0.9}})  # on the edges of pixels, with a score
+    write_features(tmp_path / "data", square, make_feature([[1, 1], [5, 1], [3, 4]]))
     done = convert(tmp_path / "data", to="labelme", output=tmp_path / "out")
     assert done.lost == (
         "outlines: those of 1 object run along the edges of pixels now",

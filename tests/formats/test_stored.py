@@ -419,7 +419,8 @@ def test_label_images_of_images_that_the_data_lack_are_refused(tmp_path):
     write_array(tmp_path / "a.tif", make_ids())
     stored = read_predictions(tmp_path, make_dataset())
     assert stored.missing == ("b",)
-    (note,) = stored.notes
+    classless, note = stored.notes
+    assert "knows no classes" in classless
     assert note.startswith("1 of the 2 images that ")
     assert note.endswith("are not in the data and are not scored: x.")
 
