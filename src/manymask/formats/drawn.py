@@ -160,6 +160,12 @@ def number_classes(drawings: Drawings) -> tuple[Category, ...]:
     return tuple(Category(number, name) for number, name in enumerate(names or ["object"], start=1))
 
 
+def has_own_classes(dataset: Dataset) -> bool:
+    """Whether the classes of a data set are its own, and not only that of objects without one of which it has none."""
+    is_drawn = dataset.read_record is read_drawn_record and [each.name for each in dataset.categories] == ["object"]
+    return not is_drawn or any(record.annotation.objects for record in dataset.records)
+
+
 def read_drawn_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     """The sample of an image and what was drawn on it.
 
