@@ -1,5 +1,7 @@
 import itertools
 import json
+import logging
+import re
 import shutil
 import sys
 import time
@@ -358,10 +360,15 @@ def test_images_may_lie_where_the_predictions_go(model, tmp_path, folder):
     assert {"labels/a.tif", "labels/b.tif", "predictions.json"} <= before
 
 
-def test_what_was_predicted_before_goes(model, tmp_path):
+def test_what_was_predicted_before_goes(model, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     first, second = write_images(tmp_path / "1", "a.png", "b.png"), write_images(tmp_path / "2", "c.png")
     predict_files(model, first, tmp_path / "out")
+    predict_files(model, first, tmp_path / "out")
+    assert "removed" not in caplog.text
     predict_files(model, second, tmp_path / "out", formats=["labels"])
+    assert "removed what manymask predict wrote there before" in caplog.text
+    assert re.search("images.json, labels/a.csv, .* and [0-9]+ more; to keep such files, choose another", caplog.text)
     assert list_files(tmp_path / "out") - {"overlaps/c.tif"} == {"labels/c.tif", "labels/c.csv"}
 
 
@@ -386,16 +393,16 @@ def test_long_names(model, tmp_path):
 
 def test_files_that_are_passed_over_are_named(model, tmp_path):
     folder = write_images(tmp_path / "in", "a.png", "b_masks.png", "a_masks.png")
-    write_images(folder / "plate2", "c.png")
+    write_images(folder / "masks", "c.png")
     (folder / "d.avif").write_bytes(b"x")
     (folder / "e.tif").symlink_to("/nowhere")
-    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.avif, e\.tif \(a .*, plate2.*; images"):
+    with pytest.warns(UserWarning, match=r"4 files .*: b_masks\.png, d\.avif, e\.tif \(a .*, masks.*; images"):
         predict_files(model, folder, tmp_path / "out", formats=["coco"])
-    (folder / "plate2" / "notes.csv").write_text("x")
+    (folder / "masks" / "notes.csv").write_text("x")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "(?s).*cap of 12")
-        predict_files(model, folder / "plate2", tmp_path / "out2", formats=["coco"])
+        predict_files(model, folder / "masks", tmp_path / "out2", formats=["coco"])
 
 
 def test_class_folders_are_named_by_their_folders(model, tmp_path):
@@ -410,7 +417,7 @@ def test_class_folders_are_named_by_their_folders(model, tmp_path):
 def test_several_files_and_a_list_of_files(model, tmp_path):
     write_images(tmp_path / "in", "a.png", "b.tif", "c.png")
     write_images(tmp_path / "in2", "a.png")
-    (tmp_path / "in" / "list.txt").write_text("a.png\n\n../in2/a.png\n")
+    (tmp_path / "in" / "list.txt").write_text("# plate 1\na.png\n\n  # plate 2\n../in2/a.png\n")
     given = [tmp_path / "in" / "b.tif", tmp_path / "in" / "list.txt", str(tmp_path / "in" / "b.tif")]
     predict_files(model, given, tmp_path / "out", formats=["coco", "labels"])
     images = json.loads((tmp_path / "out" / "images.json").read_text())
@@ -430,7 +437,7 @@ def test_several_files_and_a_list_of_files(model, tmp_path):
             "a.png\nb.png\n",
             r"list\.txt lists .*b\.png on line 2, which does not exist; paths count from",
         ),
-        ("\n", r"list\.txt is empty; expected the path of an image on each line"),
+        ("\n# nothing\n", r"list\.txt is empty; expected the path of an image on each line"),
         (None, r"list\.txt does not exist; expected a text file"),
     ],
 )
@@ -453,6 +460,22 @@ def test_folders_of_folders_of_images(model, tmp_path):
         ("plate1_a", "plate1/a.png"),
         ("b", "plate1/b.png"),
         ("plate2_day1_a", "plate2/day1/a.png"),
+    ]
+
+
+def test_folders_beside_images(model, tmp_path):
+    write_images(tmp_path / "in", "a.png")
+    for name in ("plate/day", "images", "Masks", "label masks"):
+        write_images(tmp_path / "in" / name, "a.png")
+    write_images(tmp_path / "in" / "cell", "image.tif", "class1.tif")
+    with pytest.warns(UserWarning, match=r"passed over .*: Masks/ \(a subfolder\), label masks/"):
+        predict_files(model, tmp_path / "in", tmp_path / "out", formats=["coco"])
+    images = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [(image["name"], image["file_name"]) for image in images] == [
+        ("a", "a.png"),
+        ("cell", "cell/image.tif"),
+        ("images_a", "images/a.png"),
+        ("plate_day_a", "plate/day/a.png"),
     ]
 
 

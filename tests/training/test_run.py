@@ -163,7 +163,8 @@ class TestRefused:
     def test_broken_image(self, tmp_path):
         path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"
         path.write_bytes(path.read_bytes()[:300])
-        self.check_refused(tmp_path, DatasetError, str(path))
+        remedy = f"manymask inspect {tmp_path / 'data'} --fix COPY"
+        self.check_refused(tmp_path, DatasetError, str(path), remedy)
 
     @pytest.mark.parametrize(
         ("pixels", "text"),

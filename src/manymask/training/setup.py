@@ -131,7 +131,12 @@ def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales:
     normalization = Normalization.of(plan)
 
     def read(record: Record, categories: tuple[Category, ...]) -> Sample:
-        sample = dataset.read_record(record, categories)
+        try:
+            sample = dataset.read_record(record, categories)
+            sample.load()
+        except DatasetError as error:
+            copy = f"manymask inspect {dataset.root} --fix COPY"
+            raise type(error)(f"{error}; or train on a copy without what is broken: {copy}") from error
         scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
         doubts.add(sample, sample.to_instances())
         return sample
