@@ -133,7 +133,7 @@ def test_unknown_classes_are_refused(tmp_path):
 
 def test_images_that_the_data_lack_are_named(tmp_path):
     write_geojson(tmp_path, make_feature(SQUARE), name="x")
-    with pytest.raises(DatasetError, match=r"^all of the 1 images .*as geojson, by name: x"):
+    with pytest.raises(DatasetError, match=r"^all images that .*as geojson, by name: x"):
         read_predictions(tmp_path, make_dataset("ab", OBJECT))
     write_geojson(tmp_path, make_feature(SQUARE), name="a_pred")
     stored = read_predictions(tmp_path, make_dataset("ab", OBJECT))

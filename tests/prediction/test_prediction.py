@@ -593,7 +593,7 @@ def test_equal_stems_are_refused(model, tmp_path):
 
 
 def test_an_unknown_format_is_refused(model, tmp_path):
-    with pytest.raises(PlanError, match=f"no output format 'png'; there are: {', '.join(OUTPUTS)}"):
+    with pytest.raises(PlanError, match=f"no output format 'png'; choose one of {', '.join(OUTPUTS)}"):
         predict_files(model, tmp_path, tmp_path / "out", formats=["coco", "png"])
 
 

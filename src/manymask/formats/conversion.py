@@ -21,7 +21,7 @@ from manymask.formats.datasets import FORMATS, open_dataset
 from manymask.formats.drawn import DrawnImage, has_own_classes
 from manymask.formats.label_images import CELLPOSE
 from manymask.formats.splits import get_splits
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of, find_name, list_some
 
 TARGETS: dict[str, Format] = {
     format.name: format for format in (*FORMATS.values(), CELLPOSE) if format.copy_format in ("", format.name)
@@ -86,8 +86,7 @@ def convert(
         PlanError: There is no such format, or the folder is in use or lies in the data.
         DatasetError: The data cannot be read, or nothing in them can be used.
     """
-    if to not in TARGETS:
-        raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
+    to = find_name(to, TARGETS, f"cannot write data format '{to}'")
     target, data, output = TARGETS[to], Path(data), Path(output)
     check_new_folder(output, data, "--output")
     parts = {output / name: part for name, part in get_splits(data).items()} or {output: data}

@@ -325,10 +325,10 @@ def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any
     """Refuse predictions for images that the data set does not have."""
     found, known = set(found), set(known)
     if unknown := sorted(found - known, key=lambda value: (isinstance(value, str), value)):
-        share = "all" if len(unknown) == len(found) else str(len(unknown))
+        share = f"{len(unknown)} of the {len(found)} images" if len(unknown) < len(found) else "all images"
         raise DatasetError(
-            f"{share} of the {len(found)} images that {path} has predictions for are not in {dataset.root} ({how}: "
-            f"{list_some(unknown)}; the data have {list_some(sorted(known))}); give the data that they were made for"
+            f"{share} that {path} has predictions for are not in {dataset.root} ({how}: {list_some(unknown)}; the data "
+            f"have {list_some(sorted(known))}); give the data that they were made for"
         )
 
 

@@ -236,8 +236,8 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     )
     _warn_of_copies(record)
     logger.info(
-        f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
-        f"at most {record.max_instances} instances an image"
+        f"{count_of(len(train_set), 'image')} to train on, {len(val_set)} to validate on; "
+        f"{count_of(len(dataset.categories), 'class')}; at most {count_of(record.max_instances, 'instance')} an image"
     )
     # What the plan cannot do for these images, said before the first step.
     if plan.touching_share and plan.crop_size == 0:
