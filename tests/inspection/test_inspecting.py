@@ -381,7 +381,7 @@ def test_crowd_regions(tmp_path):
     for entry in content["annotations"]:
         entry["iscrowd"] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="all 16 in 1 images .* are crowd regions .*crowd_as_objects=true"):
+    with pytest.raises(DatasetError, match="all 16 in 1 image .* are crowd regions .*crowd_as_objects=true"):
         inspect(path, output=tmp_path)
 
 
@@ -467,7 +467,7 @@ def test_strict_raises_the_first_error_in_order(tmp_path):
 
 def test_nothing_can_be_read_or_nothing_is_labelled(tmp_path):
     write_pair(tmp_path, "a", draw_ids())
-    with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 images of {tmp_path}"):
+    with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 image of {tmp_path}"):
         inspect_dataset(read_dataset(tmp_path))
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"no image of .* can be used; the first: .*a\.tif is empty"):

@@ -32,6 +32,7 @@ from manymask.cli.options import (
     parse_region,
 )
 from manymask.errors import Interrupted, ManymaskError, PlanError
+from manymask.wording import count_of
 
 app = typer.Typer(
     help="Mask R-CNN instance segmentation for crowded images.",
@@ -248,7 +249,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
     from manymask.comparison.tables import list_scores
 
     names, rows = list_scores(result["variants"])
-    print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
+    print_table(f"{count_of(result['num_images'], 'image')}: value [95 % interval] ± deviation over seeds", names, rows)
     for pair in result["comparisons"]:
         for sentence in pair["sentences"]:
             typer.echo(sentence)
@@ -487,4 +488,5 @@ def synthetic(
             write_class_folder(output, f"{index:04d}", pixels, cells, categories)
             total += len(cells)
             progress(index + 1, images, "drawing")
-    typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
+    what = f"{count_of(images, 'image')} with {count_of(total, 'instance')} of {count_of(classes, 'class')}"
+    typer.echo(f"{what} written to {output}")

@@ -39,7 +39,7 @@ SourceArgument = Annotated[
     Path,
     typer.Argument(
         help="A run, a checkpoint, a shipped or exported model, COCO results (.json), or a folder of any tool's label "
-        "images."
+        "images or drawn objects."
     ),
 ]
 ModelArgument = Annotated[

@@ -128,8 +128,6 @@ class FilePredictions(Predictions):
                 f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
                 f"missed: {list_some(stored.missing)}."
             )
-        if stored.categories is None and not stored.notes:
-            notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
         cap = plan.detections_per_image
         super().__init__(
             path=path,

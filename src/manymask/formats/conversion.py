@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from manymask.core import Instances, RunLengths
-from manymask.core.dataset import Category, Dataset, Format, Record
+from manymask.core.dataset import Category, Dataset, Format, Record, Sample
 from manymask.core.files import check_writable, explain_reading
 from manymask.core.label_painting import find_overlapped, rank_instances
 from manymask.core.outlines import iterate_outlines
@@ -18,10 +18,10 @@ from manymask.core.polygons import Ring
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats.datasets import FORMATS, open_dataset
-from manymask.formats.drawn import DrawnImage, read_drawn_record
+from manymask.formats.drawn import DrawnImage, has_own_classes
 from manymask.formats.label_images import CELLPOSE
 from manymask.formats.splits import get_splits
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of, find_name, list_some
 
 TARGETS: dict[str, Format] = {
     format.name: format for format in (*FORMATS.values(), CELLPOSE) if format.copy_format in ("", format.name)
@@ -86,8 +86,7 @@ def convert(
         PlanError: There is no such format, or the folder is in use or lies in the data.
         DatasetError: The data cannot be read, or nothing in them can be used.
     """
-    if to not in TARGETS:
-        raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
+    to = find_name(to, TARGETS, f"cannot write data format '{to}'")
     target, data, output = TARGETS[to], Path(data), Path(output)
     check_new_folder(output, data, "--output")
     parts = {output / name: part for name, part in get_splits(data).items()} or {output: data}
@@ -102,34 +101,48 @@ def convert(
                 "--format, as in: manymask predict MODEL IMAGES --format geojson --format imagej"
             ) from error
         raise
-    datasets = dict(zip(datasets, _share_classes(list(datasets.values())), strict=True))
-    is_numbered = "classes" in target.holds and "names" not in target.holds
-    if is_numbered and len({dataset.categories for dataset in datasets.values()}) > 1:
-        raise DatasetError(
-            f"the parts of {data} have different classes, to which '{to}' gives only numbers; choose another format, "
-            "or give the same classes to all parts"
-        )
+    # COCO's copies of COCO keep the lists of classes as they are, and each part has its own.
+    if len(datasets) > 1 and not (to == "coco" and all(dataset.format is target for dataset in datasets.values())):
+        datasets = dict(zip(datasets, _share_classes(list(datasets.values())), strict=True))
     done = [_write(dataset, target, folder, progress) for folder, dataset in datasets.items()]
     if len(done) == 1:
         return done[0]
-    if target.join_parts is not None and len({dataset.categories for dataset in datasets.values()}) == 1:
+    if target.join_parts is not None:
         target.join_parts(output, [part.output.name for part in done], next(iter(datasets.values())).categories)
+    lost: dict[str, list[str]] = {}
+    for part in done:
+        for line in part.lost:
+            lost.setdefault(line, []).append(part.output.name)
     return Conversion(
         output,
         sum(part.num_images for part in done),
         sum(part.num_objects for part in done),
-        tuple(f"{part.output.name}: {line}" for part in done for line in part.lost),
+        tuple(f"{', '.join(names)}: {line}" for line, names in lost.items()),
         tuple(line for part in done for line in part.left_out),
     )
 
 
 def _share_classes(parts: Sequence[Dataset]) -> Sequence[Dataset]:
-    """The parts with the classes of all of them, so that a number means one class; as they are if not read by names."""
-    if len(parts) == 1 or any(part.read_record is not read_drawn_record for part in parts):
-        return parts
-    names = dict.fromkeys(category.name for part in parts for category in part.categories)
-    categories = tuple(Category(number, name) for number, name in enumerate(names, start=1))
-    return [replace(part, categories=categories) for part in parts]
+    """The parts with the classes of all of them, by their names, so that a number means one class."""
+    found = [category for part in parts if has_own_classes(part) for category in part.categories]
+    names, shared = dict.fromkeys(each.name for each in found), sorted(set(found), key=lambda each: each.id)
+    if not len(shared) == len(names) == len({each.id for each in shared}):  # the parts number them differently
+        shared = [Category(number, name) for number, name in enumerate(names, start=1)]
+    return [_rename(part, tuple(shared) or part.categories) for part in parts]
+
+
+def _rename(dataset: Dataset, categories: tuple[Category, ...]) -> Dataset:
+    """A data set with other classes, among which its own are found by their names."""
+    if categories == dataset.categories or not has_own_classes(dataset):
+        return replace(dataset, categories=categories)
+    places = [category.name for category in categories]
+    labels = np.array([0, *(places.index(category.name) + 1 for category in dataset.categories)])
+
+    def read(record: Record, _: tuple[Category, ...]) -> Sample:
+        sample = dataset.read_record(record, dataset.categories)
+        return replace(sample, labels=labels[sample.labels])
+
+    return replace(dataset, categories=categories, read_record=read)
 
 
 def _write(dataset: Dataset, target: Format, output: Path, progress: Progress | None) -> Conversion:

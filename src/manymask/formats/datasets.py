@@ -16,7 +16,7 @@ import torch
 from manymask.core.dataset import Category, Dataset, Format, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import DatasetError
 from manymask.formats import (
     aperio,
     class_folders,
@@ -35,7 +35,7 @@ from manymask.formats import (
 )
 from manymask.formats.left_out import leave_out_unlabelled, tell_left_out
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of, find_name, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +191,8 @@ def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
         PlanError: There is no such format.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
     """
-    if data_format is not None and data_format not in FORMATS:
-        raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(FORMATS)}")
+    if data_format is not None:
+        data_format = find_name(data_format, FORMATS, f"data format '{data_format}' does not exist")
     path = Path(path)
     format = FORMATS[data_format or detect_format(path)]
     if not (format.suffixes or path.is_dir()):

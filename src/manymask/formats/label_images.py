@@ -22,12 +22,11 @@ from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image, split_shared_ids
 from manymask.formats.label_names import find_labels_beside, match_labels, strip_label
 from manymask.formats.records import Entry, copy_image, make_dataset, make_sample, report_incomplete
-from manymask.imaging.files import LABEL_STEM, check_unique_names, list_folders, list_images, name_images
+from manymask.imaging.files import LABEL_FOLDERS, LABEL_STEM, check_unique_names, list_folders, list_images, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tissue images")
-LABEL_FOLDERS = ("labels", "masks", "label", "mask", "label masks", "label_masks")
 _FRAME = re.compile(r"(t|man_seg)(?P<number>\d+)")
 
 # Label images with a longer side are written in tiles, of which viewers read those that they show.

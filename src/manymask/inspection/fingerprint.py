@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from manymask.core import Category
 from manymask.errors import DatasetError
 from manymask.inspection.measurement import ImageFacts
+from manymask.wording import count_of
 
 _QUANTILES = {"min": 0, "p1": 1, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "p99": 99, "max": 100}
 
@@ -156,7 +157,7 @@ def make_fingerprint(
     """
     counts = np.array([int(image.instances.is_object.sum()) for image in facts])
     if not counts.any():
-        where = f"{len(facts)} images" + (f" of {root}" if root else "")
+        where = count_of(len(facts), "image") + (f" of {root}" if root else "")
         if num_crowd := sum(int(image.instances.iscrowd.sum()) for image in facts):
             raise DatasetError(
                 f"expected at least one labelled instance, but all {num_crowd} in {where} are crowd regions "

@@ -28,7 +28,7 @@ from manymask.prediction.model import Model
 from manymask.prediction.partial import PartialResults, digest_file
 from manymask.prediction.predicting import get_model, take_channels
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of, find_name, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ def predict_files(
             are given with all pages, or the folder holds finished tiles of another prediction.
         Interrupted: Ctrl-C, where finished tiles are kept.
     """
-    if unknown := set(formats) - set(OUTPUTS):
-        raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
+    formats = [find_name(name, OUTPUTS, f"there is no output format {name!r}") for name in formats]
     model, given, output = take_channels(get_model(model), planes), list_given(images), Path(output)
     tiling = Tiling.of(model.plan, tile_size)
     # All that can be refused is refused before the first prediction.

@@ -131,7 +131,12 @@ def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales:
     normalization = Normalization.of(plan)
 
     def read(record: Record, categories: tuple[Category, ...]) -> Sample:
-        sample = dataset.read_record(record, categories)
+        try:
+            sample = dataset.read_record(record, categories)
+            sample.load()
+        except DatasetError as error:
+            copy = f"manymask inspect {dataset.root} --fix COPY"
+            raise type(error)(f"{error}; or train on a copy without what is broken: {copy}") from error
         scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
         doubts.add(sample, sample.to_instances())
         return sample
@@ -231,8 +236,8 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     )
     _warn_of_copies(record)
     logger.info(
-        f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
-        f"at most {record.max_instances} instances an image"
+        f"{count_of(len(train_set), 'image')} to train on, {len(val_set)} to validate on; "
+        f"{count_of(len(dataset.categories), 'class')}; at most {count_of(record.max_instances, 'instance')} an image"
     )
     # What the plan cannot do for these images, said before the first step.
     if plan.touching_share and plan.crop_size == 0:
