@@ -11,7 +11,7 @@ from PIL import Image
 from manymask.core import Category, Dataset, encode_coco_rle
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.evaluation import evaluate
-from manymask.evaluation.data import choose_crowds, read_validation
+from manymask.evaluation.data import choose_reading, read_validation
 from manymask.evaluation.predictions import find_training_images
 from manymask.formats import read_dataset
 from manymask.formats.class_folders import read_class_folders
@@ -222,10 +222,10 @@ class TestCrowds:
 
     def test_models_that_were_trained_differently_are_not_mixed(self, tmp_path):
         paths = [write_tiny_model(tmp_path / f"{flag}.ckpt", crowd_as_objects=flag) for flag in (True, False)]
-        assert [choose_crowds([path], {}) for path in paths] == [True, False]
-        with pytest.raises(PlanError, match="set it to one"):
-            choose_crowds(paths, {})
-        assert choose_crowds(paths, {"crowd_as_objects": True})
+        assert [choose_reading([path], {})["crowd_as_objects"] for path in paths] == [True, False]
+        with pytest.raises(PlanError, match="different values of crowd_as_objects; set it to one"):
+            choose_reading(paths, {})
+        assert choose_reading(paths, {"crowd_as_objects": True})["crowd_as_objects"]
 
 
 class TestFiles:

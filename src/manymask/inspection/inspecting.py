@@ -16,6 +16,7 @@ from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
 from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import write_repaired
+from manymask.plan import GivenLabels
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def inspect(
     fix: str | Path | None = None,
     cap: int | None = None,
     crowd_as_objects: bool = False,
+    ignore_label: GivenLabels = (),
     progress: Progress | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
@@ -49,6 +51,7 @@ def inspect(
         fix: New or empty folder for a repaired copy of ``data``, or of its part to train on.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
         crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
+        ignore_label: Value of pixels to ignore in label images, or several; they are -1 in the copy.
         progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
@@ -62,10 +65,9 @@ def inspect(
     splits = find_splits(data)
     data = splits.pop("train", data)
     others = splits if val is None else splits | {"val": Path(val)}
-    dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
-    other_sets = [
-        open_dataset(path, dataset.format.name, crowd_as_objects=crowd_as_objects) for path in others.values()
-    ]
+    reading = {"crowd_as_objects": crowd_as_objects, "ignore_label": ignore_label}
+    dataset = open_dataset(data, data_format, **reading)
+    other_sets = [open_dataset(path, dataset.format.name, **reading) for path in others.values()]
     # What would stop the writing stops before the long look.
     if fix is not None:
         check_new_folder(Path(fix), dataset.root, "--fix")

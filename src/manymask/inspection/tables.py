@@ -76,6 +76,8 @@ def format_fingerprint(fingerprint: Fingerprint) -> tuple[str, tuple[str, ...], 
         ("box IoU with the nearest one", _span(fingerprint.neighbor_box_iou)),
         ("cut by the border", f"{fingerprint.border_fraction:.0%} of the instances"),
     ]
+    if fingerprint.ignored_fraction:
+        rows.append(("ignored, in crowd regions", f"{fingerprint.ignored_fraction:.1%} of the pixels"))
     if fingerprint.group_by is not None:
         rows.append(("groups", f"{fingerprint.num_groups} by {fingerprint.group_by}"))
     for one in fingerprint.classes:

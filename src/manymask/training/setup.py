@@ -92,12 +92,12 @@ def read_data(parts: Parts, data_format: str | None, plan: Plan, progress: Progr
     Raises:
         DatasetError: A file cannot be used, or the classes of a data set's parts differ.
     """
-    dataset, val = read_dataset(parts.train, data_format, crowd_as_objects=plan.crowd_as_objects), None
+    dataset, val = read_dataset(parts.train, data_format, **plan.reading), None
     tell_mixed(dataset)
     if plan.channels == "auto":
         plan = plan.model_copy(update={"channels": _look_at_channels(dataset)})
     if parts.val is not None:
-        val = read_dataset(parts.val, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
+        val = read_dataset(parts.val, dataset.format.name, **plan.reading)
         if parts.are_one:
             check_same_classes(dataset, val)
     doubts, val_doubts = LabelDoubts(), LabelDoubts()
