@@ -74,21 +74,21 @@ def inspect(
     if output is not None:
         check_outputs(Path(output), "inspect", _NAMES)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
-    other_findings: list[Finding] = []
-    looked_at = [found.facts]
-    for other in other_sets:
+    main = "train" if others else None
+    looked_at, findings = {main: found.facts}, {main: [*found.findings]}
+    for name, other in zip(others, other_sets, strict=True):
         other_found = inspect_dataset(other, progress=progress, cap=cap)
-        other_findings += other_found.findings
-        copies, *other_copies = [compare_sets(facts, other_found.facts) for facts in looked_at]
-        found = replace(found, findings=(*found.findings, *copies))
-        other_findings += [finding for findings in other_copies for finding in findings]
-        looked_at.append(other_found.facts)
-    other_findings = [replace(finding, is_fixable=False) for finding in other_findings]
+        for part, facts in looked_at.items():
+            findings[part] += compare_sets(facts, other_found.facts)
+        looked_at[name], findings[name] = other_found.facts, [*other_found.findings]
+    own, *other_findings = [[replace(one, part=part) for one in ones] for part, ones in findings.items()]
+    found = replace(found, findings=tuple(own))
     if fix is not None:
         if splits:
             logger.info(f"only {dataset.root} is copied; for another part give its folder")
         found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
-    found = replace(found, findings=sort_findings([*found.findings, *other_findings]))
+    others_of_all = [replace(one, is_fixable=False) for ones in other_findings for one in ones]
+    found = replace(found, findings=sort_findings([*own, *others_of_all]))
     if output is not None:
         with record_outputs(Path(output), "inspect", _NAMES):
             write_file(Path(output) / "fingerprint.json", found.fingerprint.model_dump_json(indent=2) + "\n")

@@ -23,6 +23,7 @@ def format_findings(findings: Sequence[Finding], data: Path) -> tuple[str, tuple
     rows: Rows = []
     for finding in findings:
         place = "whole data set" if finding.path is None else _shorten(finding.path, data)
+        place = place if finding.part is None else f"{finding.part}: {place}"
         what = finding.detail.removeprefix(f"{finding.path}").lstrip(": ")
         rows.append((finding.severity, place, what, finding.remedy + _describe_fix(finding)))
     return f"findings: {', '.join(counts)}", ("", "file", "what", "remedy"), rows
