@@ -622,12 +622,12 @@ def test_findings_name_their_part(tmp_path):
         for stem in "ab":
             write_pair(tmp_path / name, f"{stem} of {name}")
     write_pair(tmp_path / "train", "empty", draw_ids())
-    write_pair(tmp_path / "val", "empty", draw_ids())
+    write_pair(tmp_path / "val", "hollow", draw_ids())
     pixels = draw_pixels(seed=1)[..., 0]
     write_pair(tmp_path / "val", "twin", pixels=pixels)
     write_pair(tmp_path / "test", "twin", pixels=pixels)
     found = inspect(tmp_path, output=tmp_path / "out")
-    parts = {(finding.part, finding.kind) for finding in found.findings if finding.image in ("empty", "twin")}
+    parts = {(finding.part, finding.kind) for finding in found.findings if finding.image in ("empty", "hollow", "twin")}
     assert parts == {("train", "empty-image"), ("val", "empty-image"), ("val", "same-image-in-val")}
     assert {finding.part for finding in found.findings if finding.path is None} == {"train", "val", "test"}
     written = json.loads((tmp_path / "out" / "findings.json").read_text())
