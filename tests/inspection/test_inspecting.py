@@ -621,6 +621,7 @@ def test_findings_name_their_part(tmp_path):
     for name in ("train", "val", "test"):
         for stem in "ab":
             write_pair(tmp_path / name, f"{stem} of {name}")
+        write_pair(tmp_path / name, f"colour of {name}", pixels=draw_pixels(channels=3, seed=len(name)))
     write_pair(tmp_path / "train", "empty", draw_ids())
     write_pair(tmp_path / "val", "hollow", draw_ids())
     pixels = draw_pixels(seed=1)[..., 0]
