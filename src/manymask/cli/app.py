@@ -16,6 +16,7 @@ from manymask.cli.options import (
     DeviceOption,
     FormatOption,
     GroupOption,
+    IgnoreOption,
     ModelArgument,
     ObjectSizeOption,
     PageOption,
@@ -392,6 +393,7 @@ def inspect(
     crowd_as_objects: Annotated[
         bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects, in the copy too.")
     ] = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
@@ -407,6 +409,7 @@ def inspect(
             fix=fix,
             cap=cap,
             crowd_as_objects=crowd_as_objects,
+            ignore_label=ignore_label,
             progress=progress,
         )
     title, names, rows = format_findings(found.findings, data)
@@ -443,6 +446,7 @@ def convert(
     crowd_as_objects: Annotated[
         bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects.")
     ] = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:
     """Write labelled images in the format of another tool, and say what of them that format cannot hold."""
     from manymask.formats import conversion
@@ -454,6 +458,7 @@ def convert(
             output=output,
             data_format=data_format,
             crowd_as_objects=crowd_as_objects,
+            ignore_label=ignore_label,
             progress=progress,
         )
     for line in done.describe():

@@ -20,7 +20,9 @@ from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats.datasets import FORMATS, open_dataset
 from manymask.formats.drawn import DrawnImage, has_own_classes
 from manymask.formats.label_images import CELLPOSE
+from manymask.formats.label_samples import IGNORED
 from manymask.formats.splits import get_splits
+from manymask.plan import GivenLabels
 from manymask.wording import count_of, find_name, list_some
 
 TARGETS: dict[str, Format] = {
@@ -67,6 +69,7 @@ def convert(
     output: str | Path,
     data_format: str | None = None,
     crowd_as_objects: bool = False,
+    ignore_label: GivenLabels = (),
     progress: Progress | None = None,
 ) -> Conversion:
     """Write a data set in the format of another tool.
@@ -80,6 +83,8 @@ def convert(
         output: A new or empty folder.
         data_format: Name of the reader; found out by default.
         crowd_as_objects: Take COCO's crowd regions for objects like the others.
+        ignore_label: Value of pixels to ignore in label images, or several; COCO gets them as crowd regions, label
+            images and class folders as -1.
         progress: Called with the number of images done, their number, and what is being done.
 
     Raises:
@@ -91,9 +96,8 @@ def convert(
     check_new_folder(output, data, "--output")
     parts = {output / name: part for name, part in get_splits(data).items()} or {output: data}
     try:
-        datasets = {
-            folder: open_dataset(part, data_format, crowd_as_objects=crowd_as_objects) for folder, part in parts.items()
-        }
+        reading = {"crowd_as_objects": crowd_as_objects, "ignore_label": ignore_label}
+        datasets = {folder: open_dataset(part, data_format, **reading) for folder, part in parts.items()}
     except DatasetError as error:
         if (data / "predictions.json").is_file():
             raise DatasetError(
@@ -210,8 +214,10 @@ class _Losses:
         is_refused = instances.iscrowd & ~is_empty & ("crowd" not in holds)
         rows = np.flatnonzero(~is_empty & ~is_refused)
         counts["empty"] += int(is_empty.sum())
-        counts["crowd"] += int(is_refused.sum())
+        counts["ignored" if record.ignored else "crowd"] += int(is_refused.sum())
         instances = instances[rows]
+        # Label images have one value for them, which the user names to read them.
+        counts["renamed"] += int(instances.iscrowd.any() and "overlaps" not in holds and IGNORED not in record.ignored)
         self.classes.update(categories[label - 1].name for label in instances.labels.tolist())
         for _, outlines in iterate_outlines(instances.runs):
             num_parts = np.diff(outlines.instance_splits)
@@ -219,7 +225,7 @@ class _Losses:
             counts["holes"] += int((num_rings > num_parts).sum())
             counts["parts"] += int((num_parts > 1).sum())
         num_hidden = 0
-        for flat in _list_flat(instances, holds):
+        for flat in _list_flat(instances[~instances.iscrowd], holds):
             ranked, num_visible = rank_instances(flat.runs, flat.scores, flat.iscrowd)
             num_hidden += len(ranked) - num_visible
             counts["overlapped"] += len(find_overlapped(flat.runs, ranked))
@@ -262,6 +268,12 @@ class _Losses:
             (
                 counts["crowd"],
                 f"crowd regions: left out {counts['crowd']}; if they are single objects, set crowd_as_objects",
+            ),
+            (counts["ignored"], f"pixels to ignore: left out {count_of(counts['ignored'], 'region')}"),
+            (
+                counts["renamed"],
+                f"crowd regions: those of {count_of(counts['renamed'], 'image')} are pixels of {IGNORED} now, for all "
+                f"classes; read them with --ignore-label {IGNORED}",
             ),
             (counts["empty"], f"empty masks: left out {objects('empty')} without any pixel"),
             (counts["outlines"], f"outlines: those of {objects('outlines')} run along the edges of pixels now"),

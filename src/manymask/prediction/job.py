@@ -22,7 +22,7 @@ from manymask.imaging.ome_zarr import is_zarr
 from manymask.imaging.raster import check_declared_size
 from manymask.modeling.catalogue import EXPORT_FILE
 from manymask.outputs import DEFAULT_OUTPUTS, OUTPUTS, ImageEntry, Submission, close_writers
-from manymask.plan import INFERENCE, list_marked
+from manymask.plan import INFERENCE, READING, list_marked
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.partial import PartialResults, digest_file
@@ -33,7 +33,7 @@ from manymask.wording import count_of, find_name, list_some
 logger = logging.getLogger(__name__)
 
 # Settings that a trained model can be given and that do not change what is found.
-_WITHOUT_EFFECT = ("num_workers", "crowd_as_objects", "score_threshold")
+_WITHOUT_EFFECT = ("num_workers", "score_threshold", *list_marked(READING))
 
 
 def predict_files(
