@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from manymask.errors import DatasetError, FormatError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.formats.datasets import FORMATS, detect_format
 from manymask.imaging import find_images
+from manymask.imaging.files import IMAGE_SUFFIXES
 from tests.formats.format_files import cut_short, make_coco, make_ids, make_pixels, write_array
 
 TRIANGLE = {"segmentation": [[1, 1, 5, 1, 3, 4]]}
@@ -125,6 +127,24 @@ def test_each_format_is_detected_and_goes_to_other_processes(tmp_path, data_form
     dataset = pickle.loads(pickle.dumps(read_dataset(tmp_path)))
     assert dataset.format.name == data_format
     np.testing.assert_array_equal(dataset[0].pixels, make_pixels())
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_no_image_is_opened_to_tell_the_format(tmp_path, monkeypatch, data_format):
+    MAKERS[data_format](tmp_path)
+    opened, really_open = [], open
+
+    def note(file, *args, **options):
+        opened.append(Path(str(file)))
+        return really_open(file, *args, **options)
+
+    monkeypatch.setattr("builtins.open", note)
+    monkeypatch.setattr("io.open", note)
+    assert detect_format(tmp_path) == data_format
+    assert [path.name for path in opened if path.suffix in IMAGE_SUFFIXES or path.parent.name == "0"] == []
+    if data_format not in ("npz", "ome_zarr"):  # which are not opened by name
+        assert read_dataset(tmp_path)[0].pixels.any()
+        assert [path for path in opened if path.suffix in IMAGE_SUFFIXES]
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

@@ -13,7 +13,7 @@ from manymask.formats import read_dataset
 from manymask.formats.datasets import open_dataset
 from manymask.formats.imagej import ImagejWriter, read_imagej
 from manymask.outputs import ImagejRois
-from tests.formats.format_files import make_ids, make_instances, make_pixels, write_array
+from tests.formats.format_files import cut_short, make_ids, make_instances, make_pixels, write_array
 from tests.outputs.results import make_instances as make_results
 from tests.outputs.results import write
 
@@ -134,8 +134,18 @@ def test_a_single_roi_and_other_archives(tmp_path):
         archive.writestr("a.png", b"")
     (tmp_path / "damaged.zip").write_bytes(b"PK")
     dataset = read_dataset(tmp_path)
-    assert (dataset.format.name, dataset.problems) == ("imagej", ())
+    assert dataset.format.name == "imagej"
+    assert [(problem.severity, "damaged.zip" in problem.message) for problem in dataset.problems] == [("note", True)]
     assert dataset[0].to_instances().runs.areas.tolist() == [9]
+
+
+def test_a_damaged_zip_of_an_image_is_named(tmp_path):
+    for name in "ab":
+        write_array(tmp_path / f"{name}.png", make_pixels())
+        write_zip(tmp_path, make_polygon(SQUARE), file=f"{name}.zip")
+    cut_short(tmp_path / "b.zip", 0.5)
+    messages = [problem.message for problem in open_dataset(tmp_path).problems if problem.kind == "bad-image-entry"]
+    assert ["b.zip cannot be read" in message for message in messages] == [True]
 
 
 def test_a_set_of_several_images_is_named(tmp_path):

@@ -71,7 +71,7 @@ def test_damaged_or_large_files_and_several_are_refused(tmp_path, monkeypatch):
 
 def test_values_that_are_no_ids_are_named_by_the_image(tmp_path):
     np.savez(tmp_path / "a.npz", X=IMAGES, y=IDS - 0.5)
-    with pytest.raises(FormatError, match=r"a\.npz.1 holds -0\.5 at row 0"):
+    with pytest.raises(FormatError, match=r"a\.npz.y.1 holds -0\.5 at row 0"):
         read_npz(tmp_path / "a.npz")[1]
 
 

@@ -62,7 +62,14 @@ def run_script(data: Path, folder: Path, num_processes: int, **settings: object)
 
 def test_two_processes_take_the_steps_of_one(data, tmp_path):
     """Without learning: what is learnt parts in last digits, from which proposals, and so samples, soon part too."""
-    settings = ALIKE | {"epochs": 1, "epoch_steps": 20, "learning_rate": 1e-12, "dense_loss": 1, "mask_samples": 4, "val_fraction": 0.3}
+    settings = ALIKE | {
+        "epochs": 1,
+        "epoch_steps": 20,
+        "learning_rate": 1e-12,
+        "dense_loss": 1,
+        "mask_samples": 4,
+        "val_fraction": 0.3,
+    }
     alone, both = (run_script(data, tmp_path / str(count), count, **settings) for count in (1, 2))
     assert len(alone[0]) == len(both[0]) == len(both[1]) == 20
     for one, *parts in zip(*alone, *both, strict=True):

@@ -21,7 +21,7 @@ from manymask.formats.coco_entries import (
     to_integer,
     to_key,
 )
-from manymask.formats.coco_files import find_coco_files, find_json, find_other_coco_files
+from manymask.formats.coco_files import find_coco_files, find_json, find_other_coco_files, list_json
 from manymask.formats.coco_masks import crosses_itself, decode_segmentations, encode_coco_results, find_bad_rles
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.reading import Reading
@@ -89,6 +89,8 @@ def read_coco(path: str | Path, crowd_as_objects: bool = False) -> Dataset:
         reading.note(unusual)
     images = _index_images(reading, list_entries(json_path, content, "images"))
     records, has_image_ids = _make_records(reading, images)
+    if list_json(json_path.parent) == [json_path]:  # else the others may be of another part
+        reading.note_unlisted({record.path for record in records.values()})
     category_ids = {category.id for category in categories}
     ids = _number_annotations(reading, annotations)
     for annotation_id, annotation in zip(ids, annotations, strict=True):

@@ -5,7 +5,7 @@ outlines is done here, in the same way for all.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -19,9 +19,9 @@ from manymask.core.polygons import Polygon, Ring, fill_polygons
 from manymask.errors import DatasetError
 from manymask.formats.coco_masks import crosses_itself
 from manymask.formats.image_finder import ImageFinder
-from manymask.formats.reading import Reading
+from manymask.formats.reading import Reading, list_unlabelled
 from manymask.formats.records import make_sample, report_incomplete
-from manymask.imaging.files import check_unique_names, list_images, name_images
+from manymask.imaging.files import check_unique_names, name_images
 from manymask.imaging.orientation import open_labelled_image
 from manymask.wording import count_of, list_some
 
@@ -62,12 +62,14 @@ class DrawnImage:
         source: The file that they are from, for messages.
         size: (height, width) of the image where the file gives it.
         objects: The objects.
+        in_shares: Whether their points are in shares of the image's width and height, as only predictions may be.
     """
 
     image: str
     source: Path
     size: tuple[int, int] | None
     objects: tuple[DrawnObject, ...]
+    in_shares: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +113,10 @@ def make_drawn_dataset(root: Path, format: Format, drawings: Drawings, finder: I
     if not found:
         nothing = f"{root} holds no images with labels; give a folder that holds at least one"
         raise DatasetError(reading.problems[0].message if reading.problems else nothing)
-    if drawings.is_by_image:
-        for path in _list_unlabelled(found):
+    if not drawings.is_by_image:
+        reading.note_unlisted(found)
+    else:
+        for path in list_unlabelled(found):
             message = f"{path} has no file of labels; add one, empty if it shows no object, or remove the image"
             reading.problems.append(report_incomplete(message, path, path.stem))
     names = name_images(list(found))
@@ -141,12 +145,6 @@ def _name_problems(drawings: Drawings, names: dict[DrawnImage, str]) -> None:
     ]
 
 
-def _list_unlabelled(labelled: Collection[Path]) -> list[Path]:
-    """Images in the folders of labelled ones that are not among them."""
-    folders = sorted({path.parent for path in labelled})
-    return [path for folder in folders for path in list_images(folder) if path not in labelled]
-
-
 def number_classes(drawings: Drawings) -> tuple[Category, ...]:
     """The classes, from 1 on; objects without a class are of one that is called ``object``."""
     counts = Counter(drawn.category or None for image in drawings.images for drawn in image.objects)
@@ -156,6 +154,12 @@ def number_classes(drawings: Drawings) -> tuple[Category, ...]:
             drawings.reading.note(f"has {count_of(counts[None], 'object')} without a class, here called 'object'")
         names.append("object")
     return tuple(Category(number, name) for number, name in enumerate(names or ["object"], start=1))
+
+
+def has_own_classes(dataset: Dataset) -> bool:
+    """Whether the classes of a data set are its own, and not only that of objects without one of which it has none."""
+    is_drawn = dataset.read_record is read_drawn_record and [each.name for each in dataset.categories] == ["object"]
+    return not is_drawn or any(record.annotation.objects for record in dataset.records)
 
 
 def read_drawn_record(record: Record, categories: tuple[Category, ...]) -> Sample:
@@ -197,7 +201,13 @@ def to_instances(drawn: DrawnImage, size: tuple[int, int], class_index: dict[str
     """What was drawn as instances with scores, where the drawings are predictions; those without a score have 1."""
     labels = np.array([class_index[each.category or "object"] for each in drawn.objects], dtype=np.int64)
     scores = np.array([1 if each.score is None else each.score for each in drawn.objects], dtype=np.float32)
-    return Instances.from_runs(fill_objects(drawn.objects, size), labels, scores=scores)
+    objects = [scale_object(each, size) for each in drawn.objects] if drawn.in_shares else drawn.objects
+    return Instances.from_runs(fill_objects(objects, size), labels, scores=scores)
+
+
+def scale_object(drawn: DrawnObject, size: tuple[int, int]) -> DrawnObject:
+    """An object with points in shares of an image of (height, width), with points in its pixels."""
+    return replace(drawn, polygons=[[ring * size[::-1] for ring in polygon] for polygon in drawn.polygons])
 
 
 def name_drawn_objects(record: Record) -> list[str]:

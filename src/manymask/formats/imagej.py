@@ -67,14 +67,17 @@ def find_imagej_files(root: Path, *, with_outputs: bool = False) -> list[Path]:
 
 
 def _count_rois(path: Path) -> int | None:
-    """How many ROIs a file has: none in an empty zip, of an image without objects; None where it is of other things."""
+    """How many ROIs a file has; None where it is of other things.
+
+    None in an empty zip, of an image without objects, and in a damaged one, which is named where other files have some.
+    """
     if path.suffix.lower() == ".roi":
         return 1
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError):
-        return None
+        return 0
     return sum(name.lower().endswith(".roi") for name in names) or (None if names else 0)
 
 
@@ -107,7 +110,10 @@ def parse_imagej(root: Path) -> Drawings:
         try:
             images.append(DrawnImage(name, path, None, tuple(_parse_file(reading, path, name))))
         except FormatError as error:
-            reading.fault("bad-image-entry", str(error), name, path)
+            if fold_stem(name) in stems:
+                reading.fault("bad-image-entry", str(error), name, path)
+            else:
+                reading.note("has archives of no image that cannot be read, which are left out", path.name)
     return Drawings(reading, images, is_by_image=True)
 
 

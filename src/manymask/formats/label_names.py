@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ _IMAGE = re.compile(r"(?:(?:images?|img|raw)[-_ ])?(?P<stem>.+?)(?:[-_ ](?:image
 _ENDING = re.compile(r"(\.ome)?(\.(tiff?|png|jpe?g|bmp))?$")
 
 
+@lru_cache(maxsize=1 << 16)
 def fold_stem(name: str) -> str:
     """A name without the ending of an image file that it may still have, in a form where upper case does not matter."""
     folded = make_key(name.casefold())
@@ -34,6 +36,7 @@ def strip_image(name: str) -> str:
     return _strip(_IMAGE, name)
 
 
+@lru_cache(maxsize=1 << 16)  # each name is asked for several times
 def _strip(pattern: re.Pattern[str], name: str) -> str:
     match = pattern.fullmatch(fold_stem(name))
     return fold_stem(match["stem"]) if match else fold_stem(name)

@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from manymask.core import Instances, RunLengths, encode_crops, read_json, write_json
 from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.outlines import iterate_polygons
+from manymask.core.polygons import Ring
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.drawn import (
     MAX_PIXELS,
@@ -89,7 +90,7 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
     if len(finished) > 1:
         reading.note("has images with several annotations, of which the newest is taken", name)
     newest = max(finished, key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
-    size, objects = None, []
+    size, objects, rectangles = None, [], set()
     if not isinstance(newest.get("result"), list):
         raise FormatError(f"{where} of {image} has an annotation without a list 'result'; export the project again")
     for key, region in _join_results(newest["result"]).items():
@@ -104,8 +105,33 @@ def _parse_task(reading: Reading, path: Path, place: int, task: Any) -> DrawnIma
         if len(_find_labels(region)) > 1:
             reading.note("has regions with several labels, of which the first is taken", f"{name}: {key}")
         objects.append(drawn)
+        if {"rectangle", "rectanglelabels"} & set(region["types"]) and not region["value"].get("rotation"):
+            rectangles.add(drawn)
         size = size or region_size
-    return DrawnImage(image, path, size, tuple(objects))
+    boxes = _find_boxes(objects, rectangles)
+    for drawn in boxes:
+        what = "has rectangles that are only the boxes of other regions of their label, which are left out"
+        reading.note(what, f"{name}: {drawn.name}")
+    return DrawnImage(image, path, size, tuple(drawn for drawn in objects if drawn not in boxes))
+
+
+def _find_boxes(objects: list[DrawnObject], rectangles: set[DrawnObject]) -> set[DrawnObject]:
+    """The rectangles that are only the boxes of other outlines, as Label Studio's import of COCO adds them."""
+    corners: dict[str | None, list[Ring]] = {}
+    for drawn in objects:
+        if drawn.polygons and drawn not in rectangles:
+            corners.setdefault(drawn.category, []).append(_find_corners(drawn))
+    return {
+        drawn
+        for drawn in rectangles
+        if (others := corners.get(drawn.category))
+        and np.isclose(_find_corners(drawn), np.stack(others), atol=0.01).all((1, 2)).any()
+    }
+
+
+def _find_corners(drawn: DrawnObject) -> Ring:
+    ring = drawn.polygons[0][0]
+    return np.stack([ring.min(0), ring.max(0)])
 
 
 def _find_image(where: str, data: Any) -> str:
@@ -262,7 +288,8 @@ class LabelStudioWriter(DatasetWriter):
                 value = {"points": points, "closed": True, "polygonlabels": [label]}
                 results.append({"id": f"r{row + 1}", "value": value} | shared)
         data = {"image": f"/data/local-files/?d=images/{name}"}
-        self.tasks.append({"data": data, "annotations": [{"result": results, "was_cancelled": False}]})
+        annotations = [{"id": record.image_id, "result": results, "was_cancelled": False}]
+        self.tasks.append({"id": record.image_id, "data": data, "annotations": annotations})
 
     def close(self) -> None:
         """Write the file of all tasks."""

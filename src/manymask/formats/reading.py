@@ -1,10 +1,13 @@
 """Problems of a file, gathered while it is read."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from manymask.core.dataset import Problem
+from manymask.formats.label_files import list_files
+from manymask.imaging.files import list_images
 from manymask.wording import list_some
 
 # Bytes of a file that tell whose it is.
@@ -13,7 +16,7 @@ _HEAD = 1 << 16
 
 def list_json(root: Path, *keys: bytes) -> list[Path]:
     """The JSON files of a folder in whose beginnings all of some patterns are found, so that none is read whole."""
-    files = [path for path in sorted(root.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
+    files = list_files(root, ".json")
     return [path for path in files if all(re.search(key, read_head(path)) for key in keys)]
 
 
@@ -24,6 +27,12 @@ def read_head(path: Path) -> bytes:
             return file.read(_HEAD)
     except OSError:
         return b""
+
+
+def list_unlabelled(labelled: Collection[Path]) -> list[Path]:
+    """Images in the folders of labelled ones that are not among them."""
+    folders = sorted({path.parent for path in labelled})
+    return [path for folder in folders for path in list_images(folder) if path not in labelled]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,13 @@ class Reading:
     def note(self, what: str, item: object | None = None) -> None:
         """Report what is read, but is not as its format asks; equal ones become one."""
         self.unusual.setdefault(what, []).extend([] if item is None else [item])
+
+    def note_unlisted(self, listed: Collection[Path]) -> None:
+        """Report the images beside those that are listed of which nothing else is said."""
+        named = {PurePath(problem.image).stem for problem in self.problems if problem.image}
+        for path in list_unlabelled(listed):
+            if path.stem not in named:
+                self.note("says nothing of images beside the others, which are left out", path.name)
 
     def list_problems(self) -> tuple[Problem, ...]:
         """All of them."""
