@@ -8,11 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from manymask.training import train
 from manymask.training.module import TrainingModule
 
 
 def main(data: str, output: str, log: str, *settings: str) -> None:
+    torch.backends.mkldnn.enabled = False  # whose last digits of an image depend on how many are beside it
     step = TrainingModule.training_step
 
     def logged(self, batch, index):

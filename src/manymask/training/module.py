@@ -161,7 +161,7 @@ class TrainingModule(L.LightningModule):
         return loss
 
     def _check_finite(self, loss: float, names: list[str]) -> None:
-        if self.processes.find_highest(not math.isfinite(loss)):
+        if self.processes.find_highest(float(not math.isfinite(loss))):
             values = [own for own in self.processes.gather((loss, names)) if not math.isfinite(own[0])]
             all_names = ", ".join(name for _, own in values for name in own)
             text = f"the loss is {values[0][0]} in epoch {self.current_epoch + 1}, images {all_names}; {_REMEDY}"
