@@ -57,5 +57,7 @@ class MaskRCNN(GeneralizedRCNN):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """The losses in training, else the detections; samples of an image follow from its target's ``seed``."""
         seeds = [int(target["seed"]) for target in targets or [] if "seed" in target]
-        self.rpn.fg_bg_sampler.seeds = self.roi_heads.fg_bg_sampler.seeds = seeds
+        parts: list[Any] = [self.rpn, self.roi_heads]
+        for part in parts:
+            part.fg_bg_sampler.seeds = seeds
         return super().forward(images, targets)
