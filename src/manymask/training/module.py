@@ -146,6 +146,8 @@ class TrainingModule(L.LightningModule):
             TrainingError: The loss is not finite; names the images of the batch.
         """
         images, targets, names = batch
+        # What the network draws beside its samples: a resume has no state to restore.
+        torch.manual_seed(int(targets[0]["seed"]))
         # Here and not in the loaders, whose other number of threads would give other last digits.
         prepared = [self.preprocessing.prepare(*pair) for pair in zip(images, targets, strict=True)]
         with nullcontext() if self.processes.count == 1 else share_batch():
