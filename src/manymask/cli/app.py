@@ -12,8 +12,10 @@ import typer
 from manymask import __version__
 from manymask.cli.console import print_line, print_marked, print_table, route_notes, show_progress
 from manymask.cli.options import (
+    AddressOption,
     ChannelsOption,
     DeviceOption,
+    EngineOption,
     FormatOption,
     GroupOption,
     ModelArgument,
@@ -297,17 +299,21 @@ def predict(
     device: DeviceOption = None,
     tta: TtaOption = False,
     object_size: ObjectSizeOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write them in the files that other tools read.
 
-    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on.
+    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on. Of `--engine ray`,
+    `--num-workers` is the number of processes.
     """
     with show_progress() as progress:
         from manymask import prediction
         from manymask.outputs import DEFAULT_OUTPUTS
 
-        values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
+        own = {"device": device, "tta": tta or None, "object_size": object_size, "num_workers": None}
+        values = parse_options(settings, **own)
         planes = parse_planes(page, z, t, channels)
         loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
@@ -319,6 +325,9 @@ def predict(
             planes=planes,
             region=parse_region(region),
             tile_size=tile_size,
+            engine=engine,
+            address=address,
+            num_workers=values.get("num_workers"),
             progress=progress,
         )
     for path in written:
