@@ -19,7 +19,7 @@ settings.load_profile("manymask")
 
 
 # What not every machine has, and so not every test run needs: a browser, the extra ``oracles``, real data, a GPU.
-OPTIONAL = {"chromium", "oracles", "data", "gpu"}
+OPTIONAL = {"chromium", "oracles", "data", "gpu", "ray"}
 
 
 @pytest.fixture(scope="session")

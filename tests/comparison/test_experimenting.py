@@ -1,3 +1,4 @@
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -224,3 +225,16 @@ class TestRefused:
                 begin(wrong, tmp_path / "e")
         with pytest.raises(ManymaskError, match="data format 'png'"):
             begin(images, tmp_path / "e", data_format="png")
+
+
+def test_runs_on_ray_are_those_of_one_process(finished, images, tmp_path, require, caplog):
+    require("ray", importlib.util.find_spec("ray"))
+    folder, told = tmp_path / "rates", []
+    result = begin(images, folder, engine="ray", progress=lambda *values: told.append(values))
+    assert result["variants"] == finished[1]["variants"]
+    for name in NAMES:
+        assert not find_differences(*(each / name / "seed_0" / "last.ckpt" for each in (finished[0], folder)))
+    assert (2, 2, "training runs") in told
+    assert sorted(r.getMessage() for r in caplog.records if r.getMessage().startswith("trained: ")) == [
+        f"trained: {name}, seed 0" for name in NAMES
+    ]

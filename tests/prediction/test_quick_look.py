@@ -16,7 +16,7 @@ from manymask.imaging import ONE_PLANE
 from manymask.imaging.normalization import Scale
 from manymask.imaging.orientation import open_labelled_image
 from manymask.modeling.detections import Detections
-from manymask.prediction import quick_look
+from manymask.prediction import quick_look, tiling
 from manymask.prediction.job import _Job
 from manymask.prediction.pace import Pace
 from manymask.prediction.partial import TileStore

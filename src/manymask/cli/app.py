@@ -203,6 +203,8 @@ def experiment(
     val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
     data_format: FormatOption = None,
     group_by: GroupOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     settings: SetOption = None,
 ) -> None:
     """Train variants with several seeds each, and compare them on the same images."""
@@ -221,6 +223,8 @@ def experiment(
             recipe=recipe,
             val=val,
             data_format=data_format,
+            engine=engine,
+            address=address,
             **arguments,
             progress=progress,
         )

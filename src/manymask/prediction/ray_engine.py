@@ -69,6 +69,20 @@ def connect_ray(address: str | None = None, num_workers: int | None = None) -> I
             ray.shutdown()
 
 
+@contextmanager
+def _hush() -> Iterator[None]:
+    """Let Ray's own log be of fatal errors only, without the line on stderr by which it says so."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _start(address: str | None, num_workers: int | None) -> None:
     import ray
 
@@ -77,7 +91,8 @@ def _start(address: str | None, num_workers: int | None) -> None:
         num_cpus = len(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else 0
         num_cpus = num_cpus or psutil.cpu_count() or 1
         _check_number(num_workers, num_cpus, "this machine has")
-        ray.init("local", num_cpus=num_workers or num_cpus, include_dashboard=False, **options)
+        with _hush():
+            ray.init("local", num_cpus=num_workers or num_cpus, include_dashboard=False, **options)
         return
     remedy = "start one with ray start --head, or leave the address out"
     if address != "auto":
@@ -89,7 +104,8 @@ def _start(address: str | None, num_workers: int | None) -> None:
         except (OSError, OverflowError) as error:
             raise ManymaskError(f"no Ray cluster answers at {address} ({error}); {remedy}") from error
     try:
-        ray.init(address, **options)
+        with _hush():
+            ray.init(address, **options)
     except ConnectionError as error:
         raise ManymaskError(f"no Ray cluster runs on this machine; {remedy}") from error
     except RuntimeError as error:  # other versions of Ray or Python there
