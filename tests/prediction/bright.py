@@ -20,8 +20,8 @@ from tests.tiny_model import CATEGORIES, make_tiny_plan
 
 FORMATS = ["coco", "labels", "geojson", "imagej", "csv", "parquet", "overlay"]
 TILE_SIZE = 384
-# A grey that ends the process which looks at it.
-POISON = 77
+# Height and width of an image that ends the process which looks at it.
+POISON = (33, 47)
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Bright:
         return [self.detect((image.mean(0) * 255).round().byte().numpy()) for image in images]
 
     def detect(self, grey):
-        if (grey == POISON).all():
+        if grey.shape == POISON:
             os.kill(os.getpid(), signal.SIGKILL)
         number, pieces, table, _ = cv2.connectedComponentsWithStats((grey > 100).astype(np.uint8))
         left, top, width, height, area = table[1:].T
@@ -98,4 +98,5 @@ def read_all(folder: Path) -> dict[str, bytes]:
 if __name__ == "__main__":
     images, output, calls, address = sys.argv[1:]
     model = make_model(Path(calls), pause=0.2)
-    predict_files(model, images, output, formats=FORMATS, tile_size=TILE_SIZE, engine="ray", address=address)
+    on = {"engine": "ray", "address": address, "num_workers": 1}
+    predict_files(model, images, output, formats=FORMATS, tile_size=TILE_SIZE, **on)
