@@ -213,10 +213,11 @@ class RayWorkers:
         num_gpus = 1 if on_gpu and self._num_gpus else 0
         task = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=MAX_RETRIES)(_answer)
         waiting = {task.remote(function, arguments, os.getcwd()): number for number, arguments in enumerate(calls)}
+        told: set[tuple[str, int, str]] = set()
         while waiting:
             (done, *_), _ = ray.wait(list(waiting))
             try:
-                yield waiting.pop(done), _open_answer(ray.get(done), set())
+                yield waiting.pop(done), _open_answer(ray.get(done), told)
             except RayError as error:
                 raise ManymaskError(f"Ray cannot go on: {_get_last_line(error)}") from error
 
