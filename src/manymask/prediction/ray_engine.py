@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import psutil
 import torch
 
 from manymask.errors import ManymaskError, PlanError
@@ -61,7 +60,7 @@ def connect_ray(address: str | None = None, num_workers: int | None = None) -> I
         ) from error
     is_own = not ray.is_initialized()
     if is_own:
-        _start(address, num_workers)
+        _start(address)
     try:
         yield RayWorkers(num_workers)
     finally:
@@ -83,19 +82,11 @@ def _hush() -> Iterator[None]:
         os.close(kept)
 
 
-def _start(address: str | None, num_workers: int | None) -> None:
+def _start(address: str | None) -> None:
     import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address is None:
-        num_cpus = len(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else 0
-        num_cpus = num_cpus or psutil.cpu_count() or 1
-        _check_number(num_workers, num_cpus, "this machine has")
-        with _hush():
-            ray.init("local", num_cpus=num_workers or num_cpus, include_dashboard=False, **options)
-        return
     remedy = "start one with ray start --head, or leave the address out"
-    if address != "auto":
+    if address not in (None, "auto"):
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or "/" in address:
             raise PlanError(f"address is {address!r}, expected auto or host:port; for example 10.0.0.1:6379")
@@ -103,21 +94,15 @@ def _start(address: str | None, num_workers: int | None) -> None:
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ManymaskError(f"no Ray cluster answers at {address} ({error}); {remedy}") from error
+    options: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
         with _hush():
-            ray.init(address, **options)
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except ConnectionError as error:
         raise ManymaskError(f"no Ray cluster runs on this machine; {remedy}") from error
     except RuntimeError as error:  # other versions of Ray or Python there
         text = " ".join(str(error).split())
         raise ManymaskError(f"the Ray cluster at {address} cannot be used: {text}") from error
-
-
-def _check_number(num_workers: int | None, limit: int, where: str) -> None:
-    if num_workers is not None and not 1 <= num_workers <= limit:
-        raise PlanError(
-            f"num_workers is {num_workers}, but {where} {count_of(limit, 'core')}; set it from 1 to {limit}"
-        )
 
 
 class RayWorkers:
@@ -135,7 +120,11 @@ class RayWorkers:
         setattr(worker, "_worker_logs_enabled", False)  # noqa: B010
         resources = ray.cluster_resources()
         self._num_cpus, self._num_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-        _check_number(num_workers, self._num_cpus, "the Ray cluster has")
+        if num_workers is not None and not 1 <= num_workers <= self._num_cpus:
+            raise PlanError(
+                f"num_workers is {num_workers}, but Ray has {count_of(self._num_cpus, 'core')}; set it from 1 to "
+                f"{self._num_cpus}"
+            )
         self._num_workers = num_workers
 
     def map(self, work: Callable[[Any], Any], items: Sequence[Any], *, on_gpu: bool = False) -> Iterator[Any]:
@@ -162,7 +151,7 @@ class RayWorkers:
 
         if on_gpu and not self._num_gpus:
             raise PlanError("the model is on a GPU, but Ray has none; set device=cpu")
-        context = ray.data.DataContext.get_current()
+        context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars, context.print_on_execution_start = False, False
         context.execution_options.preserve_order = True
         context.max_errored_blocks = -1  # an item that ends its workers ends no others
@@ -170,7 +159,7 @@ class RayWorkers:
         rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
         # Pickled here, since Ray would unpickle it before the worker has set its number of threads.
         held = ray.put(cloudpickle.dumps(work))  # pyright: ignore[reportPrivateImportUsage]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ray.data.DataContext.current(context):
             warnings.simplefilter("ignore")  # of remote arguments, which have no other name yet
             # A block for each row, of which an actor gets one at a time: when it ends, no other row pays for it.
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
