@@ -99,7 +99,12 @@ def _start(address: str | None) -> None:
         with _hush():
             ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except ConnectionError as error:
-        raise ManymaskError(f"no Ray cluster runs on this machine; {remedy}") from error
+        if address == "auto":
+            raise ManymaskError(f"no Ray cluster runs on this machine; {remedy}") from error
+        raise ManymaskError(
+            f"{address} does not let this process in ({' '.join(str(error).split())}); if it is a Ray cluster's head, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as there"
+        ) from error
     except RuntimeError as error:  # other versions of Ray or Python there
         text = " ".join(str(error).split())
         raise ManymaskError(f"the Ray cluster at {address} cannot be used: {text}") from error
