@@ -102,8 +102,8 @@ def _start(address: str | None) -> None:
         if address == "auto":
             raise ManymaskError(f"no Ray cluster runs on this machine; {remedy}") from error
         raise ManymaskError(
-            f"{address} does not let this process in ({' '.join(str(error).split())}); if it is a Ray cluster's head, set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as there"
+            f"{address} does not let this process in ({' '.join(str(error).split())}); if it is a Ray cluster's head, "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as there"
         ) from error
     except RuntimeError as error:  # other versions of Ray or Python there
         text = " ".join(str(error).split())
