@@ -23,8 +23,10 @@ from manymask.cli.console import (
     silence_notes,
 )
 from manymask.cli.options import (
+    AddressOption,
     ChannelsOption,
     DeviceOption,
+    EngineOption,
     FormatOption,
     GroupOption,
     IgnoreOption,
@@ -231,6 +233,8 @@ def experiment(
     val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
     data_format: FormatOption = None,
     group_by: GroupOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     settings: SetOption = None,
 ) -> None:
     """Train variants with several seeds each, and compare them on the same images."""
@@ -249,6 +253,8 @@ def experiment(
             recipe=recipe,
             val=val,
             data_format=data_format,
+            engine=engine,
+            address=address,
             **arguments,
             progress=progress,
         )
@@ -327,17 +333,21 @@ def predict(
     device: DeviceOption = None,
     tta: TtaOption = False,
     object_size: ObjectSizeOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write them in the files that other tools read.
 
-    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on.
+    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on. Of `--engine ray`,
+    `--num-workers` is the number of processes.
     """
     with show_progress() as progress:
         from manymask import prediction
         from manymask.outputs import DEFAULT_OUTPUTS
 
-        values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
+        own = {"device": device, "tta": tta or None, "object_size": object_size, "num_workers": None}
+        values = parse_options(settings, **own)
         planes = parse_planes(page, z, t, channels)
         loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
@@ -349,6 +359,9 @@ def predict(
             planes=planes,
             region=parse_region(region),
             tile_size=tile_size,
+            engine=engine,
+            address=address,
+            num_workers=values.get("num_workers"),
             progress=progress,
         )
     for path in written:
