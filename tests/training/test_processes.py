@@ -2,20 +2,25 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manymask.errors import PlanError
+from manymask.core.launched import Launch, read_launch
+from manymask.errors import Interrupted, PlanError
 from manymask.plan import make_plan
+from manymask.run_folder import RunFolder
 from manymask.training import train
+from manymask.training.callbacks import EndOnSignal
 from manymask.training.launching import launch_processes
 from manymask.training.loading import check_batches
 from manymask.training.processes import Processes, join_processes, share_out
@@ -132,14 +137,26 @@ def wait_for(condition, process: subprocess.Popen) -> None:
 
 class TestRefused:
     def test_more_devices_than_there_are(self, monkeypatch):
-        monkeypatch.setenv("SLURM_NTASKS", "9999")
-        monkeypatch.setenv("SLURM_JOB_NAME", "train")
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "9999")
+        monkeypatch.setenv("SLURM_PROCID", "0")
         with pytest.raises(PlanError, match=f"9999 devices were asked for, but .* has {os.cpu_count()} processors"):
             join_processes(torch.device("cpu"))
 
     def test_others_than_were_started(self):
         with pytest.raises(PlanError, match="2 devices on 1 machines were asked for, but nobody has started"):
             join_processes(torch.device("cpu"), 2)
+
+    def test_processes_that_are_not_as_many_on_each_machine(self, monkeypatch):
+        for name, value in {"SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "2"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(PlanError, match="SLURM has started 3 processes, not as many on each machine"):
+            join_processes(torch.device("cpu"))
+
+    def test_one_device_for_several(self, monkeypatch):
+        for name, value in {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(PlanError, match="set device to cuda"):
+            join_processes(torch.device("cuda", 1))
 
     def test_machines_that_are_not_named(self):
         with pytest.raises(PlanError, match="the environment has no MASTER_ADDR and no NODE_RANK"):
@@ -153,6 +170,37 @@ class TestRefused:
         with pytest.raises(PlanError, match=part):
             check_batches(make_plan("baseline", settings), num_images, 3)
         check_batches(make_plan("baseline", settings | {"epoch_steps": 3, "batch_size": 3}), num_images, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, (0, 1, 1, "")),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, (0, 1, 1, "")),  # a job's shell
+        ({"RANK": "3", "WORLD_SIZE": "8"}, (0, 1, 1, "")),  # a pod without a launcher
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_STEP_NUM_NODES": "2"}, (5, 8, 2, "SLURM")),
+        ({"TORCHELASTIC_RUN_ID": "a", "RANK": "3", "WORLD_SIZE": "8"}, (3, 8, None, "torchrun")),
+    ],
+)
+def test_how_a_process_was_started(monkeypatch, values, expected):
+    for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
+        monkeypatch.delenv(name)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert read_launch() == Launch(*expected)
+
+
+def test_a_signal_while_processes_agree_is_not_lost(tmp_path):
+    callback = EndOnSignal(RunFolder(tmp_path), Processes())
+
+    class Receiving(Processes):
+        def find_highest(self, value: float) -> float:
+            callback._receive(signal.SIGTERM, None)
+            return 0.0
+
+    callback.processes = Receiving()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        callback.on_train_batch_end(L.Trainer(logger=False), L.LightningModule())
 
 
 def test_alone_everything_is_its_own():

@@ -13,8 +13,6 @@ import typer
 from manymask import __version__
 from manymask.cli.console import (
     console,
-    find_rank,
-    is_launched,
     print_line,
     print_marked,
     print_table,
@@ -45,6 +43,7 @@ from manymask.cli.options import (
     parse_planes,
     parse_region,
 )
+from manymask.core.launched import read_launch
 from manymask.errors import Interrupted, LostProcess, ManymaskError, PlanError
 from manymask.wording import count_of
 
@@ -67,12 +66,13 @@ def main() -> None:
     try:
         app(prog_name="manymask")
     except LostProcess as error:
-        if not is_launched():  # a launcher names the process that is lost
+        if read_launch().launcher != "torchrun":  # which names the process that is lost
             print_marked("error:", "bold red", str(error))
         sys.exit(error.exit_code)
     except ManymaskError as error:
         console.quiet = False
-        place = f"process {find_rank()} on {socket.gethostname()}: " if find_rank() else ""
+        rank = read_launch().rank
+        place = f"process {rank} on {socket.gethostname()}: " if rank else ""
         print_marked("error:", "bold red", place + " ".join(str(error).splitlines()))
         sys.exit(error.exit_code)
     except Interrupted as error:
@@ -115,11 +115,11 @@ def train(
     from manymask.training import train as run
 
     values = parse_options(settings, minutes=minutes)
-    if max(devices, num_nodes) > 1 and not is_launched():
+    if max(devices, num_nodes) > 1 and not read_launch().launcher:
         from manymask.training.launching import launch_processes
 
         raise typer.Exit(launch_processes(sys.argv[1:], devices, num_nodes))
-    if find_rank() > 0:
+    if read_launch().rank > 0:
         silence_notes()
     with show_progress() as progress:
         folder = run(
@@ -135,7 +135,7 @@ def train(
             num_nodes=num_nodes,
             progress=progress,
         )
-    if find_rank() == 0:
+    if read_launch().rank == 0:
         typer.echo(f"written to {folder}")
 
 

@@ -1,7 +1,6 @@
 """What the commands show: notes and progress on stderr, tables on stdout."""
 
 import logging
-import os
 import sys
 import time
 import warnings
@@ -27,16 +26,6 @@ def route_notes() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
-
-
-def find_rank() -> int:
-    """The number of this process among those that ``torchrun`` or SLURM has started together; 0 for one alone."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
-def is_launched() -> bool:
-    """Whether ``torchrun`` or SLURM has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def silence_notes() -> None:

@@ -69,7 +69,9 @@ class EndOnSignal(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
         """End here if any process was asked to."""
-        self._received = int(self.processes.find_highest(float(self._received or 0))) or None
+        # A signal that arrives meanwhile must not be overwritten.
+        if highest := int(self.processes.find_highest(float(self._received or 0))):
+            self._received = highest
         self.check()
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from manymask.errors import PlanError, TrainingError
@@ -50,10 +51,13 @@ def launch_processes(arguments: Sequence[str], devices: int, num_nodes: int) -> 
         config.rdzv_endpoint = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29400')}"
         config.rdzv_configs |= {"rank": int(os.environ["NODE_RANK"])}
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it tells of each process and its traceback
+    # As torchrun does: every process would take all cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // devices, 1)))
     try:
         elastic_launch(config, sys.executable)("-m", "manymask", *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        failures = sorted(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+        rank, failure = failures[0]  # the others have lost this one, if a signal ended it
         if failure.exitcode < 0:
             raise TrainingError(
                 f"process {rank} of the run (pid {failure.pid}) was ended by {failure.signal_name()}; the others were "
@@ -62,7 +66,7 @@ def launch_processes(arguments: Sequence[str], devices: int, num_nodes: int) -> 
         return failure.exitcode
     except SignalException as error:  # the processes were told, and the first of them has said how to go on
         return 128 + error.sigval
-    except RuntimeError as error:
+    except (RuntimeError, RendezvousError) as error:
         raise PlanError(
             f"the processes of the run cannot meet at {config.rdzv_endpoint} ({error}); set MASTER_PORT to a free port "
             "that all machines reach"

@@ -60,11 +60,11 @@ class TrainingModule(L.LightningModule):
         val_categories: tuple[Category, ...],
         steps_per_epoch: int,
         total_steps: int,
-        processes: Processes,
+        processes: Processes | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self.processes = processes
+        self.processes = processes or Processes()
         self.average = (
             AveragedModel(network, multi_avg_fn=self._move_average, use_buffers=True) if plan.weight_average else None
         )
@@ -204,7 +204,8 @@ class TrainingModule(L.LightningModule):
         self._scored = []
         if self.pace is not None:
             self.pace.end_steps()
-        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
+        is_finite = all(value.isfinite().all() for value in self.network.state_dict().values())
+        if self.processes.find_highest(float(not is_finite)):
             text = (
                 f"the weights are not finite after epoch {self.current_epoch + 1}, whose last images are "
                 f"{', '.join(self._last_names)}; {_REMEDY}"

@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 
+from manymask.core.launched import read_launch
 from manymask.errors import LostProcess, PlanError
 
 Result = TypeVar("Result")
@@ -124,26 +123,37 @@ def join_processes(device: torch.device, devices: int = 1, num_nodes: int = 1) -
     Raises:
         PlanError: Others were started than asked for, they do not find each other, or devices are missing.
     """
-    if TorchElasticEnvironment.detect():
-        count, own, environment = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]), "torchrun"
-    elif SLURMEnvironment.detect():
-        count, environment = int(os.environ.get("SLURM_NTASKS", 1)), "SLURM"
-        own = count // int(os.environ.get("SLURM_NNODES", 1))
-    else:
-        count, own, environment = 1, 1, ""
-    if (devices, num_nodes) not in ((1, 1), (own, count // own)):
+    launch = read_launch()
+    own = int(os.environ["LOCAL_WORLD_SIZE"]) if launch.num_nodes is None else launch.count // launch.num_nodes
+    found = (own, launch.count // own)
+    if own * found[1] != launch.count:
         raise PlanError(
-            f"{devices} devices on {num_nodes} machines were asked for, but {environment or 'nobody'} has started "
-            f"{own} processes on each of {count // own}; make them agree, or leave --devices and --num-nodes out"
+            f"{launch.launcher} has started {launch.count} processes, not as many on each machine; start as many"
         )
-    if count == 1:
+    if (devices, num_nodes) not in ((1, 1), found):
+        raise PlanError(
+            f"{devices} devices on {num_nodes} machines were asked for, but {launch.launcher or 'nobody'} has started "
+            f"{own} processes on each of {found[1]}; make them agree, or leave --devices and --num-nodes out"
+        )
+    if launch.count == 1:
         return Processes()
+    if device.index is not None:
+        raise PlanError(
+            f"device is {device}, but {launch.count} processes take a device each; set device to {device.type}"
+        )
     check_devices(device, own)
-    strategy = DDPStrategy(timeout=TIMEOUT)
-    with quiet_lightning():
-        fabric = Fabric(accelerator=_name_accelerator(device), devices=own, num_nodes=count // own, strategy=strategy)
-        fabric.launch()
-    return Processes(fabric.global_rank, own, count // own)
+    accelerator = "cpu" if device.type == "cpu" else "gpu"
+    try:
+        with quiet_lightning():
+            strategy = DDPStrategy(timeout=TIMEOUT)
+            fabric = Fabric(accelerator=accelerator, devices=own, num_nodes=found[1], strategy=strategy)
+            fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        raise PlanError(
+            f"the {launch.count} processes that {launch.launcher} has started cannot meet ({error}); look whether "
+            "MASTER_ADDR and MASTER_PORT name a free port that all machines reach, and --ntasks-per-node the devices"
+        ) from error
+    return Processes(fabric.global_rank, *found)
 
 
 def check_devices(device: torch.device, num_devices: int) -> None:
@@ -155,7 +165,9 @@ def check_devices(device: torch.device, num_devices: int) -> None:
     found = (os.cpu_count() or 1) if device.type == "cpu" else torch.cuda.device_count()
     if num_devices > found:
         what = "processors" if device.type == "cpu" else "GPUs"
-        raise PlanError(f"{num_devices} devices were asked for, but {socket.gethostname()} has {found} {what}")
+        raise PlanError(
+            f"{num_devices} devices were asked for, but {socket.gethostname()} has {found} {what} for this process"
+        )
 
 
 @contextmanager
@@ -212,7 +224,3 @@ def share_out(costs: Sequence[float], count: int) -> list[list[int]]:
 def _choose_channel() -> torch.device:
     """Where a tensor has to be for the processes to exchange it: NCCL takes those of a GPU alone."""
     return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-
-
-def _name_accelerator(device: torch.device) -> str:
-    return "cpu" if device.type == "cpu" else "gpu"

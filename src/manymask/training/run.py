@@ -11,9 +11,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
+from timm.layers.norm_act import convert_sync_batchnorm
 
 from manymask.core import Category
 from manymask.core.files import explain_reading, write_file
@@ -98,14 +100,20 @@ def train(
         Interrupted: Ctrl-C or SIGTERM arrived; the run can be resumed.
     """
     started = time.monotonic() if started is None else started
-    plan_device = (settings or {}).get("device", "auto")
-    processes = join_processes(choose_device(str(plan_device)), devices, num_nodes)
+    processes = join_processes(_find_device(recipe, resume, settings or {}), devices, num_nodes)
     with ExitStack() as claims, explain_lost(processes):
         start = processes.run_on_first(
             lambda: _begin(claims, data, output, recipe, val, data_format, resume, started, settings or {}, progress)
         )
         fit(start, processes, progress)
     return start.folder.path
+
+
+def _find_device(recipe: str | None, resume: str | Path | None, settings: Mapping[str, Any]) -> torch.device:
+    """The device that a run will have, before its plan is made."""
+    if resume is not None and "device" not in settings:
+        return choose_device(read_plan(find_resume(Path(resume))[0].plan_file).device)
+    return choose_device(make_plan(str(recipe or AUTO), settings).device)
 
 
 @dataclass(frozen=True)
@@ -367,7 +375,7 @@ def fit(start: Start, processes: Processes, progress: Progress | None) -> None:
     if len(rows) >= num_epochs:
         return
     is_resumed = start.checkpoint is not None
-    module = _make_module(datamodule, plan, data, processes, has_weights=is_resumed)
+    module = _make_module(datamodule, plan, data, processes, is_gpu=device.type != "cpu", has_weights=is_resumed)
     kept_back = max(TIME_SHARE * (plan.minutes or 0) * 60, LEAST_SECONDS)  # for the diagnosis
     if plan.minutes is not None:
         deadline = start.started + plan.minutes * 60 - sum(row["seconds"] or 0 for row in rows)
@@ -376,9 +384,9 @@ def fit(start: Start, processes: Processes, progress: Progress | None) -> None:
     processes.run_on_first(lambda: _write_start(start, datamodule, device, processes))
     end_on_signal = EndOnSignal(folder, processes)
     callbacks = [end_on_signal, RunWriter(folder, rows)]
-    if progress is not None:
+    if progress is not None or processes.count > 1:
         # In each process, because asking for the time that is left is something that all do together.
-        callbacks.append(ReportProgress(datamodule, progress if processes.is_first else lambda *_: None))
+        callbacks.append(ReportProgress(datamodule, (processes.is_first and progress) or (lambda *_: None)))
     with explain_failures(), quiet_lightning():
         trainer = _make_trainer(folder, plan, device, num_epochs, callbacks, processes)
         try:
@@ -432,7 +440,13 @@ def _describe_start(plan: Plan, device: torch.device, datamodule: InstanceDataMo
 
 
 def _make_module(
-    datamodule: InstanceDataModule, plan: Plan, data: TrainingData, processes: Processes, has_weights: bool
+    datamodule: InstanceDataModule,
+    plan: Plan,
+    data: TrainingData,
+    processes: Processes,
+    *,
+    is_gpu: bool,
+    has_weights: bool,
 ) -> TrainingModule:
     """The network with its starting weights, or where a checkpoint has them (``has_weights``) without."""
     categories = tuple(Category(*entry) for entry in data.record.categories)
@@ -440,6 +454,9 @@ def _make_module(
     network = assemble_model(len(categories) + 1, plan)
     if not has_weights:
         load_starting_weights(network, plan)
+    if processes.count > 1 and is_gpu and plan.batch_size / processes.count < LEAST_FOR_BATCHNORM:
+        # timm's own, since torch's drops the activation in timm's layers. The heads see boxes, of which there are many.
+        network.backbone = convert_sync_batchnorm(network.backbone)
     steps = (datamodule.steps_per_epoch, datamodule.total_steps)
     return TrainingModule(network, plan, categories, data.val.categories, *steps, processes)
 
@@ -453,6 +470,9 @@ def _make_trainer(
     processes: Processes,
 ) -> L.Trainer:
     is_alone, is_gpu = processes.count == 1, device.type != "cpu"
+    plugins: list[Any] = [make_precision(plan.precision, device), WholeFileIO()]
+    if is_alone:
+        plugins.append(LightningEnvironment())  # in the shell of a SLURM job it would wait for other tasks
     # Statistics of BatchNorm are averaged by this package where a validation needs them.
     strategy = "auto" if is_alone else DDPStrategy(timeout=TIMEOUT, broadcast_buffers=False)
     return L.Trainer(
@@ -460,8 +480,7 @@ def _make_trainer(
         devices=[device.index or 0] if is_gpu and is_alone else processes.num_devices,
         num_nodes=processes.num_nodes,
         strategy=strategy,
-        sync_batchnorm=is_gpu and not is_alone and plan.batch_size / processes.count < LEAST_FOR_BATCHNORM,
-        plugins=[make_precision(plan.precision, device), WholeFileIO()],
+        plugins=plugins,
         max_epochs=num_epochs,
         accumulate_grad_batches=plan.accumulate,
         gradient_clip_val=plan.gradient_clip or None,
