@@ -124,16 +124,17 @@ def join_processes(device: torch.device, devices: int = 1, num_nodes: int = 1) -
         PlanError: Others were started than asked for, they do not find each other, or devices are missing.
     """
     launch = read_launch()
-    own = int(os.environ["LOCAL_WORLD_SIZE"]) if launch.num_nodes is None else launch.count // launch.num_nodes
-    found = (own, launch.count // own)
-    if own * found[1] != launch.count:
+    found_nodes = launch.num_nodes or launch.count // int(os.environ["LOCAL_WORLD_SIZE"])
+    own = launch.count // found_nodes
+    found = (own, found_nodes)
+    if own * found_nodes != launch.count:
         raise PlanError(
             f"{launch.launcher} has started {launch.count} processes, not as many on each machine; start as many"
         )
     if (devices, num_nodes) not in ((1, 1), found):
         raise PlanError(
             f"{devices} devices on {num_nodes} machines were asked for, but {launch.launcher or 'nobody'} has started "
-            f"{own} processes on each of {found[1]}; make them agree, or leave --devices and --num-nodes out"
+            f"{own} processes on each of {found_nodes}; make them agree, or leave --devices and --num-nodes out"
         )
     if launch.count == 1:
         return Processes()
@@ -146,7 +147,7 @@ def join_processes(device: torch.device, devices: int = 1, num_nodes: int = 1) -
     try:
         with quiet_lightning():
             strategy = DDPStrategy(timeout=TIMEOUT)
-            fabric = Fabric(accelerator=accelerator, devices=own, num_nodes=found[1], strategy=strategy)
+            fabric = Fabric(accelerator=accelerator, devices=own, num_nodes=found_nodes, strategy=strategy)
             fabric.launch()
     except (RuntimeError, ValueError) as error:
         raise PlanError(
