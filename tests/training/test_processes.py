@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manymask.core.launched import Launch, read_launch
 from manymask.errors import Interrupted, PlanError
+from manymask.launched import Launch, read_launch
 from manymask.plan import make_plan
 from manymask.run_folder import RunFolder
 from manymask.training import train

@@ -43,8 +43,8 @@ from manymask.cli.options import (
     parse_planes,
     parse_region,
 )
-from manymask.core.launched import read_launch
 from manymask.errors import Interrupted, LostProcess, ManymaskError, PlanError
+from manymask.launched import read_launch
 from manymask.wording import count_of
 
 app = typer.Typer(

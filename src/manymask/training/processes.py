@@ -19,8 +19,8 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from manymask.core.launched import read_launch
 from manymask.errors import LostProcess, PlanError
+from manymask.launched import read_launch
 
 Result = TypeVar("Result")
 
