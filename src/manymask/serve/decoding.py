@@ -247,7 +247,7 @@ def decode_file(file: Path, folder: Path, limits: Limits) -> Facts:
     if height * width > most:
         raise Refusal(
             413,
-            f"the image has {width:,} x {height:,} = {height * width / 1e6:,.0f} million pixels, and this server takes "
+            f"the image has {width:,} x {height:,} = {height * width / 1e6:,.0f} million pixels, this server takes "
             f"{most / 1e6:,.0f} million{'' if is_cuttable else ' of files that are not tiled TIFFs'}; cut it into parts",
         )
     if not is_cuttable:
@@ -258,9 +258,7 @@ def decode_file(file: Path, folder: Path, limits: Limits) -> Facts:
     channels = (1, 2, 3) if image.num_channels >= 3 else (1,)
     scale = measure_scale(image, str(file), Normalization("image", channels))
     shown = {"low": scale.low, "span": scale.span, "origin": scale.origin, "channels": scale.channels}
-    return Facts(
-        image.size, image.num_channels, image.dtype.str, image.pixel_size, not is_cuttable, num_reduced, shown
-    )
+    return Facts(image.size, image.num_channels, image.dtype.str, image.pixel_size, not is_cuttable, num_reduced, shown)
 
 
 def _write_reduced(image: ImageSource, folder: Path) -> int:
@@ -297,4 +295,3 @@ def reduce_pixels(
     counts = np.minimum(factor, height - rows)[:, None, None] * np.minimum(factor, width - columns)[None, :, None]
     means = sums / counts
     return (np.rint(means) if pixels.dtype.kind in "iu" else means).astype(pixels.dtype)
-

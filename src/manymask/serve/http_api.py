@@ -67,7 +67,9 @@ def make_router(server: Server) -> APIRouter:
         request: Request,
         format: FormatQuery = "coco",
         model: Annotated[str | None, Query(max_length=200)] = None,
-        wait: Annotated[float, Query(ge=0, le=_MAX_WAIT, description="Seconds; after them the answer is a job.")] = 60.0,
+        wait: Annotated[
+            float, Query(ge=0, le=_MAX_WAIT, description="Seconds; after them the answer is a job.")
+        ] = 60.0,
     ) -> Response:
         """Predict one image, which is not kept."""
         server.predictor.check_room(server.num_coming)

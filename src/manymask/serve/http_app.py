@@ -131,7 +131,9 @@ class _Log:
                 self.server.counts[f"{status}"] += 1
                 if status >= 500 and status not in (503, 507):
                     seconds = time.monotonic() - started
-                    logger.warning(f"{scope['method']} {scope['path']!a} was answered with {status} after {seconds:.1f} s")
+                    logger.warning(
+                        f"{scope['method']} {scope['path']!a} was answered with {status} after {seconds:.1f} s"
+                    )
             await send(message)
 
         await self.app(scope, receive, send_counted)

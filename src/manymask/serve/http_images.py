@@ -70,7 +70,10 @@ def make_router(server: Server) -> APIRouter:
         return [server.describe(image) for image in server.workspace.list_images()]
 
     @router.post(
-        "/api/images", response_model=Uploaded, responses=list_problems(400, 408, 413, 415, 503, 507), openapi_extra=_UPLOAD
+        "/api/images",
+        response_model=Uploaded,
+        responses=list_problems(400, 408, 413, 415, 503, 507),
+        openapi_extra=_UPLOAD,
     )
     async def upload(request: Request) -> Any:
         """Take images; their prediction starts by itself.
@@ -202,7 +205,7 @@ def _check_region(region: tuple[int, int, int, int], image: StoredImage) -> None
     whole_height, whole_width = image.meta.facts.size
     if not (left >= 0 <= top and width > 0 < height and left + width <= whole_width and top + height <= whole_height):
         raise Refusal(
-            422, f"the region {list(region)} (left, top, width, height) is not inside of the image, {whole_width} wide "
-            f"and {whole_height} high"
+            422,
+            f"the region {list(region)} (left, top, width, height) is not inside of the image, {whole_width} wide "
+            f"and {whole_height} high",
         )
-

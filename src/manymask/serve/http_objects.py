@@ -13,7 +13,6 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from manymask.outputs import OUTPUTS
-from manymask.serve.downloads import measure_object, write_download
 from manymask.serve.http_schemas import ChangeInfo, EditsBody, list_problems
 from manymask.serve.objects import Change, Filter, ImageObjects
 from manymask.serve.refusals import Refusal
@@ -49,6 +48,8 @@ def make_router(server: Server) -> APIRouter:
     @router.get("/api/images/{image_id}/objects/{object_id}", responses=list_problems())
     def get_object(image_id: str, object_id: int, version: int | None = None) -> dict[str, Any]:
         """The numbers of one object, under the names of the table of measurements."""
+        from manymask.serve.downloads import measure_object
+
         image = server.workspace.get(image_id)
         return measure_object(server.get_objects(image, version), object_id, image.source)
 
@@ -143,6 +144,8 @@ def _download(server: Server, image: StoredImage, format: str, only: Filter) -> 
     if format not in OUTPUTS:
         raise Refusal(404, f"there is no output format {format!a}; there are: {', '.join(OUTPUTS)}")
     objects = server.get_objects(image)
+    from manymask.serve.downloads import write_download
+
     folder = image.folder / f".{secrets.token_hex(8)}"
     try:
         path = write_download(

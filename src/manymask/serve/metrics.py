@@ -21,7 +21,12 @@ def _list_lines(server: Server) -> Iterator[str]:
     values: list[tuple[str, str, str, float]] = [
         ("images_predicted_total", "counter", "Images predicted since the start.", server.predictor.num_predicted),
         ("objects_found_total", "counter", "Objects found since the start.", server.predictor.num_found),
-        ("files_refused_total", "counter", "Files that were no image, damaged or too large.", server.counts["refused files"]),
+        (
+            "files_refused_total",
+            "counter",
+            "Files that were no image, damaged or too large.",
+            server.counts["refused files"],
+        ),
         ("edits_total", "counter", "Corrections, undone ones too.", server.counts["edits"]),
         ("requests_waiting", "gauge", "Requests that wait for the model.", server.predictor.num_waiting),
         ("images_waiting", "gauge", "Images of the page that wait for the model.", server.predictor.num_images_waiting),

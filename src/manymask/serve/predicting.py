@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -217,7 +216,9 @@ class Predictor:
         tiling = Tiling.of(model.plan)
         loaded = [_load(request.source, request.name, model, tiling) for request in batch]
         if len(batch) > 1:
-            return predict_alike(model, [image.values for image in loaded if image.values is not None], [each.name for each in loaded])
+            return predict_alike(
+                model, [image.values for image in loaded if image.values is not None], [each.name for each in loaded]
+            )
         (request,) = batch
 
         def show(_: Instances) -> None:

@@ -15,7 +15,6 @@ from manymask.errors import ManymaskError
 from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization
 from manymask.prediction import Model
-from manymask.serve.dataset import CheckedImage, write_checked
 from manymask.serve.decoding import Decoder, Facts, HeaderSource, find_format
 from manymask.serve.events import Events
 from manymask.serve.improving import TASK_NAME, start_improving
@@ -294,6 +293,8 @@ class Server:
         return job
 
     def _improve(self, job: Job, base: Path, minutes: float, checked: Sequence[StoredImage]) -> None:
+        from manymask.serve.dataset import write_checked
+
         try:
             folder = self._make_run_folder()
             num_held = max(round(len(checked) * _HELD_OUT), 1)
@@ -320,7 +321,9 @@ class Server:
         folder.mkdir()
         return folder
 
-    def _describe_checked(self, image: StoredImage) -> CheckedImage:
+    def _describe_checked(self, image: StoredImage) -> Any:
+        from manymask.serve.dataset import CheckedImage
+
         objects = self.get_objects(image)
         return CheckedImage(
             name=f"{image.stem}-{image.id}",
