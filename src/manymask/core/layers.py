@@ -89,7 +89,7 @@ def paint_layers(runs: RunLengths) -> InstanceLayers:
 
 
 def assign_layers(
-    runs: RunLengths, given: Integer[np.ndarray, " given"] = np.zeros(0, dtype=np.int64)
+    runs: RunLengths, given: Integer[np.ndarray, " given"] | tuple[()] = ()
 ) -> Int64[np.ndarray, " instances"]:
     """The layer of each instance: the first one that no overlapping instance before it has taken.
 

@@ -35,7 +35,9 @@ class Table:
         self._rows, self._num_rows = np.zeros(0, _ROW), 0
         # The ids that may be in each block, which its members are chosen of, and a box around all that ever were.
         self._listed: dict[int, list[np.ndarray]] = {}
-        self._reach = np.tile(np.array([1 << 30, 1 << 30, -1, -1], dtype=np.int32), (np.prod(self.num_blocks), 1))
+        self._reach = np.tile(
+            np.array([1 << 30, 1 << 30, -1, -1], dtype=np.int32), (self.num_blocks[0] * self.num_blocks[1], 1)
+        )
 
     @property
     def rows(self) -> np.ndarray:
@@ -63,6 +65,8 @@ class Table:
         self, ids: Int64[np.ndarray, " ids"], boxes: Integer[np.ndarray, "ids 4"], areas: Integer[np.ndarray, " ids"]
     ) -> None:
         """Note the boxes (x1 y1 x2 y2, exclusive) and areas of objects, and with them their blocks."""
+        if len(ids) == 0:
+            return
         across = self.num_blocks[1]
         block = (boxes[:, 1] + boxes[:, 3]) // 2 // BLOCK_SIZE * across + (boxes[:, 0] + boxes[:, 2]) // 2 // BLOCK_SIZE
         rows = self.rows
@@ -99,7 +103,9 @@ class Table:
 
     def touch_border(self, boxes: Integer[np.ndarray, "objects 4"]) -> Bool[np.ndarray, " objects"]:
         """Whether boxes reach the image's border."""
-        return (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= self.size[::-1]).any(axis=1)
+        height, width = self.size
+        x1, y1, x2, y2 = boxes.T
+        return (x1 <= 0) | (y1 <= 0) | (x2 >= width) | (y2 >= height)
 
     def pack_rows(self, ids: Int64[np.ndarray, " ids"]) -> dict[str, np.ndarray]:
         """Columns of ``table.bin`` for some objects."""
@@ -144,4 +150,5 @@ def is_shown(flags: UInt8[np.ndarray, " objects"]) -> Bool[np.ndarray, " objects
 
 
 def _share_pixels(boxes: Integer[np.ndarray, "boxes 4"], box: Integer[np.ndarray, " 4"]) -> np.ndarray:
-    return (boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1)
+    x1, y1, x2, y2 = boxes.T
+    return (x1 < box[2]) & (y1 < box[3]) & (x2 > box[0]) & (y2 > box[1])
