@@ -3,7 +3,7 @@
 import numpy as np
 
 from manymask.core import Category, Instances, encode_crops
-from manymask.serve.edits import EditError
+from manymask.serve.errors import EditError
 from manymask.serve.objects import ImageObjects
 
 CATEGORIES = (Category(1, "nucleus"), Category(7, "cell"))

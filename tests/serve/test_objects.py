@@ -6,7 +6,7 @@ import pytest
 from manymask.core import Category, Instances, RunLengths, encode_crops
 from manymask.errors import DatasetError, FormatError, ManymaskError
 from manymask.serve.changes import Filter
-from manymask.serve.edits import Conflict, EditError
+from manymask.serve.errors import Conflict, EditError
 from manymask.serve.objects import ImageObjects
 from manymask.serve.table import ACCEPTED, BORDER, DELETED, DRAWN, EDITED, ODD_SIZE
 from tests.serve.edited import CATEGORIES, edit_at_random, make_instances, make_objects, pack_all

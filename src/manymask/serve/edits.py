@@ -8,32 +8,15 @@ from jaxtyping import Float64, Int64
 
 from manymask.core import RunLengths, concatenate_runs
 from manymask.core.runs import subtract_runs
-from manymask.errors import ManymaskError
+from manymask.serve.errors import EditError
 from manymask.serve.masks import runs_to_strips
 from manymask.serve.state import ObjectState, Patch, merge_patches
+from manymask.serve.strokes import split_mask
 from manymask.serve.table import ABSENT, ACCEPTED, BORDER, DELETED, DRAWN, EDITED, ODD_SIZE
 from manymask.wording import count_of
 
 MOST_STRIPS = 1 << 20
 """Of one edit."""
-
-
-class EditError(ManymaskError):
-    """An edit that cannot be made; says why in a sentence for people."""
-
-
-class Conflict(ManymaskError):  # noqa: N818 - not a fault: somebody else was faster
-    """The objects were changed since the reader saw them.
-
-    Attributes:
-        revision: The present one.
-    """
-
-    def __init__(self, revision: int) -> None:
-        super().__init__(
-            f"somebody changed the objects meanwhile (revision {revision}); look at the changes and try again"
-        )
-        self.revision = revision
 
 
 def plan_edit(edit: Any, state: ObjectState) -> tuple[Patch, str]:
@@ -83,8 +66,6 @@ def _merge(edit: dict[str, Any], state: ObjectState) -> tuple[Patch, str]:
 
 
 def _split(edit: dict[str, Any], state: ObjectState) -> tuple[Patch, str]:
-    from manymask.serve.strokes import split_mask  # scipy.sparse takes a while to load
-
     (whole,) = _read_ids({"ids": [edit.get("id")]}, state)
     parts = split_mask(state.gather_masks([whole]), _read_stroke(edit.get("stroke")))
     patch = _change_mask(state, whole, parts.select(np.array([0])))

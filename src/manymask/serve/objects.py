@@ -15,7 +15,8 @@ from manymask.core import Category, Instances
 from manymask.errors import FormatError, ManymaskError
 from manymask.serve import blocks
 from manymask.serve.changes import Change, Filter, describe_change, filter_ids
-from manymask.serve.edits import Conflict, EditError, plan_edit
+from manymask.serve.edits import plan_edit
+from manymask.serve.errors import Conflict, EditError
 from manymask.serve.log import LOG_NAME, EditLog
 from manymask.serve.state import ObjectState, Patch, merge_patches, read_patch
 from manymask.serve.table import ABSENT, ACCEPTED, EDITED, ODD_SIZE, is_shown

@@ -61,7 +61,8 @@ class ObjectState:
 
     def append(self, instances: Instances) -> Int64[np.ndarray, " ids"]:
         """Add predictions that have pixels, and return their ids."""
-        instances = instances[instances.runs.areas > 0]
+        if not (has_pixels := instances.runs.areas > 0).all():
+            instances = instances[has_pixels]
         runs, boxes = instances.runs, _measure_boxes(instances.runs)
         layers = self.choose_layers(runs, ())
         first = len(self.table)
