@@ -112,7 +112,7 @@ def test_delete_and_restore(tmp_path):
     assert (objects.num_objects, objects.num_edited) == (1, 2)
     change = objects.edit({"op": "restore", "ids": [3]}, objects.revision, "ann")
     assert change.added == [3]
-    assert objects.list_ids().tolist() == [2, 3]
+    assert objects.select().ids.tolist() == [2, 3]
     assert read_flags(objects) == {1: EDITED | DELETED, 2: 0, 3: EDITED}
 
 
@@ -292,7 +292,7 @@ def test_an_edit_clears_what_could_be_redone(tmp_path):
     change = objects.edit({"op": "draw", "class": 1, "runs": [[1, 1, 5]]}, None, "ann")
     assert change.added == [5]  # ids are never used again
     assert not change.can_redo
-    assert ImageObjects.open(tmp_path).list_ids().tolist() == [1, 2, 3, 5]
+    assert ImageObjects.open(tmp_path).select().ids.tolist() == [1, 2, 3, 5]
 
 
 def test_conflict(tmp_path):
@@ -302,7 +302,7 @@ def test_conflict(tmp_path):
     with pytest.raises(Conflict) as caught:
         objects.edit({"op": "delete", "ids": [2]}, revision, "bob")
     assert caught.value.revision == revision + 1
-    assert objects.list_ids().tolist() == [2, 3]
+    assert objects.select().ids.tolist() == [2, 3]
 
 
 def test_log_says_who_did_what(tmp_path):
@@ -324,10 +324,10 @@ def test_half_a_line_is_dropped(tmp_path):
     first_line = whole.index(b"\n") + 1
     for cut in (first_line, first_line + 1, len(whole) - 1):
         log.write_bytes(whole[:cut])
-        assert ImageObjects.open(tmp_path).list_ids().tolist() == [2, 3]
+        assert ImageObjects.open(tmp_path).select().ids.tolist() == [2, 3]
     reopened = ImageObjects.open(tmp_path)
     reopened.edit({"op": "delete", "ids": [3]}, None, "ann")
-    assert ImageObjects.open(tmp_path).list_ids().tolist() == [2]
+    assert ImageObjects.open(tmp_path).select().ids.tolist() == [2]
     assert log.read_bytes().startswith(whole[:first_line])
     assert len(log.read_text().splitlines()) == 2
 
@@ -361,7 +361,7 @@ def test_full_disk_changes_nothing(tmp_path, monkeypatch):
     assert pack_all(objects) == before
     assert (tmp_path / "edits.jsonl").read_bytes() == log
     objects.undo("ann")
-    assert objects.list_ids().tolist() == [1, 2, 3]
+    assert objects.select().ids.tolist() == [1, 2, 3]
 
 
 def test_predictions_come_tile_by_tile_and_are_replaced(tmp_path):
@@ -400,8 +400,8 @@ def test_a_new_version_leaves_the_old_one_and_its_edits(tmp_path):
     assert new.revision > old.revision
     new.edit({"op": "delete", "ids": [2]}, None, "ann")
     assert {path: path.read_bytes() for path in files} == files
-    assert ImageObjects.open(tmp_path, 1).list_ids().tolist() == [2, 3]
-    assert ImageObjects.open(tmp_path).list_ids().tolist() == [1, *range(3, 61)]
+    assert ImageObjects.open(tmp_path, 1).select().ids.tolist() == [2, 3]
+    assert ImageObjects.open(tmp_path).select().ids.tolist() == [1, *range(3, 61)]
 
 
 def test_an_image_without_objects(tmp_path):

@@ -40,19 +40,19 @@ class Filter:
 
 def filter_ids(state: ObjectState, only: Filter) -> Int64[np.ndarray, " ids"]:
     """The ids of the objects that a filter lets through, ascending."""
-    rows = state.table.rows
-    is_meant = is_shown(rows["flags"])
+    columns = state.table.columns
+    is_meant = is_shown(columns["flags"])
     # Scores as the page has them, so that a slider chooses the same objects here.
-    scores = np.round(rows["score"] * 65535)
+    scores = np.round(columns["score"] * 65535)
     is_meant &= (scores >= round(only.min_score * 65535)) & (scores <= round(only.max_score * 65535))
-    is_meant &= (rows["area"] >= only.min_area) & (rows["area"] <= only.max_area)
+    is_meant &= (columns["area"] >= only.min_area) & (columns["area"] <= only.max_area)
     if only.classes is not None:
         labels = [state.category_ids.index(each) + 1 for each in only.classes if each in state.category_ids]
-        is_meant &= np.isin(rows["label"], labels)
+        is_meant &= np.isin(columns["label"], labels)
     if only.edited_only:
-        is_meant &= rows["flags"] & EDITED != 0
+        is_meant &= columns["flags"] & EDITED != 0
     if only.border is not None:
-        is_meant &= (rows["flags"] & BORDER != 0) == only.border
+        is_meant &= (columns["flags"] & BORDER != 0) == only.border
     return np.flatnonzero(is_meant) + 1
 
 
@@ -89,7 +89,7 @@ def describe_change(table: Table, before: Patch, after: Patch) -> dict[str, Any]
     was, now = (
         is_shown(np.array([patch["flags"][each] for each in ids.tolist()], dtype=np.uint8)) for patch in (before, after)
     )
-    there = ids[table.rows["flags"][ids - 1] & ABSENT == 0]
+    there = ids[table.columns["flags"][ids - 1] & ABSENT == 0]
     is_few = len(there) <= MOST_ROWS
     return {
         "added": ids[now & ~was].tolist(),

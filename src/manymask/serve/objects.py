@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from manymask.core import Category, Instances
 from manymask.errors import FormatError, ManymaskError
@@ -26,6 +26,23 @@ MOST_CLASSES = 256
 """Of an image, as a class is one byte in the table."""
 UNSURE_SCORE = 0.7
 """Score below which people should look at an object."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Some objects.
+
+    Attributes:
+        ids: Their ids.
+        flags: Their flags, as in ``table.bin``.
+        instances: Their masks, labels and scores.
+    """
+
+    ids: Int64[np.ndarray, " objects"]
+    flags: UInt8[np.ndarray, " objects"]
+    instances: Instances
+
+
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
@@ -133,24 +150,31 @@ class ImageObjects:
         return self.version.size
 
     @property
+    def class_names(self) -> list[str]:
+        """The classes; label i + 1 is the i-th."""
+        return [category.name for category in self.version.categories]
+
+    @property
     @_locked
     def num_objects(self) -> int:
         """The objects that are shown."""
-        return int(np.count_nonzero(is_shown(self._state.table.rows["flags"])))
+        return int(np.count_nonzero(is_shown(self._state.table.columns["flags"])))
 
     @property
     @_locked
     def num_edited(self) -> int:
         """The objects that people changed, also by deleting them."""
-        return int(np.count_nonzero(self._state.table.rows["flags"] & (EDITED | ABSENT) == EDITED))
+        return int(np.count_nonzero(self._state.table.columns["flags"] & (EDITED | ABSENT) == EDITED))
 
     @property
     @_locked
     def num_unsure(self) -> int:
         """The objects that people should look at: of low score or unusual size, and neither changed nor accepted."""
-        rows = self._state.table.rows
-        is_unsure = (rows["score"] < UNSURE_SCORE) | (rows["flags"] & ODD_SIZE != 0)
-        return int(np.count_nonzero(is_unsure & is_shown(rows["flags"]) & (rows["flags"] & (EDITED | ACCEPTED) == 0)))
+        columns = self._state.table.columns
+        is_unsure = (columns["score"] < UNSURE_SCORE) | (columns["flags"] & ODD_SIZE != 0)
+        return int(
+            np.count_nonzero(is_unsure & is_shown(columns["flags"]) & (columns["flags"] & (EDITED | ACCEPTED) == 0))
+        )
 
     @property
     def can_undo(self) -> bool:
@@ -179,7 +203,7 @@ class ImageObjects:
         if not (0 <= bx < across and 0 <= by < down):
             raise IndexError(f"there is no block {bx} {by} among {across} x {down}")
         ids = state.table.list_block(by * across + bx)
-        return blocks.pack_block(ids, state.table.rows["layer"][ids - 1], state.gather_masks(ids))
+        return blocks.pack_block(ids, state.table.columns["layer"][ids - 1], state.gather_masks(ids))
 
     @_locked
     def edit(self, edit: Any, revision: int | None, user: str) -> Change:
@@ -256,21 +280,31 @@ class ImageObjects:
         return self._take(line, "after", "before", f"did again: {line['what']}")
 
     @_locked
-    def to_instances(self, only: Filter | None = None) -> Instances:
+    def select(self, only: Filter | None = None) -> Selection:
         """The objects that are shown, or those of them that a filter lets through, by ascending id."""
-        return self.gather(self.list_ids(only))
+        return self._gather(filter_ids(self._state, only or Filter()))
 
     @_locked
-    def list_ids(self, only: Filter | None = None) -> Int64[np.ndarray, " ids"]:
-        """The ids of the objects that are shown, or of those of them that a filter lets through, ascending."""
-        return filter_ids(self._state, only or Filter())
+    def look_up(self, ids: Sequence[int]) -> Selection:
+        """Some objects, shown or deleted.
 
-    @_locked
-    def gather(self, ids: Int64[np.ndarray, " ids"]) -> Instances:
-        """Some objects, in the order of their ids given."""
-        rows = self._state.table.rows[ids - 1]
-        labels, scores = rows["label"].astype(np.int64), np.ascontiguousarray(rows["score"])
-        return Instances.from_runs(self._state.gather_masks(ids), labels, scores=scores)
+        Raises:
+            LookupError: One is not there.
+        """
+        for each in ids:
+            if not 0 < each < self._state.next_id or self._state.get_flags(each) & ABSENT:
+                raise LookupError(f"there is no object {each}")
+        return self._gather(np.array(ids, dtype=np.int64))
+
+    def to_instances(self, only: Filter | None = None) -> Instances:
+        """The objects that are shown, or those of them that a filter lets through, with scores, by ascending id."""
+        return self.select(only).instances
+
+    def _gather(self, ids: Int64[np.ndarray, " ids"]) -> Selection:
+        columns = self._state.table.columns
+        label, score, flags = (columns[name][ids - 1] for name in ("label", "score", "flags"))
+        instances = Instances.from_runs(self._state.gather_masks(ids), label.astype(np.int64), scores=score)
+        return Selection(ids, flags, instances)
 
     def _check_unfinished(self) -> None:
         if self.is_finished:

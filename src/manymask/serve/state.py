@@ -69,28 +69,30 @@ class ObjectState:
         ids = np.arange(len(instances)) + first + 1
         self.masks.append(runs)
         self.table.grow(first + len(ids))
-        added = self.table.rows[first:]
-        added["score"], added["label"], added["layer"] = instances.scores, instances.labels, layers
-        added["flags"] = self.table.touch_border(boxes) * BORDER
+        flags = self.table.touch_border(boxes) * BORDER
+        values = {"score": instances.scores, "label": instances.labels, "layer": layers, "flags": flags}
+        for name, column in values.items():
+            self.table.columns[name][first:] = column
         self.table.set_masks(ids, boxes, runs.areas)
         return ids
 
     def flag_odd_sizes(self) -> None:
         """Find the limits of usual sizes among the objects that are there, and flag those beyond."""
-        rows = self.table.rows
+        columns = self.table.columns
         labels = range(1, len(self.category_ids) + 1)
-        self.limits = tuple(find_odd_sizes(rows["area"][rows["label"] == label]) for label in labels)
+        self.limits = tuple(find_odd_sizes(columns["area"][columns["label"] == label]) for label in labels)
         for label, (low, high) in zip(labels, self.limits, strict=True):
-            rows["flags"][(rows["label"] == label) & ((rows["area"] < low) | (rows["area"] > high))] |= ODD_SIZE
+            is_odd = (columns["area"] < low) | (columns["area"] > high)
+            columns["flags"][is_odd & (columns["label"] == label)] |= ODD_SIZE
 
     def get_flags(self, object_id: int) -> int:
         """The flags of an object."""
-        return int(self.table.rows["flags"][object_id - 1])
+        return int(self.table.columns["flags"][object_id - 1])
 
     def get_class(self, object_id: int) -> tuple[int, float]:
         """The label and the score of an object."""
-        row = self.table.rows[object_id - 1]
-        return int(row["label"]), float(row["score"])
+        columns = self.table.columns
+        return int(columns["label"][object_id - 1]), float(columns["score"][object_id - 1])
 
     def gather_masks(self, ids: Sequence[int] | Int64[np.ndarray, " ids"]) -> RunLengths:
         """The masks of objects."""
@@ -102,9 +104,9 @@ class ObjectState:
             return []
         boxes = _measure_boxes(runs)
         near = self.table.find_near(np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)]))
-        near = near[is_shown(self.table.rows["flags"][near - 1]) & ~np.isin(near, without)]
-        both = concatenate_runs([self.masks.gather(near), runs])
-        layers = assign_layers(both, self.table.rows["layer"][near - 1])[len(near) :]
+        near = near[is_shown(self.table.columns["flags"][near - 1]) & ~np.isin(near, without)]
+        both = concatenate_runs([self.masks.gather(near), runs]) if len(near) else runs
+        layers = assign_layers(both, self.table.columns["layer"][near - 1])[len(near) :]
         return np.minimum(layers, 255).tolist()
 
     def describe_masks(self, runs: RunLengths, label: int) -> list[int]:
@@ -115,14 +117,14 @@ class ObjectState:
 
     def read_back(self, patch: Patch) -> Patch:
         """The present values of all that a patch changes; new objects were absent."""
-        rows = self.table.rows
+        columns = self.table.columns
         before: Patch = {"flags": dict.fromkeys(patch["flags"], ABSENT)}
         for name, values in patch.items():
-            there = [each for each in values if each <= len(rows)]
+            there = [each for each in values if each <= len(self.table)]
             if name == "runs":
                 found = [runs_to_strips(self.gather_masks([each])) for each in there]
             else:
-                found = rows[name][np.array(there, dtype=np.int64) - 1].tolist()
+                found = columns[name][np.array(there, dtype=np.int64) - 1].tolist()
             before[name] = before.get(name, {}) | dict(zip(there, found, strict=True))
         return before
 
@@ -134,12 +136,12 @@ class ObjectState:
         moved = [ids[name] for name in ("runs", "layer") if name in ids]
         if "flags" in ids:
             flags = np.fromiter(patch["flags"].values(), dtype=np.uint8, count=len(ids["flags"]))
-            moved.append(ids["flags"][(table.rows["flags"][ids["flags"] - 1] ^ flags) & ABSENT != 0])
+            moved.append(ids["flags"][(table.columns["flags"][ids["flags"] - 1] ^ flags) & ABSENT != 0])
         touched = np.unique(np.concatenate(moved)) if moved else np.zeros(0, dtype=np.int64)
-        blocks = table.locate_blocks(touched[table.rows["area"][touched - 1] > 0])
+        blocks = table.locate_blocks(touched[table.columns["area"][touched - 1] > 0])
         for name, values in patch.items():
             if name != "runs":
-                table.rows[name][ids[name] - 1] = list(values.values())
+                table.columns[name][ids[name] - 1] = list(values.values())
         if patch.get("runs"):
             for each, strips in patch["runs"].items():
                 self.masks.set(each, strips)
