@@ -16,6 +16,7 @@ from manymask.cli.options import (
     DeviceOption,
     FormatOption,
     GroupOption,
+    IgnoreOption,
     ModelArgument,
     ObjectSizeOption,
     PageOption,
@@ -32,6 +33,7 @@ from manymask.cli.options import (
     parse_region,
 )
 from manymask.errors import Interrupted, ManymaskError, PlanError
+from manymask.wording import count_of
 
 app = typer.Typer(
     help="Mask R-CNN instance segmentation for crowded images.",
@@ -248,7 +250,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
     from manymask.comparison.tables import list_scores
 
     names, rows = list_scores(result["variants"])
-    print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
+    print_table(f"{count_of(result['num_images'], 'image')}: value [95 % interval] ± deviation over seeds", names, rows)
     for pair in result["comparisons"]:
         for sentence in pair["sentences"]:
             typer.echo(sentence)
@@ -391,6 +393,7 @@ def inspect(
     crowd_as_objects: Annotated[
         bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects, in the copy too.")
     ] = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
@@ -406,6 +409,7 @@ def inspect(
             fix=fix,
             cap=cap,
             crowd_as_objects=crowd_as_objects,
+            ignore_label=ignore_label,
             progress=progress,
         )
     title, names, rows = format_findings(found.findings, data)
@@ -442,6 +446,7 @@ def convert(
     crowd_as_objects: Annotated[
         bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects.")
     ] = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:
     """Write labelled images in the format of another tool, and say what of them that format cannot hold."""
     from manymask.formats import conversion
@@ -453,6 +458,7 @@ def convert(
             output=output,
             data_format=data_format,
             crowd_as_objects=crowd_as_objects,
+            ignore_label=ignore_label,
             progress=progress,
         )
     for line in done.describe():
@@ -487,4 +493,5 @@ def synthetic(
             write_class_folder(output, f"{index:04d}", pixels, cells, categories)
             total += len(cells)
             progress(index + 1, images, "drawing")
-    typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
+    what = f"{count_of(images, 'image')} with {count_of(total, 'instance')} of {count_of(classes, 'class')}"
+    typer.echo(f"{what} written to {output}")
