@@ -41,12 +41,18 @@ def edit_until_killed(folder, seed, seconds):
     arguments = [sys.executable, "-c", EDITOR, str(folder), str(seed)]
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
     ) as process:
         assert process.stdout.readline() == "ready\n"
         time.sleep(seconds)
         process.kill()
         lines = process.stdout.read().splitlines(keepends=True)
+        assert "Traceback" not in process.stderr.read()
     return [line.split() for line in lines if line.endswith("\n")]
 
 

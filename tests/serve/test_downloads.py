@@ -18,6 +18,7 @@ from manymask.serve.changes import Filter
 from manymask.serve.checked import CheckedImage, write_checked
 from manymask.serve.downloads import write_download
 from manymask.serve.measuring import measure_object, write_measurements
+from manymask.training.augmentation import make_target
 from tests.serve.edited import edit_at_random, make_objects
 
 SIZE = (120, 160)
@@ -136,23 +137,43 @@ def test_measurements_of_all_and_of_one_are_equal(tmp_path):
 
 def test_checked_images_are_a_data_set(tmp_path):
     objects, entry = make_edited(tmp_path / "image"), make_entry(tmp_path)
-    image = CheckedImage("first", tmp_path / "a.tif", entry.image, objects)
-    part = CheckedImage("second", tmp_path / "a.tif", entry.image, objects, (30, 10, 60, 50))
-    folder = write_checked(tmp_path / "set", [image, part])
+    folder = write_checked(tmp_path / "set", [CheckedImage("first", tmp_path / "a.tif", entry.image, objects)])
     dataset = read_dataset(folder)
     assert dataset.categories == objects.version.categories
     assert dataset.problems == ()
-    whole, cut = dataset
+    (whole,) = dataset
+    assert not whole.iscrowd.any()
     assert list_masks(whole.to_instances()) == list_masks(objects.to_instances())
     np.testing.assert_array_equal(whole.pixels, entry.image.read())
-    np.testing.assert_array_equal(cut.pixels, entry.image.read()[10:60, 30:90])
-    masks = objects.to_instances().to_masks()[:, 10:60, 30:90]
-    expected = sorted(
-        (int(label), mask.tobytes())
-        for label, mask in zip(objects.to_instances().labels, masks, strict=True)
-        if mask.any()
-    )
-    assert list_masks(cut.to_instances()) == expected
+
+
+def test_what_nobody_looked_at_is_ignored(tmp_path, monkeypatch):
+    monkeypatch.setattr("manymask.serve.checked.MARGIN", 20)
+    objects, entry = make_edited(tmp_path / "image"), make_entry(tmp_path)
+    part = CheckedImage("second", tmp_path / "a.tif", entry.image, objects, (30, 10, 60, 50))
+    folder = write_checked(tmp_path / "set", [part])
+    with pytest.warns(UserWarning, match="2 of 13 annotations are crowd regions"):
+        dataset = read_dataset(folder)
+    (sample,) = dataset
+    window = np.s_[0:80, 10:110]
+    np.testing.assert_array_equal(sample.pixels, entry.image.read()[window])
+    all_masks = objects.to_instances().to_masks()
+    is_seen = all_masks[:, 10:60, 30:90].any(axis=(1, 2))
+    expected = [
+        (int(label), mask[window].tobytes())
+        for label, mask in zip(objects.to_instances().labels[is_seen], all_masks[is_seen], strict=True)
+    ]
+    found = sample.to_instances()
+    assert list_masks(found[~found.iscrowd]) == sorted(expected)
+    crowds = found[found.iscrowd]
+    assert sorted(crowds.labels.tolist()) == [1, 2]
+    outside = np.ones((80, 100), dtype=bool)
+    outside[10:60, 20:80] = False
+    for mask in crowds.to_masks():
+        np.testing.assert_array_equal(mask, outside)
+    target = make_target(sample.layers, sample.labels, sample.iscrowd)
+    objects_there = all_masks[is_seen].any(axis=0)[window]
+    np.testing.assert_array_equal(target["ignored"].numpy(), outside & ~objects_there)
 
 
 def test_checked_images_that_cannot_be_used_are_named(tmp_path):

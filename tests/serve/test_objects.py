@@ -267,6 +267,17 @@ def test_bad_edits_change_nothing(tmp_path, edit, message):
     assert not objects.can_undo
 
 
+def test_an_act_that_fails_takes_no_ids(tmp_path):
+    objects = make_squares(tmp_path)
+    draw = {"op": "draw", "class": 1, "runs": [[1, 1, 5]]}
+    before = pack_all(objects)
+    with pytest.raises(EditError, match="no object 99"):
+        objects.edit([draw, draw, {"op": "delete", "ids": [99]}], None, "ann")
+    assert pack_all(objects) == before
+    assert objects.edit(draw, None, "ann").added == [4]
+    assert pack_all(ImageObjects.open(tmp_path)) == pack_all(objects)
+
+
 def test_nothing_to_undo_or_redo(tmp_path):
     objects = make_squares(tmp_path)
     with pytest.raises(EditError, match="nothing to undo"):

@@ -5,13 +5,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from manymask.core import Category, ImageSource, Instances, Window, crop_runs, write_json
+import numpy as np
+
+from manymask.core import (
+    Category,
+    ImageSource,
+    Instances,
+    RunLengths,
+    Window,
+    concatenate_instances,
+    concatenate_runs,
+    crop_runs,
+    write_json,
+)
 from manymask.core.files import copy_file
+from manymask.core.runs import subtract_runs
 from manymask.errors import DatasetError
 from manymask.formats import encode_coco_results
 from manymask.formats.records import write_pixels
 from manymask.serve.changes import Filter
 from manymask.serve.objects import ImageObjects
+
+MARGIN = 128
+"""Pixels around a region that come along: features of ``nuclei`` differ up to 96 pixels inside of an image's border."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +52,9 @@ class CheckedImage:
 def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | None = None) -> Path:
     """Write a COCO data set that ``train`` reads: ``annotations.json`` and ``images/``.
 
-    Of an image of which a part was checked, that part alone becomes an image: training takes all that is no object for
-    background, COCO's crowd regions too, and would unlearn the objects that nobody looked at.
+    Of an image of which a region was checked, that region becomes an image, with a margin around it for context. The
+    margin is a crowd region (``iscrowd`` 1) of each class, which neither training nor scores look at. Objects are there
+    whole, as far as that image reaches, if a part of them lies in the region; others are left out.
 
     Args:
         folder: A new folder.
@@ -59,10 +76,16 @@ def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | N
         raise DatasetError(
             "the checked images were predicted by models with different classes; predict them by one model"
         )
+    labels = range(1, len(categories) + 1)
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, each in enumerate(images, start=1):
-        instances, path = _write_image(folder / "images", each, each.objects.to_instances(only))
+        instances, ignored, path = _write_image(folder / "images", each, each.objects.to_instances(only))
+        if len(ignored.start):
+            crowds = concatenate_runs([ignored] * len(categories))
+            is_crowd = np.ones(len(crowds), dtype=bool)
+            regions = Instances.from_runs(crowds, np.array(labels, dtype=np.int64), iscrowd=is_crowd)
+            instances = concatenate_instances([instances, regions])
         height, width = instances.size
         entries.append({"id": number, "file_name": path.name, "height": height, "width": width})
         annotations += _encode(instances, number, categories, len(annotations) + 1)
@@ -73,28 +96,46 @@ def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | N
 
 def _encode(instances: Instances, image_id: int, categories: Sequence[Category], first_id: int) -> list[dict[str, Any]]:
     results = encode_coco_results(instances, image_id, categories)
-    areas = instances.runs.areas.tolist()
+    columns = zip(results, instances.runs.areas.tolist(), instances.iscrowd.tolist(), strict=True)
     return [
-        {name: value for name, value in result.items() if name != "score"} | {"id": number, "area": area, "iscrowd": 0}
-        for number, (result, area) in enumerate(zip(results, areas, strict=True), start=first_id)
+        {name: value for name, value in result.items() if name != "score"}
+        | {"id": number, "area": area, "iscrowd": int(iscrowd)}
+        for number, (result, area, iscrowd) in enumerate(columns, start=first_id)
     ]
 
 
-def _write_image(folder: Path, checked: CheckedImage, instances: Instances) -> tuple[Instances, Path]:
-    """Write what was checked of an image, and return it with its objects there."""
-    height, width = checked.image.size
-    x, y, right, bottom = 0, 0, width, height
-    if checked.region is not None:
-        left, top, across, down = checked.region
-        x, y, right, bottom = max(left, 0), max(top, 0), min(left + across, width), min(top + down, height)
-        if x >= right or y >= bottom:
-            raise DatasetError(f"the checked region {list(checked.region)} of {checked.name} lies outside of the image")
-    window = Window(y, x, bottom - y, right - x)
-    if window == (0, 0, height, width) and checked.path.is_file():
+def _write_image(folder: Path, checked: CheckedImage, instances: Instances) -> tuple[Instances, RunLengths, Path]:
+    """Write what was checked of an image; its objects there, what nobody looked at as one mask, and the file."""
+    whole = Window(0, 0, *checked.image.size)
+    region = whole if checked.region is None else _cut(checked.region, 0, whole)
+    window = whole if checked.region is None else _cut(checked.region, MARGIN, whole)
+    if min(region.height, region.width) <= 0:
+        raise DatasetError(f"the checked region {checked.region} of {checked.name} lies outside of the image")
+    if window == whole and checked.path.is_file():
         path = folder / f"{checked.name}{checked.path.suffix}"
         copy_file(checked.path, path)
-        return instances, path
-    path = folder / f"{checked.name}.tif"
-    write_pixels(path, checked.image.read(window))
-    cut = Instances.from_runs(crop_runs(instances.runs, window), instances.labels)
-    return cut[cut.runs.areas > 0], path
+    else:
+        path = folder / f"{checked.name}.tif"
+        write_pixels(path, checked.image.read(window))
+    seen = instances[crop_runs(instances.runs, region).areas > 0]
+    objects = Instances.from_runs(crop_runs(seen.runs, window), seen.labels)
+    size = window.height, window.width
+    columns = np.arange(region.width) + region.left - window.left
+    looked_at = RunLengths.from_intervals(
+        size,
+        1,
+        np.zeros_like(columns),
+        columns * window.height + region.top - window.top,
+        np.full_like(columns, region.height),
+    )
+    zero = np.zeros(1, dtype=np.int64)
+    everything = RunLengths(size, 1, zero, zero, np.array([window.height * window.width]))
+    return objects, subtract_runs(everything, looked_at), path
+
+
+def _cut(region: tuple[int, int, int, int], margin: int, whole: Window) -> Window:
+    """A region and a margin around it, as far as the image reaches."""
+    x, y, width, height = region
+    left, top = max(x - margin, 0), max(y - margin, 0)
+    right, bottom = min(x + width + margin, whole.width), min(y + height + margin, whole.height)
+    return Window(top, left, bottom - top, right - left)

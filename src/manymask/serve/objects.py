@@ -230,6 +230,7 @@ class ImageObjects:
         after: Patch = {}
         what: list[str] = []
         touched: set[tuple[int, int]] = set()
+        num_rows = len(self._state.table)
         try:
             for step in steps:
                 patch, words = plan_edit(step, self._state)
@@ -242,6 +243,7 @@ class ImageObjects:
             place = self._write(line, user)
         except BaseException:
             self._state.apply(before)
+            self._state.table.shrink(num_rows)
             raise
         self._undo.append(place)
         self._redo.clear()

@@ -61,6 +61,10 @@ class Table:
         self._columns["flags"][self._num_rows : num_rows] = ABSENT
         self._num_rows = max(self._num_rows, num_rows)
 
+    def shrink(self, num_rows: int) -> None:
+        """Forget ids above ``num_rows``, as if they had never been."""
+        self._num_rows = num_rows
+
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
         """Take the columns of a table that was written."""
         columns = {name: columns[name].astype(empty.dtype) for name, empty in _EMPTY.items()}
@@ -91,6 +95,7 @@ class Table:
         if block not in self._listed:
             return np.zeros(0, dtype=np.int64)
         ids = np.unique(np.concatenate(self._listed[block]))
+        ids = ids[ids <= self._num_rows]
         ids = ids[self._columns["block"][ids - 1] == block]
         self._listed[block] = [ids]
         return ids[self._columns["flags"][ids - 1] & ABSENT == 0]
