@@ -1,25 +1,26 @@
 """The objects of an image as files that other tools open."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from manymask.core import Category, ImageSource, Instances
 from manymask.core.files import replace_file
 from manymask.outputs import OUTPUTS, ImageEntry, close_writers
-from manymask.serve.changes import Filter
-from manymask.serve.objects import ImageObjects
 
 
 def write_download(
-    folder: Path, objects: ImageObjects, image: ImageEntry, kind: str, only: Filter | None = None
+    folder: Path, kind: str, instances: Instances, categories: Sequence[Category], image: ImageSource, name: str
 ) -> Path:
-    """Write the objects that are shown, or that a filter lets through, in a format of ``OUTPUTS``.
+    """Write objects in a format of ``OUTPUTS``.
 
     Args:
         folder: Where to write; empty, or for this image and format alone.
-        objects: The objects.
-        image: Their image; its name has to be fit for a file.
         kind: The format.
-        only: Which of the objects.
+        instances: The objects.
+        categories: Their classes.
+        image: Their image.
+        name: What the image's files are called; it has to be fit for that.
 
     Returns:
         The file; where the format has several, a zip of them.
@@ -30,13 +31,12 @@ def write_download(
     """
     output = OUTPUTS[kind]
     output.check()
-    categories = objects.version.categories
-    with close_writers([writer := output(folder, [image.name], categories, 0.0)]):
-        writer.write(image, objects.to_instances(only))
-    files = [folder / name for name in output.list_files([image.name]) if (folder / name).is_file()]
+    with close_writers([writer := output(folder, [name], categories, 0.0)]):
+        writer.write(ImageEntry(1, name, name, image), instances)
+    files = [folder / each for each in output.list_files([name]) if (folder / each).is_file()]
     if len(files) == 1:
         return files[0]
-    path = folder / f"{image.name}.{kind}.zip"
+    path = folder / f"{name}.{kind}.zip"
     with replace_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for each in files:
             archive.write(each, each.relative_to(folder).as_posix())
