@@ -293,9 +293,8 @@ class ImageObjects:
         Raises:
             LookupError: One is not there.
         """
-        for each in ids:
-            if not 0 < each < self._state.next_id or self._state.get_flags(each) & ABSENT:
-                raise LookupError(f"there is no object {each}")
+        if (is_absent := self._state.get_flags(ids) & ABSENT != 0).any():
+            raise LookupError(f"there is no object {ids[int(is_absent.argmax())]}")
         return self._gather(np.array(ids, dtype=np.int64))
 
     def to_instances(self, only: Filter | None = None) -> Instances:
