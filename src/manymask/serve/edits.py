@@ -1,5 +1,6 @@
 """What people do to objects: edits as JSON, checked and turned into changes of values."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,15 @@ def plan_edit(edit: Any, state: ObjectState) -> tuple[Patch, str]:
     if (plan := _PLANS.get(edit["op"])) is None:
         raise EditError(f"there is no edit {edit['op'][:40]!r}; expected one of {', '.join(_PLANS)}")
     return plan(edit, state)
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON, which has no NaN; readers of requests let it pass."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _delete(edit: dict[str, Any], state: ObjectState) -> tuple[Patch, str]:
