@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from manymask.core import ArraySource, Instances, encode_crops
+from manymask.core import ArraySource, Instances, encode_crops, intersect_runs
 from manymask.formats import read_dataset
 from manymask.formats.records import write_pixels
 from manymask.formats.stored import read_predictions
@@ -19,7 +19,7 @@ from manymask.serve.dataset import CheckedImage, write_checked
 from manymask.serve.downloads import write_download
 from manymask.serve.measuring import measure_object, write_measurements
 from manymask.training.augmentation import make_target
-from tests.serve.edited import edit_at_random, make_objects
+from tests.serve.edited import edit_at_random, make_instances, make_objects
 
 SIZE = (120, 160)
 
@@ -95,6 +95,16 @@ def test_downloads_give_the_objects_again(tmp_path, kind):
     assert list_masks(found) == list_masks(expected)
     if kind != "imagej":  # whose files hold no scores
         assert np.allclose(np.sort(found.scores), np.sort(expected.scores))
+
+
+@pytest.mark.parametrize("kind", ["coco", "geojson", "imagej"])
+def test_objects_that_overlap_come_back_whole(tmp_path, kind):
+    objects = make_objects(tmp_path / "image", make_instances(size=SIZE))
+    edit_at_random(objects, np.random.default_rng(2), 40)
+    expected = objects.to_instances()
+    assert len(intersect_runs(expected.runs, expected.runs)) > len(expected)
+    found = read_back(tmp_path, download_objects(tmp_path, objects, make_image(tmp_path), kind))
+    assert list_masks(found) == list_masks(expected)
 
 
 @pytest.mark.parametrize("kind", list(OUTPUTS))
