@@ -13,9 +13,9 @@ from manymask.formats import read_dataset
 from manymask.formats.records import write_pixels
 from manymask.formats.stored import read_predictions
 from manymask.imaging import open_image
-from manymask.outputs import OUTPUTS
+from manymask.outputs import OUTPUTS, ImageEntry
 from manymask.serve.changes import Filter
-from manymask.serve.dataset import CheckedImage, write_checked
+from manymask.serve.checked import CheckedImage, write_checked
 from manymask.serve.downloads import write_download
 from manymask.serve.measuring import measure_object, write_measurements
 from manymask.training.augmentation import make_target
@@ -49,12 +49,12 @@ def make_image(folder, size=SIZE):
 
 def download_objects(folder, objects, image, kind, only=None):
     """A download of an image ``a``."""
-    return write_download(folder / "out", kind, objects.to_instances(only), objects.version.categories, image, "a")
+    return write_download(folder / "out", objects, ImageEntry(1, "a", "a.tif", image), kind, only)
 
 
 def check(folder, name, objects, image, region=None):
     """A checked image, whose file is there or not."""
-    return CheckedImage(name, folder / "a.tif", image, objects.to_instances(), objects.version.categories, region)
+    return CheckedImage(name, folder / "a.tif", image, objects, region)
 
 
 def read_back(folder, download):
@@ -140,7 +140,7 @@ def test_measurements_of_all_and_of_one_are_equal(tmp_path):
     assert [int(row["area"]) for row in rows.values()] == selection.instances.runs.areas.tolist()
     assert (rows[1]["edited"], rows[1]["accepted"], rows[5]["edited"], rows[5]["accepted"]) == ("1", "0", "0", "1")
     for each in (1, 5, 9, selection.ids[-1]):
-        one = measure_object(objects, int(each), image)
+        one = measure_object(objects, image, int(each))
         assert list(one) == list(rows[each])
         for name, value in one.items():
             if name == "class":
@@ -148,9 +148,9 @@ def test_measurements_of_all_and_of_one_are_equal(tmp_path):
             else:
                 assert float(rows[each][name]) == pytest.approx(value, abs=1e-6)
     json.dumps(one, allow_nan=False)
-    assert measure_object(objects, 3, image)["edited"] == 1  # deleted ones have numbers, too
+    assert measure_object(objects, image, 3)["edited"] == 1  # deleted ones have numbers, too
     with pytest.raises(LookupError, match="no object 999"):
-        measure_object(objects, 999, image)
+        measure_object(objects, image, 999)
 
 
 def test_checked_images_are_a_data_set(tmp_path):
@@ -166,7 +166,7 @@ def test_checked_images_are_a_data_set(tmp_path):
 
 
 def test_what_nobody_looked_at_is_ignored(tmp_path, monkeypatch):
-    monkeypatch.setattr("manymask.serve.dataset.MARGIN", 20)
+    monkeypatch.setattr("manymask.serve.checked.MARGIN", 20)
     objects, image = make_edited(tmp_path / "image"), make_image(tmp_path)
     part = check(tmp_path, "second", objects, image, (30, 10, 60, 50))
     write_checked(folder := tmp_path / "set", [part])

@@ -1,26 +1,25 @@
 """The objects of an image as files that other tools open."""
 
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from manymask.core import Category, ImageSource, Instances
 from manymask.core.files import replace_file
 from manymask.outputs import OUTPUTS, ImageEntry, close_writers
+from manymask.serve.changes import Filter
+from manymask.serve.objects import ImageObjects
 
 
 def write_download(
-    folder: Path, kind: str, instances: Instances, categories: Sequence[Category], image: ImageSource, name: str
+    folder: Path, objects: ImageObjects, image: ImageEntry, kind: str, only: Filter | None = None
 ) -> Path:
-    """Write objects in a format of ``OUTPUTS``.
+    """Write the objects that are shown, or that a filter lets through, in a format of ``OUTPUTS``.
 
     Args:
         folder: Where to write; empty, or for this image and format alone.
+        objects: The objects.
+        image: Their image; its name has to be fit for a file.
         kind: The format.
-        instances: The objects.
-        categories: Their classes.
-        image: Their image.
-        name: What the image's files are called; it has to be fit for that.
+        only: Which of the objects.
 
     Returns:
         The file; where the format has several, a zip of them.
@@ -31,8 +30,9 @@ def write_download(
     """
     output = OUTPUTS[kind]
     output.check()
-    with close_writers([writer := output(folder, [name], categories, 0.0)]):
-        writer.write(ImageEntry(1, name, name, image), instances)
+    name = image.name
+    with close_writers([writer := output(folder, [name], objects.version.categories, 0.0)]):
+        writer.write(image, objects.to_instances(only))
     files = [folder / each for each in output.list_files([name]) if (folder / each).is_file()]
     if len(files) == 1:
         return files[0]

@@ -13,7 +13,7 @@ from manymask.serve.objects import ImageObjects, Selection
 from manymask.serve.table import ACCEPTED, EDITED
 
 
-def measure_object(objects: ImageObjects, object_id: int, image: ImageSource) -> dict[str, Any]:
+def measure_object(objects: ImageObjects, image: ImageSource, object_id: int) -> dict[str, Any]:
     """The numbers of one object as ``write_measurements`` has them, for JSON: what is unknown is None.
 
     Raises:

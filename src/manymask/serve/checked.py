@@ -23,6 +23,7 @@ from manymask.core.runs import subtract_runs
 from manymask.errors import DatasetError
 from manymask.formats import encode_coco_results
 from manymask.formats.records import write_pixels
+from manymask.serve.objects import ImageObjects
 
 MARGIN = 128
 """Pixels around a region that come along: features of ``nuclei`` differ up to 96 pixels inside of an image's border."""
@@ -34,18 +35,16 @@ class CheckedImage:
 
     Attributes:
         name: Its name in the data set, unique there and fit for a file.
-        file: Where it lies.
+        path: Its file.
         image: The image as it was predicted.
-        instances: Its objects.
-        categories: Their classes.
+        objects: Its objects.
         region: x, y, width and height in pixels of what was checked; None for the whole image.
     """
 
     name: str
-    file: Path
+    path: Path
     image: ImageSource
-    instances: Instances
-    categories: Sequence[Category]
+    objects: ImageObjects
     region: Sequence[int] | None = None
 
 
@@ -67,8 +66,8 @@ def write_checked(folder: Path, images: Sequence[CheckedImage]) -> None:
     """
     if not images:
         raise DatasetError("no image is marked as checked; check the objects of one, and mark it")
-    categories = list(images[0].categories)
-    if any(list(each.categories) != categories for each in images):
+    categories = images[0].objects.version.categories
+    if any(each.objects.version.categories != categories for each in images):
         raise DatasetError(
             "the checked images were predicted by models with different classes; predict them by one model"
         )
@@ -106,13 +105,14 @@ def _write_image(folder: Path, checked: CheckedImage) -> tuple[Instances, RunLen
     window = whole if checked.region is None else _cut(checked.region, MARGIN, whole)
     if min(region.height, region.width) <= 0:
         raise DatasetError(f"the checked region {checked.region} of {checked.name} has no pixels in the image")
-    if window == whole and checked.file.is_file():
-        path = folder / f"{checked.name}{checked.file.suffix}"
-        copy_file(checked.file, path)
+    if window == whole and checked.path.is_file():
+        path = folder / f"{checked.name}{checked.path.suffix}"
+        copy_file(checked.path, path)
     else:
         path = folder / f"{checked.name}.tif"
         write_pixels(path, checked.image.read(window))
-    seen = checked.instances[crop_runs(checked.instances.runs, region).areas > 0]
+    instances = checked.objects.to_instances()
+    seen = instances[crop_runs(instances.runs, region).areas > 0]
     objects = Instances.from_runs(crop_runs(seen.runs, window), seen.labels)
     size = window.height, window.width
     columns = np.arange(region.width) + region.left - window.left
