@@ -18,8 +18,8 @@ settings.register_profile("manymask", deadline=None, derandomize=True, max_examp
 settings.load_profile("manymask")
 
 
-# What not every machine has, and so not every test run needs: a browser, the extra ``oracles``, real data, a GPU.
-OPTIONAL = {"chromium", "oracles", "data", "gpu"}
+# What not every machine has, and so not every test run needs: a browser, Ray, the extra ``oracles``, real data, a GPU.
+OPTIONAL = {"chromium", "oracles", "data", "gpu", "ray"}
 
 
 @pytest.fixture(scope="session")

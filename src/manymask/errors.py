@@ -7,6 +7,7 @@ ManymaskError
 ├── CheckpointError   a checkpoint or weights file that cannot be read, or is not ours
 ├── BrokenImagesError some of many images could not be predicted; the others were
 └── TrainingError     training cannot go on: loss is NaN, memory or disk is full
+    └── LostProcess   another of the processes that train together has ended
 
 Each message says what was expected, what was found, in which file, and what to do. The command line prints such an
 error as one line and exits with 2 (1 for ``BrokenImagesError``); every other exception is a bug and keeps its
@@ -44,6 +45,10 @@ class CheckpointError(ManymaskError):
 
 class TrainingError(ManymaskError):
     """Training cannot go on."""
+
+
+class LostProcess(TrainingError):  # noqa: N818 - what happened, not what is wrong
+    """Another of the processes that train together has ended."""
 
 
 class BrokenImagesError(ManymaskError):

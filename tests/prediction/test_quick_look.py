@@ -1,6 +1,7 @@
 """``object_size=auto`` in tiles: the factor is chosen once for the image, and no look is larger than a tile."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from manymask.imaging.normalization import Scale
 from manymask.imaging.orientation import open_labelled_image
 from manymask.modeling.detections import Detections
 from manymask.prediction import quick_look, tiling
-from manymask.prediction.job import _File, _Job
+from manymask.prediction.job import _Job
+from manymask.prediction.pace import Pace
 from manymask.prediction.partial import TileStore
+from manymask.prediction.parts import ImageFile
 from manymask.prediction.quick_look import read_resized, spread_windows
 from manymask.prediction.tiling import Tiling, find_instances, load_image
 from tests.prediction.test_object_size import find, make_model, plant
@@ -111,15 +114,12 @@ def test_progress_counts_the_tiles_that_were_planned():
     model = dataclasses.replace(model, detector=PlantedInWindows(np.zeros((0, 4)), model.preprocessing))
     tiles = Tiling.of(model.plan)
     loaded = load_image(Coordinates(SHAPE), "a.tif", model.plan, tiles)
-    passes = [
-        tiling._Pass(1.0, tiles, loaded.tiles, 0),
-        tiling._Pass(0.2, tiles, loaded.tiles[:3], len(loaded.tiles)),
-    ]
+    passes = [loaded.tiles, loaded.tiles[:3]]
     told, nothing = [], Instances.from_runs(RunLengths.empty((8, 8)), np.zeros(0, dtype=np.int64))
-    pace = tiling._Pace(loaded, passes, model, lambda number, _: told.append(number))
-    for each in passes:
-        for tile in each.tiles:
-            pace.tell([tile], [nothing], is_new=True)
+    sizes = {"num_told": len(loaded.tiles), "num_tiles": len(loaded.tiles) + 3, "num_pixels": 2 * SHAPE[0] * SHAPE[1]}
+    pace = Pace("a.tif", 0.5, lambda number, _: told.append(number), **sizes)
+    for tile in itertools.chain(*passes):
+        pace.tell([tile], [nothing], is_new=True)
     assert sum(told) == len(loaded.tiles)
 
 
@@ -203,7 +203,7 @@ class TestDeclaredSize:
 
     def plan(self, model, path):
         job = _Job(model, Tiling.of(model.plan), None, None, may_break=False)
-        return job.plan_tasks([_File("a", path, ONE_PLANE)], None)
+        return job.plan_tasks([ImageFile("a", path, ONE_PLANE)], None)
 
     def test_labels_are_whole_in_memory(self, slide):
         with pytest.raises(FormatError, match=r"a\.tif declares 60000 x 60000 labelled pixels, 14\.4 GB once decoded"):

@@ -92,7 +92,8 @@ def run_in_process(
         arguments: What follows ``manymask``.
         log: Takes what it prints.
         action: What befalls it before a training step: ``SIGKILL`` (it alone), ``SIGINT`` or ``SIGTERM`` (it and its
-            loader processes), or ``full``, from which on no file can grow above a megabyte.
+            loader processes), or ``full``, from which on no file can grow above a megabyte; or ``SIGBUS in a loader``,
+            which ends its loader processes at once, as a full shared memory does.
         epoch: The epoch of that step, 0-based.
         batch: The batch of that step, 0-based.
 
@@ -116,6 +117,7 @@ def _main(arguments: list[str], log: Path, action: str, epoch: int, batch: int) 
         os.dup2(f.fileno(), 2)
     torch.set_num_threads(1)
     from manymask.cli.app import main
+    from manymask.training.loading import TrainingImages
     from manymask.training.module import TrainingModule
 
     step = TrainingModule.training_step
@@ -126,6 +128,8 @@ def _main(arguments: list[str], log: Path, action: str, epoch: int, batch: int) 
         return step(self, *args)
 
     TrainingModule.training_step = step_with_accident
+    if action == "SIGBUS in a loader":
+        TrainingImages.__getitem__ = lambda *_: os.kill(os.getpid(), signal.SIGBUS)  # pyright: ignore
     sys.argv = ["manymask", *arguments]
     try:
         main()

@@ -1,7 +1,6 @@
 """Full memory, full disks, broken loader processes and signals."""
 
 import errno
-import os
 import signal
 
 import pytest
@@ -13,7 +12,6 @@ from manymask.errors import FormatError, TrainingError
 from manymask.modeling.network import MaskRCNN
 from manymask.training import train
 from manymask.training.failures import explain_failures
-from manymask.training.loading import TrainingImages
 from tests.training.runs import (
     SETTINGS,
     list_arguments,
@@ -98,10 +96,18 @@ class TestInsideTraining:
             train(data, output=output, recipe="baseline", settings=SETTINGS)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
-    def test_shared_memory(self, data, output, monkeypatch):
-        monkeypatch.setattr(TrainingImages, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGBUS))
-        with pytest.raises(TrainingError, match="lower num_workers"):
-            train(data, output=output, recipe="baseline", settings=SETTINGS | {"num_workers": 1})
+    def test_shared_memory(self, data, output, tmp_path):
+        """In a process of its own: torch raises the death of a loader wherever the main thread then is."""
+        arguments = [
+            "train",
+            data,
+            "--output",
+            output,
+            *list_arguments(recipe="baseline", **SETTINGS | {"num_workers": 1}),
+        ]
+        exit_code, text = run_in_process(arguments, tmp_path / "log", "SIGBUS in a loader")
+        assert exit_code == 2
+        assert "lower num_workers" in text.splitlines()[-1]
 
     def test_full_disk(self, data, output, tmp_path):
         arguments = ["train", data, "--output", output, *list_arguments(recipe="baseline", **SETTINGS)]

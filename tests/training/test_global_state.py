@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ def look() -> tuple:
     modes = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     with keep_global_state():
         numbers = torch.rand(3).tolist() + np.random.rand(3).tolist() + [random.random()]
+    modes += tuple(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
     return numbers, modes, cudnn.benchmark, cudnn.deterministic, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
 
 

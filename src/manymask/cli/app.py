@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 import sys
 import time
 from pathlib import Path
@@ -10,10 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from manymask import __version__
-from manymask.cli.console import print_line, print_marked, print_table, route_notes, show_progress
+from manymask.cli.console import (
+    console,
+    print_line,
+    print_marked,
+    print_table,
+    route_notes,
+    show_progress,
+    silence_notes,
+)
 from manymask.cli.options import (
+    AddressOption,
     ChannelsOption,
     DeviceOption,
+    EngineOption,
     FormatOption,
     GroupOption,
     IgnoreOption,
@@ -33,7 +44,8 @@ from manymask.cli.options import (
     parse_region,
 )
 from manymask.cli.serving import TokenFileOption, predict_remotely, serve
-from manymask.errors import Interrupted, ManymaskError, PlanError
+from manymask.core.launched import read_launch
+from manymask.errors import Interrupted, LostProcess, ManymaskError, PlanError
 from manymask.wording import count_of
 
 app = typer.Typer(
@@ -54,8 +66,15 @@ def main() -> None:
     route_notes()
     try:
         app(prog_name="manymask")
+    except LostProcess as error:
+        if read_launch().launcher != "torchrun":  # which names the process that is lost
+            print_marked("error:", "bold red", str(error))
+        sys.exit(error.exit_code)
     except ManymaskError as error:
-        print_marked("error:", "bold red", " ".join(str(error).splitlines()))
+        console.quiet = False
+        rank = read_launch().rank
+        place = f"process {rank} on {socket.gethostname()}: " if rank else ""
+        print_marked("error:", "bold red", place + " ".join(str(error).splitlines()))
         sys.exit(error.exit_code)
     except Interrupted as error:
         print_line(str(error))
@@ -88,6 +107,8 @@ def train(
         float | None, typer.Option(help="Time that the whole command may take; the schedule is fitted to it.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="A run folder, or a checkpoint in one, to go on with.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices of each machine that train together.")] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines that train together (docs/scaling.md).")] = 1,
     data_format: FormatOption = None,
     settings: SetOption = None,
 ) -> None:
@@ -95,6 +116,12 @@ def train(
     from manymask.training import train as run
 
     values = parse_options(settings, minutes=minutes)
+    if max(devices, num_nodes) > 1 and not read_launch().launcher:
+        from manymask.training.launching import launch_processes
+
+        raise typer.Exit(launch_processes(sys.argv[1:], devices, num_nodes))
+    if read_launch().rank > 0:
+        silence_notes()
     with show_progress() as progress:
         folder = run(
             data,
@@ -105,9 +132,12 @@ def train(
             resume=resume,
             started=STARTED,
             settings=values,
+            devices=devices,
+            num_nodes=num_nodes,
             progress=progress,
         )
-    typer.echo(f"written to {folder}")
+    if read_launch().rank == 0:
+        typer.echo(f"written to {folder}")
 
 
 @app.command(cls=SettingsCommand)
@@ -204,6 +234,8 @@ def experiment(
     val: Annotated[Path | None, typer.Option(help="A separate validation set.")] = None,
     data_format: FormatOption = None,
     group_by: GroupOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     settings: SetOption = None,
 ) -> None:
     """Train variants with several seeds each, and compare them on the same images."""
@@ -222,6 +254,8 @@ def experiment(
             recipe=recipe,
             val=val,
             data_format=data_format,
+            engine=engine,
+            address=address,
             **arguments,
             progress=progress,
         )
@@ -300,12 +334,15 @@ def predict(
     device: DeviceOption = None,
     tta: TtaOption = False,
     object_size: ObjectSizeOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     token_file: TokenFileOption = None,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write them in the files that other tools read.
 
-    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on.
+    Large images are seen in tiles. Stopped by Ctrl-C or killed, the same command goes on. Of `--engine ray`,
+    `--num-workers` is the number of processes.
     """
     with show_progress() as progress:
         from manymask import prediction
@@ -315,12 +352,13 @@ def predict(
             local = {
                 "--ids": ids, "--page": page, "--z": z, "--t": t, "--channels": channels, "--region": region,
                 "--tile-size": tile_size, "--device": device, "--tta": tta, "--object-size": object_size,
-                "--set": settings,
+                "--set": settings, "--engine": engine != "local", "--address": address,
             }  # fmt: skip
             written = predict_remotely(model, images, output, format, token_file, progress, local)
             _tell_written(written)
             return
-        values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
+        own = {"device": device, "tta": tta or None, "object_size": object_size, "num_workers": None}
+        values = parse_options(settings, **own)
         planes = parse_planes(page, z, t, channels)
         loaded = prediction.load_model(model, settings=values)
         written = prediction.predict_files(
@@ -332,6 +370,9 @@ def predict(
             planes=planes,
             region=parse_region(region),
             tile_size=tile_size,
+            engine=engine,
+            address=address,
+            num_workers=values.get("num_workers"),
             progress=progress,
         )
     _tell_written(written)

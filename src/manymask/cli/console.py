@@ -28,6 +28,13 @@ def route_notes() -> None:
             stream.reconfigure(errors="backslashreplace")  # a class may have a name that the terminal cannot show
 
 
+def silence_notes() -> None:
+    """Leave notes, warnings and progress to the first of several processes."""
+    warnings.showwarning = lambda *_, **__: None
+    logging.getLogger("manymask").handlers = [logging.NullHandler()]
+    console.quiet = True
+
+
 class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a note."""

@@ -67,6 +67,13 @@ ObjectSizeOption = Annotated[
         "the root of their area in pixels. [none]",
     ),
 ]
+EngineOption = Annotated[
+    str, typer.Option(metavar="local|ray", help="Where the work is done: in this process, or by Ray's workers.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(metavar="auto|HOST:PORT", help="For --engine ray: a cluster. [Ray is started on this machine]"),
+]
 PageOption = Annotated[
     str | None,
     typer.Option(metavar="N|all", help="Which image of files that hold several; all: each, named STEM_p001 and so on."),

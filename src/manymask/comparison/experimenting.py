@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,17 +16,21 @@ from manymask.comparison.comparing import compare
 from manymask.comparison.tables import COMPARISON_NAMES
 from manymask.core import read_json, write_json
 from manymask.core.outputs import check_outputs, is_unused
-from manymask.core.progress import Progress
-from manymask.errors import DatasetError, Interrupted, PlanError
+from manymask.core.progress import Progress, track
+from manymask.errors import DatasetError, Interrupted, ManymaskError, PlanError
 from manymask.formats import read_dataset
 from manymask.formats.datasets import open_dataset
 from manymask.formats.splits import check_same_classes, choose_parts
 from manymask.inspection import group_images
 from manymask.plan import AUTO, READING, RESUMABLE, SETTINGS, Plan, change_plan, list_marked, make_plan, read_plan
+from manymask.prediction.ray_engine import check_engine, connect_ray
 from manymask.training import train
 from manymask.training.setup import check_start
 
 logger = logging.getLogger(__name__)
+
+REMEDY = "the same experiment command again goes on with it"
+"""What is said where a signal stops it."""
 
 
 def experiment(
@@ -39,6 +44,8 @@ def experiment(
     data_format: str | None = None,
     group_by: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train every variant with every seed on the same images, and compare their last epochs on the same others.
@@ -58,6 +65,9 @@ def experiment(
         group_by: Regular expression that finds an image's group in its name; groups are held out whole, and intervals
             draw groups.
         settings: Settings of all runs, by name.
+        engine: ``local``, or ``ray``: each run is a task of Ray's with one core, and a GPU where there are any, so that
+            many go at a time, on all machines of a cluster (docs/scaling.md).
+        address: Of a Ray cluster: ``auto``, or host:port; by default Ray is started on this machine.
         progress: Called with the number of steps or images done, their number, and what is being done.
 
     Returns:
@@ -65,8 +75,10 @@ def experiment(
 
     Raises:
         PlanError: A setting is wrong, or the folder holds another experiment.
-        ManymaskError: A run cannot go on; run the same again once the cause is mended.
+        ManymaskError: Ray is not installed, there is no cluster, or its workers do not see the folders. Or a run cannot
+            go on; run the same again once the cause is mended.
     """
+    check_engine(engine, address)
     variants, folder, settings = list_variants(vary), Path(output), dict(settings or {})
     for path in (data, val):
         if path is not None and not Path(path).exists():
@@ -95,7 +107,11 @@ def experiment(
         for name, values in variants.items()
     }
     device = str(settings.get("device", "auto"))
-    _train_all(data, {"recipe": recipe, "val": val, "data_format": data_format, "progress": progress}, runs, device)
+    places = {"recipe": recipe, "val": val, "data_format": data_format, "progress": progress}
+    if engine == "ray":
+        _train_on_ray(data, places, runs, device, address)
+    else:
+        _train_all(data, places, runs, device)
     # Not the best epoch: it is chosen on these very images, which favours runs whose scores vary more.
     sources = {name: [folder / name / f"seed_{seed}" / "last.ckpt" for seed in seeds] for name in variants}
     if val is None:  # a recipe's file may say how images are grouped, too
@@ -209,6 +225,26 @@ def _train_all(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dic
             result.result()
 
 
+def _train_on_ray(
+    data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]], device: str, address: str | None
+) -> None:
+    """Train what is not finished, each run in a process of its own; one that ends goes on from its last epoch."""
+    calls = [(data, places | {"progress": None}, run, settings) for run, settings in runs.items()]
+    try:
+        with connect_ray(address) as workers:
+            ended = workers.run(_train_run, calls, on_gpu=device != "cpu")
+            for number, _ in track(ended, len(runs), "training runs", places["progress"]):
+                run = calls[number][2]
+                logger.info(f"trained: {run.parent.name}, seed {runs[run]['seed']}")
+                if not (run / "last.ckpt").is_file():
+                    raise ManymaskError(
+                        f"a worker on another machine has trained {run}, but it is not here; put --output on a disk "
+                        "that all machines share, at the same place on each"
+                    )
+    except KeyboardInterrupt as error:
+        raise Interrupted(signal.SIGINT, REMEDY) from error
+
+
 def _print_notes() -> None:
     """Let a process that trains some of the runs tell what this one would."""
     log, handler = logging.getLogger("manymask"), logging.StreamHandler()
@@ -220,12 +256,15 @@ def _print_notes() -> None:
 def _train_runs(data: str | Path, places: dict[str, Any], runs: Mapping[Path, dict[str, Any]]) -> None:
     for number, (run, settings) in enumerate(runs.items(), start=1):
         logger.info(f"run {number} of {len(runs)}: {run.parent.name}, seed {settings['seed']}")
-        try:
-            if (run / "plan.json").is_file():
-                changed = {name: settings[name] for name in list_marked(RESUMABLE) if name in settings}
-                train(data, resume=run, val=places["val"], settings=changed, progress=places["progress"])
-            else:
-                train(data, output=run, settings=settings, **places)
-        except Interrupted as error:
-            remedy = "the same experiment command again goes on with it"
-            raise Interrupted(error.signal_number, remedy) from error
+        _train_run(data, places, run, settings)
+
+
+def _train_run(data: str | Path, places: dict[str, Any], run: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        if (run / "plan.json").is_file():
+            changed = {name: settings[name] for name in list_marked(RESUMABLE) if name in settings}
+            train(data, resume=run, val=places["val"], settings=changed, progress=places["progress"])
+        else:
+            train(data, output=run, settings=settings, **places)
+    except Interrupted as error:
+        raise Interrupted(error.signal_number, REMEDY) from error

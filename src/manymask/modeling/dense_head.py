@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from manymask.modeling.shared_batch import weigh_loss
 from manymask.modeling.targets import make_dense_targets, place_cells
 
 HIDDEN_CHANNELS = 32
@@ -62,4 +63,5 @@ class DenseHead(nn.Sequential):
         foreground = F.binary_cross_entropy_with_logits(found[0], expected[0])
         border = F.binary_cross_entropy_with_logits(found[1], expected[1], pos_weight=found.new_tensor(BORDER_WEIGHT))
         offsets = F.smooth_l1_loss(found[2:], expected[2:], beta=1 / 9, reduction="none").mean(dim=0)
-        return self.weight * (foreground + border + (offsets * inside).sum() / inside.sum().clamp(min=1))
+        offset = weigh_loss((offsets * inside).sum() / inside.sum().clamp(min=1), inside.sum())
+        return self.weight * (weigh_loss(foreground + border, len(inside)) + offset)

@@ -128,6 +128,10 @@ class WinogradConv2d(nn.Module):
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        torch._nnpack_available()  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]  # makes it ready
+
     def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch _ height width"]:
         """The convolution of maps on the CPU."""
         # NNPACK takes fp32 only and no empty batch, and other libraries' graphs do not know it.

@@ -1,5 +1,7 @@
 """Mask R-CNN of torchvision's parts."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -9,6 +11,7 @@ from manymask.modeling.backbones import PyramidBackbone
 from manymask.modeling.detections import Detections
 from manymask.modeling.roi_heads import CrowdRoIHeads
 from manymask.modeling.rpn import CrowdRegionProposalNetwork
+from manymask.modeling.shared_batch import agree_on_size
 
 # Sides are padded to a multiple of the largest stride.
 LARGEST_STRIDE = 32
@@ -22,7 +25,8 @@ class PadTransform(nn.Module):
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
         """Pad the images to one size, of two cells of stride 32 at least: of one, BatchNorm can measure nothing."""
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        height, width = (-(-max(sides) // LARGEST_STRIDE) * LARGEST_STRIDE for sides in zip(*sizes, strict=True))
+        longest = agree_on_size(*(max(sides) for sides in zip(*sizes, strict=True)))
+        height, width = (-(-side // LARGEST_STRIDE) * LARGEST_STRIDE for side in longest)
         if height == width == LARGEST_STRIDE:
             width *= 2
         batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
@@ -49,3 +53,11 @@ class MaskRCNN(GeneralizedRCNN):
         self, backbone: PyramidBackbone | BackboneWithFPN, rpn: CrowdRegionProposalNetwork, roi_heads: CrowdRoIHeads
     ) -> None:
         super().__init__(backbone, rpn, roi_heads, PadTransform())
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """The losses in training, else the detections; samples of an image follow from its target's ``seed``."""
+        seeds = [int(target["seed"]) for target in targets or [] if "seed" in target]
+        parts: list[Any] = [self.rpn, self.roi_heads]
+        for part in parts:
+            part.fg_bg_sampler.seeds = seeds
+        return super().forward(images, targets)

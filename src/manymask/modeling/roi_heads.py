@@ -17,6 +17,7 @@ from manymask.modeling.dense_head import DenseHead
 from manymask.modeling.detections import Detections
 from manymask.modeling.pooling import pool_boxes
 from manymask.modeling.rpn import Float32BoxCoder
+from manymask.modeling.shared_batch import SeededSampler, weigh_loss
 from manymask.modeling.targets import find_ignored, sample_mask_targets
 
 # Detections that go through the mask head at once: 256 x 256 channels x 14 x 14 are 51 MB in float32.
@@ -104,6 +105,8 @@ class CrowdRoIHeads(RoIHeads):
         self.is_exact, self.box_loss, self.mask_samples = is_exact, box_loss, mask_samples
         self.second, self.dense_head = second, dense_head
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        own = self.fg_bg_sampler
+        self.fg_bg_sampler = SeededSampler(own.batch_size_per_image, own.positive_fraction)
 
     def _shift(self, boxes: list[Tensor]) -> list[Tensor]:
         """Boxes as indices of pixels, which pooling reads them as."""
@@ -150,7 +153,7 @@ class CrowdRoIHeads(RoIHeads):
         chosen = [torch.nonzero(keep).flatten() for keep in is_object]
         if self.mask_samples is not None:
             # In any order: the sampler gives them by their places among the proposals, the best ones first.
-            chosen = [own[torch.randperm(len(own), device=own.device)[: self.mask_samples]] for own in chosen]
+            chosen = [self._choose_any(index, own) for index, own in enumerate(chosen)]
         proposals = [boxes[own] for boxes, own in zip(proposals, chosen, strict=True)]
         rows = [image_rows[own] for image_rows, own in zip(rows, chosen, strict=True)]
         loss_mask = self._compute_mask_loss(features, proposals, rows, image_shapes, targets)
@@ -158,6 +161,10 @@ class CrowdRoIHeads(RoIHeads):
         if self.dense_head is not None:
             losses["loss_dense"] = self.dense_head.compute_loss(features["0"], image_shapes, targets)
         return [], losses
+
+    def _choose_any(self, index: int, rows: Tensor) -> Tensor:
+        self.fg_bg_sampler.seed(index)
+        return rows[torch.randperm(len(rows), device=rows.device)[: self.mask_samples]]
 
     def _drop_ignored(
         self, proposals: list[Tensor], image_shapes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
@@ -184,12 +191,16 @@ class CrowdRoIHeads(RoIHeads):
         # The box of zeros is for proposals of an image without any.
         matched = [F.pad(target["boxes"].float(), (0, 0, 0, 1))[own] for target, own in zip(targets, rows, strict=True)]
         if self.box_loss == "smooth_l1":
-            return fastrcnn_loss(class_logits, box_regression, labels, self.box_coder.encode(matched, proposals))
+            losses = fastrcnn_loss(class_logits, box_regression, labels, self.box_coder.encode(matched, proposals))
+            of_classes, of_boxes = weigh_loss(torch.stack(losses), len(class_logits))
+            return of_classes, of_boxes
         classes = torch.cat(labels)
         objects = torch.nonzero(classes > 0).flatten()
         boxes = self.box_coder.decode(box_regression, proposals)[objects, classes[objects]]
         loss = generalized_box_iou_loss(boxes, torch.cat(matched)[objects], reduction="sum")
-        return F.cross_entropy(class_logits, classes), GIOU_WEIGHT * loss / len(classes)
+        losses = torch.stack([F.cross_entropy(class_logits, classes), GIOU_WEIGHT * loss / len(classes)])
+        of_classes, of_boxes = weigh_loss(losses, len(classes))
+        return of_classes, of_boxes
 
     def _train_second(
         self,
@@ -263,7 +274,7 @@ class CrowdRoIHeads(RoIHeads):
         """Mean binary cross-entropy of the true class's mask (Mask R-CNN, section 3)."""
         logits = self._run_mask_head(features, proposals, image_shapes)
         if logits.numel() == 0:
-            return logits.sum() * 0  # a batch without objects still needs a loss that every rank can differentiate
+            return weigh_loss(logits.sum() * 0, 0)  # a batch without objects needs a loss to differentiate all the same
         labels = torch.cat([target["labels"][r] for target, r in zip(targets, rows, strict=True)])
         num_bins = logits.shape[-1]
         mask_targets = [
@@ -277,7 +288,7 @@ class CrowdRoIHeads(RoIHeads):
             for target, r, boxes, shape in zip(targets, rows, proposals, image_shapes, strict=True)
         ]
         chosen = logits[torch.arange(len(labels), device=labels.device), labels]
-        return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(mask_targets))
+        return weigh_loss(F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(mask_targets)), len(labels))
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from manymask.modeling.anchors import AnchorGrid, match_anchors
+from manymask.modeling.shared_batch import SeededSampler, weigh_loss
 from manymask.modeling.targets import find_ignored
 
 # So many proposals are taken in use where none is likely to be an object.
@@ -54,6 +55,8 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
     ) -> None:
         super().__init__(*arguments, **settings)
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        own = self.fg_bg_sampler
+        self.fg_bg_sampler = SeededSampler(own.batch_size_per_image, own.positive_fraction)
         self.least_objectness, self.pixels_per_proposal = least_objectness, pixels_per_proposal
 
     def pre_nms_top_n(self) -> int:
@@ -141,6 +144,14 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
             if "ignored" in target:
                 own[(own == 0) & find_ignored(target["ignored"], image_anchors, size)] = -1
         return labels, matched_boxes
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: Any
+    ) -> tuple[Tensor, Tensor]:
+        """As torchvision's, as means over the anchors that all processes sample."""
+        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        of_objects, of_boxes = weigh_loss(torch.stack(losses), self.fg_bg_sampler.num_sampled)
+        return of_objects, of_boxes
 
     def _make_grids(self) -> list[AnchorGrid]:
         grids, first = [], 0

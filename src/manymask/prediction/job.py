@@ -2,20 +2,21 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from manymask import __version__
-from manymask.core import ImageSource, Instances, Region, Window
+from manymask.core import ImageSource, Instances, Window
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.errors import BrokenImagesError, DatasetError, PlanError
 from manymask.formats import find_skipped, match_image_ids, read_image_ids
-from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices, open_image
+from manymask.imaging import ONE_PLANE, PlaneChoice, find_images, list_choices
 from manymask.imaging.files import check_unique_names, list_given
 from manymask.imaging.normalization import Normalization
 from manymask.imaging.ome_zarr import is_zarr
@@ -26,7 +27,9 @@ from manymask.plan import INFERENCE, READING, list_marked
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.partial import PartialResults, digest_file
+from manymask.prediction.parts import ImageFile, Part, PartFinder, list_parts, name_region, recall_instances
 from manymask.prediction.predicting import get_model, take_channels
+from manymask.prediction.ray_engine import Lost, RayWorkers, check_engine, connect_ray
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
 from manymask.wording import count_of, find_name, list_some
 
@@ -46,6 +49,9 @@ def predict_files(
     planes: PlaneChoice = ONE_PLANE,
     region: tuple[int, int, int, int] | None = None,
     tile_size: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Predict images and write the results.
@@ -55,8 +61,9 @@ def predict_files(
     Of several images without ``ids`` a damaged one is reported and passed over. What an earlier call wrote to the
     folder is removed; files of anybody else are never written over.
 
-    Images above a size, which depends on the model, are seen in tiles. Finished tiles are kept in ``.partial`` below
-    ``output`` until all results are written: stopped at any moment, the same call goes on and ends with the same files.
+    Images above a size, which depends on the model, are seen in tiles. Finished tiles, and with ``engine="ray"`` all
+    images that are finished, are kept in ``.partial`` below ``output`` until all results are written: stopped at any
+    moment, the same call goes on and ends with the same files.
 
     Args:
         model: The model, or its run folder or checkpoint.
@@ -77,6 +84,10 @@ def predict_files(
             whole file. GeoJSON, ROIs and tables count pixels in the whole file; label images, overlays and COCO masks
             are of the region's size, and ``images.json`` says where it lies.
         tile_size: Longest side in pixels of what is seen at once, in place of the model's own.
+        engine: ``local`` predicts in this process; ``ray`` shares the images and the tiles of large ones out to workers
+            of one thread each, and writes the same files as one process of one thread (docs/scaling.md).
+        address: Of a Ray cluster: ``auto``, or host:port; by default Ray is started on this machine.
+        num_workers: How many workers Ray has; by default as many as there are cores, or GPUs.
         progress: Called with the number of images and tiles done, their number, and what is being done.
 
     Returns:
@@ -85,12 +96,14 @@ def predict_files(
     Raises:
         DatasetError: An image cannot be read, or the ids and the images do not meet.
         BrokenImagesError: Some of several images cannot be read; the results of the others are written.
-        ManymaskError: A format needs a package that is not installed; the extra ``tables`` has pyarrow.
+        ManymaskError: A format needs a package that is not installed; the extra ``tables`` has pyarrow. Or Ray is not
+            installed, there is no cluster, or its workers do not see the images or the output.
         PlanError: There is no such output format, files that ``predict_files`` did not write are in the way, ``ids``
             are given with all pages, or the folder holds finished tiles of another prediction.
         Interrupted: Ctrl-C, where finished tiles are kept.
     """
     formats = [find_name(name, OUTPUTS, f"there is no output format {name!r}") for name in formats]
+    check_engine(engine, address)
     model, given, output = take_channels(get_model(model), planes), list_given(images), Path(output)
     tiling = Tiling.of(model.plan, tile_size)
     # All that can be refused is refused before the first prediction.
@@ -114,12 +127,18 @@ def predict_files(
     job = _Job(model, tiling, window, progress, may_break=may_break)
     tasks = job.plan_tasks(files, Path(ids) if ids else None)
     stems = [task.file.stem for task in tasks]
-    tiled = {task.file.stem: task.file.path for task in tasks if task.num_tiles > 1}
-    partial = PartialResults(output, _describe_settings(job, planes) if tiled else {})
-    partial.check(tiled)
+    partial = PartialResults(output, _describe_settings(job, planes))
+    # Ray's workers keep all that they find; what they have found is used without them too.
+    kept = {
+        task.file.stem: task.file.path
+        for task in tasks
+        if task.num_tiles > 1 or engine == "ray" or partial.has(task.file.stem)
+    }
+    partial.check(kept)
+    connection = connect_ray(address, num_workers) if engine == "ray" else nullcontext()
     num_found, num_shown = 0, 0
 
-    with partial.hold(tiled), record_outputs(output, "predict", names):
+    with connection as workers, partial.hold(kept), record_outputs(output, "predict", names):
         writers = [kind(output, stems, model.categories, model.plan.shown_score) for kind in kinds]
 
         def write(found: tuple[_Task, ImageSource, Instances]) -> tuple[_Task, Instances]:
@@ -131,7 +150,8 @@ def predict_files(
             return task, instances
 
         # The thread that writes ends before its writers are closed, also where the user interrupts.
-        detected = job.detect(tasks, partial)
+        found = job.find_here(tasks, partial, kept) if workers is None else job.find_on(workers, tasks, partial)
+        detected = job.pass_over_broken(tasks, found)
         with close_writers(writers), closing(work_beside(write, detected)) as written:
             for task, instances in written:
                 num_found += len(instances)
@@ -163,15 +183,7 @@ def _warn_of_skipped(given: Sequence[Path], files: Sequence[Path]) -> None:
         logger.warning(skipped.message)
 
 
-class _File(NamedTuple):
-    """An image to predict: its name, its file and which image of the file it is."""
-
-    stem: str
-    path: Path
-    choice: PlaneChoice
-
-
-def _list_pages(stem: str, path: Path, planes: PlaneChoice, *, may_break: bool) -> list[_File]:
+def _list_pages(stem: str, path: Path, planes: PlaneChoice, *, may_break: bool) -> list[ImageFile]:
     """The images of a file: of all pages each, if there are several, with its number behind the name."""
     try:
         choices = list_choices(path, planes)
@@ -180,8 +192,8 @@ def _list_pages(stem: str, path: Path, planes: PlaneChoice, *, may_break: bool) 
             raise
         choices = [planes]  # passed over when it is opened
     if len(choices) == 1:
-        return [_File(stem, path, choices[0])]
-    return [_File(f"{stem}_p{number:03}", path, choice) for number, choice in enumerate(choices, start=1)]
+        return [ImageFile(stem, path, choices[0])]
+    return [ImageFile(f"{stem}_p{number:03}", path, choice) for number, choice in enumerate(choices, start=1)]
 
 
 @dataclass(frozen=True)
@@ -189,8 +201,11 @@ class _Task:
     """An image that is predicted."""
 
     id: int
-    file: _File
+    file: ImageFile
     num_tiles: int
+
+
+_Found = tuple[ImageSource, Instances]
 
 
 class _Job:
@@ -218,10 +233,10 @@ class _Job:
     ) -> None:
         self.model, self.tiling, self.region = model, tiling, region
         self.progress, self.may_break = progress, may_break
-        self.broken: dict[_File, str] = {}
+        self.broken: dict[ImageFile, str] = {}
         self._num_done, self._num_tiles = 0, 0
 
-    def plan_tasks(self, files: Sequence[_File], ids: Path | None) -> list[_Task]:
+    def plan_tasks(self, files: Sequence[ImageFile], ids: Path | None) -> list[_Task]:
         """The images, with the ids that a list or their order gives them; reads the headers of all.
 
         Raises:
@@ -251,10 +266,10 @@ class _Job:
         self._num_tiles = sum(task.num_tiles for task in tasks)
         return tasks
 
-    def _check(self, file: _File) -> tuple[int, int]:
+    def _check(self, file: ImageFile) -> tuple[int, int]:
         """(height, width) of an image that the model can take, as far as its header says."""
         try:
-            image = self._open(file)
+            image = file.open(self.region)
             Normalization.of(self.model.plan).find_channels(image, str(file.path))
             if self._count_tiles(image.size) == 1:
                 check_declared_size(file.path, (*image.size, image.num_channels), image.dtype)  # it is seen whole
@@ -265,36 +280,68 @@ class _Job:
             return 0, 0
         return image.size
 
-    def _open(self, file: _File) -> ImageSource:
-        image = open_image(file.path, file.choice)
-        if self.region is None:
-            return image
-        try:
-            return Region(image, self.region)
-        except IndexError as error:
-            raise DatasetError(
-                f"the region {_name_region(self.region)} (left, top, width, height) is not inside of {file.path}, "
-                f"which is {image.size[1]} wide and {image.size[0]} high; choose one that is"
-            ) from error
-
     def _count_tiles(self, size: tuple[int, int]) -> int:
         return len(self.tiling.list_tiles(size)) if self.tiling else 1
 
-    def detect(self, tasks: Sequence[_Task], partial: PartialResults) -> Iterator[tuple[_Task, ImageSource, Instances]]:
-        """The instances of each image that can be read; the next image is read meanwhile."""
+    def find_here(
+        self, tasks: Sequence[_Task], partial: PartialResults, kept: Container[str]
+    ) -> Iterator[_Found | DatasetError]:
+        """Each image and its instances, or what is wrong with it; the next image is read meanwhile."""
         for task, loaded in zip(tasks, work_beside(self._load, tasks), strict=True):
-            num_before = self._num_done
             try:
                 if isinstance(loaded, DatasetError):
                     raise loaded
-                store = partial.open(task.file.stem, task.file.path) if task.num_tiles > 1 else None
-                yield task, loaded.image, find_instances(self.model, loaded, self.tiling, store, self.tell)
+                store = partial.open(task.file.stem, task.file.path) if task.file.stem in kept else None
+                yield loaded.image, find_instances(self.model, loaded, self.tiling, store, self.tell)
             except DatasetError as error:
-                if not self.may_break:
-                    raise
-                self.broken[task.file] = str(error)
-                logger.warning(f"passed over: {error}")
+                yield error
+
+    def find_on(
+        self, workers: RayWorkers, tasks: Sequence[_Task], partial: PartialResults
+    ) -> Iterator[_Found | DatasetError]:
+        """What ``find_here`` gives, looked at by other processes."""
+        work = PartFinder(self.model, self.tiling, self.region, partial)
+        on_gpu = self.model.detector.device.type == "cuda"
+        if self.model.plan.object_size == "auto":  # measured before the parts of an image go to several workers
+            for _ in workers.map(work, [Part(t.file, 0, 0, False) for t in tasks if t.num_tiles > 1], on_gpu=on_gpu):
+                pass
+        parts = {task: list_parts(task.file, task.num_tiles) for task in tasks}
+        results = workers.map(work, list(chain(*parts.values())), on_gpu=on_gpu)
+        for task in tasks:
+            errors: list[DatasetError] = []
+            for part in parts[task]:
+                if isinstance(result := next(results), Lost):
+                    result = DatasetError(
+                        f"{task.file.path} ended each worker that looked at it, most likely because memory is full or "
+                        "the file makes its reader crash; predict it by itself, or with a lower tile_size"
+                    )
+                errors += [] if result is None else [result]
+                if task.num_tiles > 1:
+                    first, last = (task.num_tiles * n // part.number for n in (part.place, part.place + 1))
+                    self.tell(last - first, str(task.file.path))
+            try:
+                if errors:
+                    raise errors[0]
+                image, store = task.file.open(self.region), partial.open(task.file.stem, task.file.path)
+                yield image, recall_instances(self.model, image, str(task.file.path), self.tiling, store)
+            except DatasetError as error:
+                yield error
+
+    def pass_over_broken(
+        self, tasks: Sequence[_Task], results: Iterator[_Found | DatasetError]
+    ) -> Iterator[tuple[_Task, ImageSource, Instances]]:
+        """The images that could be read; raises what is wrong with another one, unless they may be broken."""
+        num_before = self._num_done
+        for task, found in zip(tasks, results, strict=True):
+            if not isinstance(found, DatasetError):
+                yield task, *found
+            elif not self.may_break:
+                raise found
+            else:
+                self.broken[task.file] = str(found)
+                logger.warning(f"passed over: {found}")
                 self.tell(num_before + task.num_tiles - self._num_done, "predicting")
+            num_before = self._num_done
 
     def tell(self, num_tiles: int, what: str) -> None:
         """Say that so many tiles more are done; an image that is seen whole is one."""
@@ -304,7 +351,7 @@ class _Job:
 
     def _load(self, task: _Task) -> LoadedImage | DatasetError:
         try:
-            return load_image(self._open(task.file), str(task.file.path), self.model.plan, self.tiling)
+            return load_image(task.file.open(self.region), str(task.file.path), self.model.plan, self.tiling)
         except DatasetError as error:
             return error
 
@@ -321,13 +368,8 @@ def _describe_settings(job: _Job, planes: PlaneChoice) -> dict[str, Any]:
         "model": [digest_file(file) for file in files if file.is_file()],
         "device": job.model.detector.device.type,
         "version": __version__,
-        "region": _name_region(job.region),
+        "region": name_region(job.region),
         "planes": str(planes),
         **({} if job.tiling is None else asdict(job.tiling)),
         **settings,
     }
-
-
-def _name_region(region: Window | None) -> str:
-    """As the user gives it."""
-    return "none" if region is None else f"{region.left},{region.top},{region.width},{region.height}"

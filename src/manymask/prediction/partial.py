@@ -21,6 +21,8 @@ from manymask.errors import Interrupted, PlanError
 PARTIAL_NAME = ".partial"
 """The folder of finished tiles in the folder of the outputs."""
 _IDENTITY_NAME = "identity.json"
+WHOLE = range(1)
+"""The batch of an image that is seen whole."""
 # A file that is not there, or that a bad disk damaged, is computed anew.
 _DAMAGES = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
 
@@ -91,6 +93,14 @@ class PartialResults:
                 remedy = f"finished tiles are kept in {self.folder}: the same command goes on"
                 raise Interrupted(signal.SIGINT, remedy) from error
             shutil.rmtree(self.folder)
+
+    def is_own(self) -> bool:
+        """Whether the folder is that of this prediction, as a worker on another machine has to see it."""
+        return _read_identity(self.folder) == self.settings
+
+    def has(self, name: str) -> bool:
+        """Whether there is something of an image, by the name of its results."""
+        return (self.folder / name).is_dir()
 
     def open(self, name: str, image: Path) -> "TileStore":
         """The tiles of one image, by the name of its results.

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,28 @@ def open_graph(path: Path, engine: str, precision: str = "auto") -> Graph:
     """
     try:
         with _explain_missing(engine):
-            return _open_onnx(path, precision) if engine == "onnx" else _open_openvino(path, precision)
+            run = _open_onnx(path, precision) if engine == "onnx" else _open_openvino(path, precision)
+            return _OpenGraph(run, (path.absolute(), engine, precision))
     except (ManymaskError, MemoryError):
         raise
     except Exception as error:  # of a damaged file the libraries raise about anything
         raise CheckpointError(
             f"{path} is missing, cut short or damaged ({first_line(error)}); export the model anew"
         ) from error
+
+
+@dataclass(frozen=True)
+class _OpenGraph:
+    """A graph that a process to which it is sent opens anew, from its files."""
+
+    run: Graph
+    opened: tuple[Path, str, str]
+
+    def __call__(self, values: np.ndarray) -> Sequence[np.ndarray]:
+        return self.run(values)
+
+    def __reduce__(self) -> tuple[Callable[..., Graph], tuple[Path, str, str]]:
+        return open_graph, self.opened
 
 
 def _open_onnx(path: Path, precision: str) -> Graph:

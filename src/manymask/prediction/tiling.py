@@ -1,10 +1,8 @@
 """Images that are too large for one look of the network, in tiles; the others whole, as they are."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -17,12 +15,10 @@ from manymask.core import (
     RunLengths,
     Tile,
     Window,
-    concatenate_instances,
     list_tiles,
     merge_scales,
     merge_tiles,
 )
-from manymask.core.tiles import place_instances
 from manymask.errors import FormatError, PlanError
 from manymask.imaging.normalization import Normalization, Scale, measure_scale, normalize_pixels
 from manymask.modeling.detections import Postprocessing
@@ -32,7 +28,8 @@ from manymask.plan import Plan
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.object_size import LARGEST_FACTOR, FactorChoice, Scaling
-from manymask.prediction.partial import TileStore
+from manymask.prediction.pace import Pace, Show, Tell
+from manymask.prediction.partial import WHOLE, TileStore
 from manymask.prediction.quick_look import choose_tiled_scaling
 from manymask.prediction.views import is_capped, predict_alike, predict_tensor, warn_of_cap
 from manymask.wording import count_of
@@ -53,11 +50,6 @@ GPU_BATCH = 4
 # A network sees a tile as it sees the whole image where windows begin at multiples of its largest stride. Where the
 # plan's factor lets none of these be whole pixels of the file, windows begin at about as many.
 LONGEST_ALIGNMENT = 128
-
-Tell = Callable[[int, str], None]
-"""Called with the number of tiles just done, and how the image comes on."""
-Show = Callable[[Instances], None]
-"""Called after each batch of tiles with what they show, in pixels of the image; what it raises ends the prediction."""
 
 
 @dataclass(frozen=True)
@@ -207,37 +199,54 @@ def find_instances(
         ManymaskError: Memory is full.
     """
     if tiling is None or loaded.scale is None:
-        assert loaded.values is not None
-        instances = predict_tensor(model, loaded.values, loaded.name)
+        instances = look_at_whole(model, loaded, store)
         if not is_quiet:
             warn_of_cap(instances, model.postprocessing, loaded.name)
         return instances
-    scaling = _choose_scaling(model, loaded, loaded.scale, store)
-    passes = _plan_passes(scaling, tiling, model.plan, loaded.image.size)
-    pace = _Pace(loaded, passes, model, tell, show)
-    found = [list(_look_at_tiles(model, loaded, each, store, pace)) for each in passes]
-    merged = [merge_tiles(loaded.image.size, each.tiles, parts) for each, parts in zip(passes, found, strict=True)]
-    if not is_quiet:
-        _tell_found(loaded.name, passes, found, merged, model.postprocessing)
-    if len(merged) == 1:
-        return merged[0].instances
-    return merge_scales([each.instances for each in merged], scaling.limits)
+    scaling = measure_scaling(model, loaded, store)
+    passes = plan_passes(scaling, tiling, model, loaded.image.size)
+    height, width = loaded.image.size
+    pace = Pace(
+        loaded.name,
+        model.plan.shown_score,
+        tell,
+        num_told=len(loaded.tiles),
+        num_tiles=sum(len(each.tiles) for each in passes),
+        num_pixels=height * width * len(passes),
+        show=show,
+        size=loaded.image.size,
+    )
+    found = [list(look_at_tiles(model, loaded, each, store, pace)) for each in passes]
+    return merge_passes(model, loaded.name, loaded.image.size, scaling, passes, found, is_quiet=is_quiet)
+
+
+def look_at_whole(model: Model, loaded: LoadedImage, store: TileStore | None) -> Instances:
+    """What an image shows that is seen whole."""
+    assert loaded.values is not None
+    if store is not None and (stored := store.read(WHOLE)) is not None:
+        return stored[0]
+    instances = predict_tensor(model, loaded.values, loaded.name)
+    if store is not None:
+        store.write(WHOLE, [instances])
+    return instances
 
 
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """One look at all of an image, in tiles.
 
     Attributes:
         factor: That its tiles are resized by.
         tiling: How it is cut.
         tiles: The tiles.
+        batches: Those that the network sees at once.
         first: Number of tiles of the passes before.
     """
 
     factor: float
     tiling: Tiling
     tiles: list[Tile]
+    batches: list[range]
     first: int
 
     def number(self, batch: range) -> range:
@@ -245,30 +254,56 @@ class _Pass:
         return range(batch.start + self.first, batch.stop + self.first)
 
 
-def _choose_scaling(model: Model, loaded: LoadedImage, scale: Scale, store: TileStore | None) -> Scaling:
+def measure_scaling(model: Model, loaded: LoadedImage, store: TileStore | None) -> Scaling:
+    """The factors of an image that is seen in tiles."""
+    scale = loaded.scale
+    assert scale is not None
+    return choose_scaling(model, store, lambda: choose_tiled_scaling(model, loaded.image, scale, loaded.name))
+
+
+def choose_scaling(model: Model, store: TileStore | None, measure: Callable[[], Scaling]) -> Scaling:
     """The factors of an image; a stored one goes on with those that its finished tiles were seen at."""
     if model.plan.object_size != "auto":
         return Scaling((_find_factor(model.plan),))
-
-    def measure() -> dict[str, Any]:
-        return asdict(choose_tiled_scaling(model, loaded.image, scale, loaded.name))
-
-    found = measure() if store is None else store.recall("scaling", measure)
+    if store is None:
+        return measure()
+    found = store.recall("scaling", lambda: asdict(measure()))
     return Scaling(tuple(found["factors"]), tuple(found["limits"]), found["size"])
 
 
-def _plan_passes(scaling: Scaling, tiling: Tiling, plan: Plan, size: Size) -> list[_Pass]:
+def plan_passes(scaling: Scaling, tiling: Tiling, model: Model, size: Size) -> list[Pass]:
     """One for each factor; where ``object_size`` is a number, the tiling is made for it already."""
-    passes: list[_Pass] = []
+    passes: list[Pass] = []
     for factor in scaling.factors:
-        own = tiling.resize(factor, plan.scale) if plan.object_size == "auto" else tiling
-        passes.append(_Pass(factor, own, own.list_tiles(size), sum(len(each.tiles) for each in passes)))
+        own = tiling.resize(factor, model.plan.scale) if model.plan.object_size == "auto" else tiling
+        tiles = own.list_tiles(size)
+        batches = _make_batches(tiles, 1 if model.detector.device.type == "cpu" else GPU_BATCH)
+        passes.append(Pass(factor, own, tiles, batches, sum(len(each.tiles) for each in passes)))
     return passes
+
+
+def merge_passes(
+    model: Model,
+    name: str,
+    size: Size,
+    scaling: Scaling,
+    passes: Sequence[Pass],
+    found: Sequence[Sequence[Instances]],
+    *,
+    is_quiet: bool = False,
+) -> Instances:
+    """The instances of an image, of what each tile of each pass shows."""
+    merged = [merge_tiles(size, each.tiles, parts) for each, parts in zip(passes, found, strict=True)]
+    if not is_quiet:
+        _tell_found(name, passes, found, merged, model.postprocessing)
+    if len(merged) == 1:
+        return merged[0].instances
+    return merge_scales([each.instances for each in merged], scaling.limits)
 
 
 def _tell_found(
     name: str,
-    passes: Sequence[_Pass],
+    passes: Sequence[Pass],
     found: Sequence[Sequence[Instances]],
     merged: Sequence[MergedTiles],
     postprocessing: Postprocessing,
@@ -288,11 +323,10 @@ def _tell_found(
         )
 
 
-def _look_at_tiles(
-    model: Model, loaded: LoadedImage, own: _Pass, store: TileStore | None, pace: "_Pace"
+def look_at_tiles(
+    model: Model, loaded: LoadedImage, own: Pass, store: TileStore | None, pace: Pace | None = None
 ) -> Iterator[Instances]:
-    """What each tile of a pass shows, in its own pixels; the next ones are read meanwhile."""
-    batches = _make_batches(own.tiles, 1 if model.detector.device.type == "cpu" else GPU_BATCH)
+    """What each tile of a pass's batches shows, in its own pixels; the next ones are read meanwhile."""
 
     def load(batch: range) -> tuple[list[Instances] | None, list[Tensor | None]]:
         if store is not None and (stored := store.read(own.number(batch))) is not None:
@@ -300,11 +334,12 @@ def _look_at_tiles(
         return None, [_read_window(loaded, own.tiles[index].window) for index in batch]
 
     # Stored or computed, batches are the same, so that last digits are too.
-    for batch, (stored, images) in zip(batches, work_beside(load, batches), strict=True):
+    for batch, (stored, images) in zip(own.batches, work_beside(load, own.batches), strict=True):
         found = stored if stored is not None else _predict_seen(model, images, loaded, own, batch)
         if store is not None and stored is None:
             store.write(own.number(batch), found)
-        pace.tell([own.tiles[index] for index in batch], found, is_new=stored is None)
+        if pace is not None:
+            pace.tell([own.tiles[index] for index in batch], found, is_new=stored is None)
         yield from found
 
 
@@ -335,7 +370,7 @@ def _predict_seen(
     model: Model,
     images: Sequence[Float32[Tensor, "channels _ _"] | None],
     loaded: LoadedImage,
-    own: _Pass,
+    own: Pass,
     batch: range,
 ) -> list[Instances]:
     """The instances of each tile of a batch of a pass; the network does not look at empty ones."""
@@ -353,59 +388,3 @@ def _predict_tiles(
     if len(images) == 1:
         return [predict_tensor(model, images[0], f"a tile of {name}", factor)]
     return predict_alike(model, images, [f"a tile of {name}"] * len(images), factor)
-
-
-class _Pace:
-    """Says how many objects of a tiled image are found, how fast, and when it will be done.
-
-    What is told counts the image's ``tiles``, also where its passes have others.
-    """
-
-    def __init__(
-        self, loaded: LoadedImage, passes: Sequence[_Pass], model: Model, tell: Tell | None, show: Show | None
-    ) -> None:
-        self._name, self._tell, self._show = loaded.name, tell, show
-        self._size, self._shown_score = loaded.image.size, model.plan.shown_score
-        self._num_told, self._num_done = len(loaded.tiles), 0
-        self._num_tiles = sum(len(each.tiles) for each in passes)
-        self._num_left = loaded.image.size[0] * loaded.image.size[1] * len(passes)
-        self._num_found, self._num_new = 0, 0
-        self._started = time.monotonic()
-
-    def tell(self, tiles: Sequence[Tile], found: Sequence[Instances], *, is_new: bool) -> None:
-        """Count tiles that are done; those of an earlier call say nothing about the time."""
-        num_pixels = sum(tile.core.height * tile.core.width for tile in tiles)
-        self._num_left -= num_pixels
-        self._num_new += num_pixels if is_new else 0
-        own = [_select_own(part, tile, self._shown_score) for part, tile in zip(found, tiles, strict=True)]
-        self._num_found += sum(len(part) for part in own)
-        before, self._num_done = self._num_done, self._num_done + len(tiles)
-        if self._tell is not None:
-            first, last = (self._num_told * number // self._num_tiles for number in (before, self._num_done))
-            self._tell(last - first, self._describe())
-        if self._show is not None:
-            placed = [place_instances(part, tile.window, self._size) for part, tile in zip(own, tiles, strict=True)]
-            self._show(concatenate_instances(placed))
-
-    def _describe(self) -> str:
-        text = f"{self._name}: {count_of(self._num_found, 'object')}"
-        if self._num_new:
-            rate = self._num_new / max(time.monotonic() - self._started, 1e-6)
-            text += f", {rate / 1e6:.2g} megapixels/s, {_describe_time(self._num_left / rate)} left"
-        return text
-
-
-def _select_own(instances: Instances, tile: Tile, shown_score: float) -> Instances:
-    """The objects that are shown and whose boxes have their centres in the tile's core."""
-    instances = instances[instances.scores >= shown_score]
-    boxes = instances.boxes
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2 + tile.window.left, (boxes[:, 1] + boxes[:, 3]) / 2 + tile.window.top
-    top, left, height, width = tile.core
-    return instances[(x >= left) & (x < left + width) & (y >= top) & (y < top + height)]
-
-
-def _describe_time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

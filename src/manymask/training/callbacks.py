@@ -17,6 +17,7 @@ from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint, write_
 from manymask.run_folder import MetricsRow, RunFolder, flatten_scores, format_resume
 from manymask.training.loading import InstanceDataModule
 from manymask.training.module import TrainingModule
+from manymask.training.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class WholeFileIO(CheckpointIO):
 
 
 class EndOnSignal(L.Callback):
-    """End between two batches on Ctrl-C or SIGTERM; a second one ends at once."""
+    """End between two batches on Ctrl-C or SIGTERM, all processes of the run at the same; a second one ends at once."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: RunFolder, processes: Processes) -> None:
+        self.folder, self.processes = folder, processes
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -67,10 +68,15 @@ class EndOnSignal(L.Callback):
             raise Interrupted(self._received, f"go on with: {format_resume(self.folder.path)}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
-        """End here if asked to."""
+        """End here if any process was asked to."""
+        # A signal that arrives meanwhile must not be overwritten.
+        if highest := int(self.processes.find_highest(float(self._received or 0))):
+            self._received = highest
         self.check()
 
-    on_validation_batch_end = on_train_batch_end
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+        """End here if asked to; processes validate different numbers of images, so each looks for itself."""
+        self.check()
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Give the signals back."""
@@ -104,16 +110,18 @@ class RunWriter(L.Callback):
             raise TypeError(f"expected a TrainingModule, got {type(module).__name__}")
         epoch = trainer.current_epoch + 1
         row: MetricsRow = {"epoch": epoch, "step": trainer.global_step}
-        row |= {name: total / module.num_batches for name, total in module.losses.items()}
+        row |= module.average_losses()
         row["learning_rate"] = module.last_learning_rate
         row |= flatten_scores(module.scores)
         row["seconds"] = round(time.monotonic() - self._started, 3)
         self.rows.append(row)
-        self.folder.write_metrics(self.rows)
-        self._log_to_tensorboard(trainer, row)
-        trainer.save_checkpoint(self.folder.epoch_file(epoch))
-        self.folder.finish_epoch(epoch, self.rows, keep_all=module.plan.keep_checkpoints == "all")
-        logger.info(format_epoch(row, self.folder))
+        if trainer.is_global_zero:
+            self.folder.write_metrics(self.rows)
+            self._log_to_tensorboard(trainer, row)
+        trainer.save_checkpoint(self.folder.epoch_file(epoch))  # by all processes, of which the first writes
+        if trainer.is_global_zero:
+            self.folder.finish_epoch(epoch, self.rows, keep_all=module.plan.keep_checkpoints == "all")
+            logger.info(format_epoch(row, self.folder))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the rows and how many epochs there are to be, so that a resume needs nothing but the checkpoint."""

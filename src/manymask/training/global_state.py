@@ -2,8 +2,9 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # Lightning sets it for a deterministic run
 
 @contextmanager
 def keep_global_state() -> Iterator[None]:
-    """Leave random generators, torch's deterministic mode and cuDNN's flags as they were found; also a decorator."""
+    """Leave generators, torch's deterministic mode, cuDNN's flags and signals as they were found; also a decorator."""
     states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     is_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -21,9 +22,14 @@ def keep_global_state() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     flags = (cudnn.benchmark, cudnn.deterministic)
     workspace = os.environ.get(_CUBLAS)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        with suppress(ValueError):  # not the main thread, so they were not changed
+            for number, handler in handlers.items():
+                if handler is not None:  # not Python's
+                    signal.signal(number, handler)  # Lightning leaves its own for SIGTERM, which then ends nothing
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])

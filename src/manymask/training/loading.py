@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from manymask.core import Dataset, InstanceLayers, Instances, Sample, Window
+from manymask.errors import PlanError
 from manymask.imaging.normalization import Normalization, Scale, Scales, measure_scale
 from manymask.plan import Plan
 from manymask.prediction.tiling import LoadedImage, Tiling, load_image
 from manymask.training.augmentation import Augmentation, apply_augmentation, draw_augmentation, drop_crowds, make_target
 from manymask.training.contacts import paste_in_contact
+from manymask.training.processes import Processes, share_out
 from manymask.training.time_budget import Pace
 
 TrainingItem = tuple[Tensor, dict[str, Tensor], str]
@@ -77,7 +79,10 @@ class TrainingImages(_Images, TorchDataset[TrainingItem]):
         if self.plan.contact_paste and torch.rand((), generator=generator).item() < self.plan.contact_paste:
             image, layers, copied = paste_in_contact(image, layers, ~iscrowd, generator)
             labels, iscrowd = np.append(labels, labels[copied]), np.append(iscrowd, iscrowd[copied])
-        return image, make_target(layers, labels, iscrowd), sample.name
+        target = make_target(layers, labels, iscrowd)
+        # Anchors and proposals are sampled by it, whatever images are beside this one and in whichever process.
+        target["seed"] = torch.tensor(generator.initial_seed())
+        return image, target, sample.name
 
     def _choose_augmentation(self, layers: InstanceLayers) -> Augmentation:
         """The plan's; where it wants whole images, one that is longer than a tile is cropped to a tile's size."""
@@ -102,6 +107,18 @@ def count_steps(plan: Plan, steps_per_epoch: int) -> int:
     return min(plan.max_steps or limit, limit)
 
 
+def check_batches(plan: Plan, num_images: int, num_processes: int) -> None:
+    """Refuse batches of which some process would get nothing.
+
+    Raises:
+        PlanError: A batch has fewer images than there are processes.
+    """
+    rest = num_images % plan.batch_size if plan.epoch_steps is None and plan.minutes is None else 0
+    if (fewest := rest or plan.batch_size) < num_processes:
+        remedy = "set epoch_steps" if rest else f"set batch_size to {num_processes} or more"
+        raise PlanError(f"a batch of {fewest} images cannot be shared out to {num_processes} processes; {remedy}")
+
+
 class InstanceDataModule(L.LightningDataModule):
     """The loaders of a run.
 
@@ -114,6 +131,8 @@ class InstanceDataModule(L.LightningDataModule):
         plan: The settings.
         weights: How often each training image is drawn against the others; all alike by default.
         scales: What was measured of the images before, so that the loaders need not.
+        costs: About how dear each training image and each validation image is, against the others; by default alike.
+        processes: Those that the batches and the validation images are shared out to.
         pin_memory: Whether batches go to page-locked memory, from which a CUDA device copies faster.
 
     Attributes:
@@ -128,9 +147,13 @@ class InstanceDataModule(L.LightningDataModule):
         *,
         weights: Sequence[float] | None = None,
         scales: Scales | None = None,
+        costs: tuple[Sequence[float], Sequence[float]] | None = None,
+        processes: Processes | None = None,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
+        self.train_costs, self.val_costs = costs or ([1.0] * len(train), [1.0] * len(val))
+        self.processes = processes or Processes()
         self.train_images = TrainingImages(train, plan, scales)
         self.val_images = ValidationImages(val, plan, scales)
         self.plan = plan
@@ -142,7 +165,7 @@ class InstanceDataModule(L.LightningDataModule):
         self.num_epochs = -(-self.total_steps // self.steps_per_epoch)
 
     def list_batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The draws of each batch of an epoch (0-based); the last epoch ends where the steps run out.
+        """The draws of this process in each batch of an epoch (0-based); the last epoch ends where the steps run out.
 
         A draw is the index of an image and the draw's place in the run. Without ``epoch_steps`` an epoch is one pass
         over the images, whose last batch may be smaller.
@@ -167,7 +190,14 @@ class InstanceDataModule(L.LightningDataModule):
         indices = [index for number in passes for index in self._shuffle(number)]
         offset = passes.start * num_images
         draws = [(indices[place - offset], place) for place in range(first, last)]
-        return [draws[i : i + batch_size] for i in range(0, len(draws), batch_size)]
+        return [self._take_part(draws[i : i + batch_size]) for i in range(0, len(draws), batch_size)]
+
+    def _take_part(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The part of a batch that this process sees."""
+        if self.processes.count == 1:
+            return batch
+        own = share_out([self.train_costs[index] for index, _ in batch], self.processes.count)[self.processes.rank]
+        return [batch[i] for i in own]
 
     def _shuffle(self, pass_number: int) -> list[int]:
         """As many draws as there are images: each once, or as often as its weight says."""
@@ -191,8 +221,10 @@ class InstanceDataModule(L.LightningDataModule):
         return self._make_loader(self.train_images, ClockedBatches(self, self.pace, self.trainer.global_step))
 
     def val_dataloader(self) -> DataLoader[ValidationItem]:
-        """The validation images in order, one at a time: their sizes differ and their crowds set the memory."""
-        return self._make_loader(self.val_images, [[index] for index in range(len(self.val_images))])
+        """This process's validation images, one at a time: their sizes differ and their crowds set the memory."""
+        own = share_out(self.val_costs, self.processes.count)[self.processes.rank]
+        # A process without any would leave out the validation, whose end all reach together.
+        return self._make_loader(self.val_images, [[index] for index in own or [0]])
 
     def _make_loader(self, images: Any, batches: Iterable[Sequence[Any]]) -> DataLoader[Any]:
         num_workers = self.plan.num_workers

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,13 @@ from manymask.metrics import MetricPath, ScoredImage, choose_score_threshold, sc
 from manymask.modeling.checkpoint import CHECKPOINT_KEY
 from manymask.modeling.network import MaskRCNN
 from manymask.modeling.preprocessing import Preprocessing
+from manymask.modeling.shared_batch import share_batch
 from manymask.plan import Plan
 from manymask.prediction import Model
 from manymask.prediction.detectors import TorchDetector
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances
 from manymask.training.loading import PLAIN_LOOK
+from manymask.training.processes import Processes
 from manymask.training.time_budget import Pace
 
 _REMEDY = (
@@ -57,9 +60,11 @@ class TrainingModule(L.LightningModule):
         val_categories: tuple[Category, ...],
         steps_per_epoch: int,
         total_steps: int,
+        processes: Processes | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.processes = processes or Processes()
         self.average = (
             AveragedModel(network, multi_avg_fn=self._move_average, use_buffers=True) if plan.weight_average else None
         )
@@ -141,25 +146,33 @@ class TrainingModule(L.LightningModule):
             TrainingError: The loss is not finite; names the images of the batch.
         """
         images, targets, names = batch
-        # The sampling of anchors and proposals is a function of (seed, epoch, batch): a resume has no state to restore.
-        torch.manual_seed(((self.plan.seed * 100_003 + self.current_epoch) * 1_000_003 + batch_index) % 2**63)
-        if self.plan.min_size:
-            torch.rand(len(images))  # as torchvision's resizing drew, so that older runs go on with the same numbers
+        # What the network draws beside its samples: a resume has no state to restore.
+        torch.manual_seed(int(targets[0]["seed"]))
         # Here and not in the loaders, whose other number of threads would give other last digits.
         prepared = [self.preprocessing.prepare(*pair) for pair in zip(images, targets, strict=True)]
-        losses = self.network([image for image, _ in prepared], [target for _, target in prepared])
+        with nullcontext() if self.processes.count == 1 else share_batch():
+            losses = self.network([image for image, _ in prepared], [target for _, target in prepared])
         parts = torch.stack(list(losses.values()))
         loss = parts.sum()
-        if not loss.isfinite():
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, images {', '.join(names)}; {_REMEDY}"
-            )
+        self._check_finite(loss.item(), names)
         self._last_names = names
         for name, value in zip(["loss", *losses], [loss.item(), *parts.tolist()], strict=True):
             self.losses[name] = self.losses.get(name, 0.0) + value
         self.num_batches += 1
         self.last_learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss
+
+    def _check_finite(self, loss: float, names: list[str]) -> None:
+        if self.processes.find_highest(float(not math.isfinite(loss))):
+            values = [own for own in self.processes.gather((loss, names)) if not math.isfinite(own[0])]
+            all_names = ", ".join(name for _, own in values for name in own)
+            text = f"the loss is {values[0][0]} in epoch {self.current_epoch + 1}, images {all_names}; {_REMEDY}"
+            raise self.processes.fail_together(TrainingError(text))
+
+    def average_losses(self) -> dict[str, float]:
+        """The mean of each loss over the epoch's batches so far; all processes have to ask for it."""
+        sums = self.processes.gather(self.losses)
+        return {n: sum(own[n] for own in sums) / len(sums) / self.num_batches for n in self.losses}
 
     def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
         """Step, then move the average of the weights."""
@@ -191,11 +204,16 @@ class TrainingModule(L.LightningModule):
         self._scored = []
         if self.pace is not None:
             self.pace.end_steps()
-        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
-            raise TrainingError(
+        is_finite = all(value.isfinite().all() for value in self.network.state_dict().values())
+        if self.processes.find_highest(float(not is_finite)):
+            text = (
                 f"the weights are not finite after epoch {self.current_epoch + 1}, whose last images are "
                 f"{', '.join(self._last_names)}; {_REMEDY}"
             )
+            raise self.processes.fail_together(TrainingError(text))
+        self.processes.average_buffers(self.network)
+        if self.average is not None:
+            self.processes.average_buffers(self.average)
         self._validation_started = time.monotonic()
         plan = self.plan.model_copy(update=PLAIN_LOOK)
         detector = TorchDetector(self.kept_network, self.device, plan.precision)
@@ -219,8 +237,10 @@ class TrainingModule(L.LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Score all validation images together."""
+        """Score all validation images together, those that other processes have predicted too."""
         self.seconds_per_image = (time.monotonic() - self._validation_started) / max(len(self._scored), 1)
+        scored = {image.image_id: image for own in self.processes.gather(self._scored) for image in own}
+        self._scored = [image for _, image in sorted(scored.items())]
         self.scores = summarize_headline(self._scored, self.scored_categories)
         if self.plan.score_threshold == "auto":
             self.score_threshold = choose_score_threshold(self._scored)

@@ -28,6 +28,7 @@ from manymask.planning.rules import find_channels
 from manymask.planning.sampling import weigh_images
 from manymask.prediction.tiling import Tiling
 from manymask.training.loading import PLAIN_LOOK
+from manymask.training.processes import INSTANCE_PIXELS
 from manymask.training.step_cost import find_machine, measure_step
 from manymask.wording import count_of, list_some
 
@@ -47,13 +48,25 @@ class InspectedData:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a run, how often each is drawn (None: all alike), and what was recorded and measured of them."""
+    """The images of a run, and what was recorded and measured of them.
+
+    Attributes:
+        train: Those to train on.
+        val: Those to validate on.
+        weights: How often each training image is drawn; None for all alike.
+        record: What the plan keeps of them.
+        scales: What brings the values of each to [0, 1].
+        train_costs: About how dear a step on a crop of each training image is, in pixels.
+        val_costs: About how dear the prediction of each validation image is, likewise.
+    """
 
     train: Dataset
     val: Dataset
     weights: list[float] | None
     record: DataRecord
     scales: Scales
+    train_costs: list[float]
+    val_costs: list[float]
 
 
 def check_start(plan: Plan, settings: Container[str] = SETTINGS) -> None:
@@ -255,7 +268,17 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
         _tell_crops([own[r.name] for r in train_set.records], tiling)
     cap = plan.resolve_detections(record.max_instances).max_detections
     _warn_of_cap([val_own[r.name] for r in val_set.records], cap, tiling)
-    return TrainingData(train_set, val_set, _weigh(train_set, data.inspection, plan), record, data.scales)
+    weights = _weigh(train_set, data.inspection, plan)
+    train_costs = [_find_cost(own[r.name], plan.crop_size) for r in train_set.records]
+    val_costs = [_find_cost(val_own[r.name], 0) for r in val_set.records]
+    return TrainingData(train_set, val_set, weights, record, data.scales, train_costs, val_costs)
+
+
+def _find_cost(image: ImageCheck, crop_size: int) -> float:
+    """What a crop of an image (0: the whole) costs, in pixels."""
+    height, width = image.size
+    share = min(crop_size / height, 1) * min(crop_size / width, 1) if crop_size else 1.0
+    return share * (height * width + INSTANCE_PIXELS * image.num_instances)
 
 
 def _measure_sizes(train_set: Dataset, inspection: Inspection) -> ObjectSizes | None:
