@@ -205,8 +205,11 @@ def predict_files(
         writers = [kind(output, stems, categories, shown_score) for kind in kinds]
         with close_writers(writers):
             for answer in list_answers():
-                for writer in writers if answer is not None else ():
-                    writer.write(*answer)
+                if answer is None:
+                    continue
+                entry, instances = answer
+                for writer in writers:
+                    writer.write(entry, instances)
     if len(broken) == len(found):
         raise DatasetError(broken[0])
     if broken:
