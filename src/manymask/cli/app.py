@@ -43,6 +43,7 @@ from manymask.cli.options import (
     parse_planes,
     parse_region,
 )
+from manymask.cli.serving import TokenFileOption, predict_remotely, serve
 from manymask.errors import Interrupted, LostProcess, ManymaskError, PlanError
 from manymask.launched import read_launch
 from manymask.wording import count_of
@@ -335,6 +336,7 @@ def predict(
     object_size: ObjectSizeOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    token_file: TokenFileOption = None,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write them in the files that other tools read.
@@ -346,6 +348,15 @@ def predict(
         from manymask import prediction
         from manymask.outputs import DEFAULT_OUTPUTS
 
+        if model.startswith(("http://", "https://")):
+            local = {
+                "--ids": ids, "--page": page, "--z": z, "--t": t, "--channels": channels, "--region": region,
+                "--tile-size": tile_size, "--device": device, "--tta": tta, "--object-size": object_size,
+                "--set": settings, "--engine": engine != "local", "--address": address,
+            }  # fmt: skip
+            written = predict_remotely(model, images, output, format, token_file, progress, local)
+            _tell_written(written)
+            return
         own = {"device": device, "tta": tta or None, "object_size": object_size, "num_workers": None}
         values = parse_options(settings, **own)
         planes = parse_planes(page, z, t, channels)
@@ -364,7 +375,11 @@ def predict(
             num_workers=values.get("num_workers"),
             progress=progress,
         )
-    for path in written:
+    _tell_written(written)
+
+
+def _tell_written(paths: list[Path]) -> None:
+    for path in paths:
         typer.echo(f"written to {path}")
 
 
@@ -397,6 +412,9 @@ def export(
             progress=progress,
         )
     typer.echo(f"written to {folder}; use it as a model: manymask predict {shlex.quote(str(folder))} IMAGES")
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from manymask.plan import Plan
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.object_size import LARGEST_FACTOR, FactorChoice, Scaling
-from manymask.prediction.pace import Pace, Tell
+from manymask.prediction.pace import Pace, Show, Tell
 from manymask.prediction.partial import WHOLE, TileStore
 from manymask.prediction.quick_look import choose_tiled_scaling
 from manymask.prediction.views import is_capped, predict_alike, predict_tensor, warn_of_cap
@@ -177,6 +177,7 @@ def find_instances(
     store: TileStore | None = None,
     tell: Tell | None = None,
     *,
+    show: Show | None = None,
     is_quiet: bool = False,
 ) -> Instances:
     """Find the instances of one image, by falling score; warns where the cap on detections may have cut some off.
@@ -189,6 +190,8 @@ def find_instances(
         tiling: How it was cut into tiles.
         store: Keeps what is found in each tile, and knows what an earlier call has found.
         tell: See ``Tell``; not called for an image that is seen whole.
+        show: See ``Show``; gets each object that is shown once, as the tile in whose core its centre lies sees it, so
+            that objects can be seen before all tiles are merged. Not called for an image that is seen whole.
         is_quiet: Says nothing about the cap, nor about objects longer than the overlap.
 
     Raises:
@@ -210,6 +213,8 @@ def find_instances(
         num_told=len(loaded.tiles),
         num_tiles=sum(len(each.tiles) for each in passes),
         num_pixels=height * width * len(passes),
+        show=show,
+        size=loaded.image.size,
     )
     found = [list(look_at_tiles(model, loaded, each, store, pace)) for each in passes]
     return merge_passes(model, loaded.name, loaded.image.size, scaling, passes, found, is_quiet=is_quiet)
