@@ -1,0 +1,175 @@
+// The image in OpenSeadragon, and the overlays that follow its view.
+
+import { clamp } from "./dom.js";
+import { Overlay } from "./overlay.js";
+
+const OpenSeadragon = window.OpenSeadragon;
+const TILE = 256;
+const QUICK = 8; // milliseconds: overlays that paint faster are painted in each frame of a movement
+const PAUSE = 100; // otherwise so often, and moved in between
+const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+export const countLevels = (width, height) => Math.ceil(Math.log2(Math.max(width, height, 2)));
+
+export class Viewer {
+  constructor(stage) {
+    this.stage = stage;
+    this.image = null;
+    this.onMove = () => {};
+    this.osd = OpenSeadragon({
+      element: stage.querySelector(".tiles"),
+      drawer: "canvas",
+      showNavigationControl: false,
+      showNavigator: stage.clientWidth > 700,
+      navigatorAutoFade: false,
+      navigatorPosition: "BOTTOM_RIGHT",
+      navigatorSizeRatio: 0.14,
+      animationTime: isStill ? 0 : 0.3,
+      blendTime: 0,
+      immediateRender: isStill,
+      minZoomImageRatio: 0.7,
+      maxZoomPixelRatio: 24,
+      visibilityRatio: 0.4,
+      imageSmoothingEnabled: true,
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false },
+      gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false },
+      gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
+    });
+    this.osd.innerTracker.keyHandler = this.osd.innerTracker.keyDownHandler = null; // keys.js has all keys
+    this.overlays = [...stage.querySelectorAll("canvas.overlay")].map((canvas) => new Overlay(canvas));
+    this.split = 1; // share of the width that shows the first version, when two are compared
+    this.lastPaint = 0;
+    this.osd.addHandler("update-viewport", () => this.follow());
+    this.osd.addHandler("animation-finish", () => this.repaint());
+    this.osd.addHandler("open", () => this.repaint());
+    new ResizeObserver(() => this.repaint()).observe(stage);
+  }
+
+  /** Opens an image; its objects come with `show`. */
+  open(image) {
+    this.image = image;
+    const { width, height } = image, maxLevel = countLevels(width, height);
+    const tile = (level, x, y) => `/api/images/${image.id}/tiles/${level}/${x}_${y}.webp${image.window ?? ""}`;
+    for (const overlay of this.overlays) overlay.clear();
+    this.osd.open({ width, height, tileSize: TILE, tileOverlap: 0, minLevel: Math.min(8, maxLevel), maxLevel, getTileUrl: tile });
+  }
+
+  close() {
+    this.image = null;
+    this.osd.close();
+    for (const overlay of this.overlays) overlay.clear();
+  }
+
+  /** Shows one version's objects, or two beside each other. */
+  show(first, second = null) {
+    [first, second].forEach((objects, index) => {
+      const overlay = this.overlays[index];
+      overlay.clear();
+      overlay.objects = objects;
+      overlay.canvas.hidden = !objects;
+      if (objects) objects.onBlock = () => this.repaintSoon();
+    });
+    this.placeSplit(second ? 0.5 : 1);
+    this.repaint();
+  }
+
+  placeSplit(share) {
+    this.split = clamp(share, 0, 1);
+    const [first, second] = this.overlays, percent = this.split * 100;
+    first.clip = [0, percent];
+    second.clip = [percent, 100];
+    const divider = this.stage.querySelector(".divider");
+    divider.hidden = !second.objects;
+    divider.style.left = `${percent}%`;
+    for (const overlay of this.overlays) overlay.canvas.parentElement.style.clipPath = `inset(0 ${100 - overlay.clip[1]}% 0 ${overlay.clip[0]}%)`;
+  }
+
+  /** What the screen shows, in image pixels. */
+  get view() {
+    const bounds = this.osd.viewport.getBounds(true), { width } = this.image;
+    return { left: bounds.x * width, top: bounds.y * width, scale: this.stage.clientWidth / (bounds.width * width) };
+  }
+
+  toImage(x, y) {
+    const { left, top, scale } = this.view;
+    return [left + x / scale, top + y / scale];
+  }
+
+  get active() {
+    return this.overlays.filter((overlay) => overlay.objects);
+  }
+
+  /** In a frame of a movement: paints again where that is quick, moves what is painted where not. */
+  follow() {
+    if (!this.image || !this.osd.viewport) return;
+    const { view } = this, cost = this.active.reduce((sum, overlay) => sum + overlay.cost, 0);
+    this.osd.drawer.setImageSmoothingEnabled(view.scale < 4);
+    if (this.isSame(view)) return;
+    if (cost < QUICK || performance.now() - this.lastPaint > PAUSE) this.repaint();
+    else {
+      for (const overlay of this.active) overlay.shift(view);
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.repaint(), PAUSE);
+    }
+    this.onMove(view);
+  }
+
+  isSame(view) {
+    const painted = this.active[0]?.painted;
+    return painted && ["left", "top", "scale"].every((key) => Math.abs(painted[key] - view[key]) < 1e-6);
+  }
+
+  repaint() {
+    if (!this.image || !this.osd.isOpen()) return;
+    clearTimeout(this.timer);
+    this.isAsked = false;
+    const { view } = this, { clientWidth, clientHeight } = this.stage;
+    for (const overlay of this.active) {
+      overlay.resize(clientWidth, clientHeight, window.devicePixelRatio);
+      overlay.draw(view);
+    }
+    this.lastPaint = performance.now();
+    this.onMove(view);
+  }
+
+  /** Several blocks that arrive at once are painted once. */
+  repaintSoon() {
+    if (this.isAsked) return;
+    this.isAsked = true;
+    requestAnimationFrame(() => this.isAsked && this.repaint());
+  }
+
+  /** What was summed over all objects is no longer true. */
+  forget() {
+    for (const overlay of this.active) overlay.density = null;
+  }
+
+  recolour() {
+    for (const overlay of this.active) overlay.recolour();
+  }
+
+  /** The overlay of the version at a place on the screen. */
+  overlayAt(x) {
+    return this.overlays[1].objects && x > this.split * this.stage.clientWidth ? this.overlays[1] : this.overlays[0];
+  }
+
+  zoomBy(factor) {
+    this.osd.viewport?.zoomBy(factor).applyConstraints();
+  }
+
+  fit() {
+    this.osd.viewport?.goHome();
+  }
+
+  /** One screen pixel for each image pixel. */
+  zoomToPixels() {
+    this.osd.viewport?.zoomTo(this.stage.clientWidth / this.image.width).applyConstraints();
+  }
+
+  /** Brings a place to the middle, near enough to see an object of `diameter` pixels. */
+  goTo([x, y], diameter) {
+    const { width } = this.image, wide = Math.min(width, Math.max(12 * diameter, 40));
+    const tall = (wide * this.stage.clientHeight) / this.stage.clientWidth;
+    this.osd.viewport.fitBounds(new OpenSeadragon.Rect((x - wide / 2) / width, (y - tall / 2) / width, wide / width, tall / width));
+  }
+}
