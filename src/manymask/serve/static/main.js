@@ -56,9 +56,8 @@ async function openImage(image, version = null) {
   }
   document.body.classList.add("loading");
   try {
-    const meta = await getJson(`/api/images/${image.id}/meta`);
-    const objects = makeObjects(meta, version);
-    await objects.load();
+    const objects = makeObjects(image, version);
+    const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), objects.load()]);
     if (ticket !== state.ticket) return;
     Object.assign(state, { meta, objects, other: null });
     filters.show(objects, meta.classes, meta.pixel_size);
@@ -73,10 +72,8 @@ async function openImage(image, version = null) {
   }
 }
 
-function makeObjects(meta, version) {
-  const objects = new Objects(meta.id, version);
-  objects.colourBy = find("colour-by").value;
-  return Object.assign(objects, { width: meta.width, height: meta.height });
+function makeObjects({ id, width, height }, version) {
+  return Object.assign(new Objects(id, version), { colourBy: find("colour-by").value, width, height });
 }
 
 function closeImage() {

@@ -10,7 +10,7 @@ const ID = 0x7fffffff;
 const DENSE = 3; // screen pixels: where typical objects are smaller, their density is shown
 const MAX_PIXELS = 4 << 20; // of the canvas; screens with more get coarser pixels
 const STRIP = 16; // columns composed together, so that rows of the picture fill lines of the cache
-const CELLS = 768; // of the density picture, along the longer side
+const CELLS = 512; // of the density picture, along the longer side
 
 export class Overlay {
   constructor(canvas) {
@@ -38,6 +38,11 @@ export class Overlay {
     this.objects = this.painted = this.density = null;
     this.layers = [];
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  /** Whether what was painted has objects, or is still waiting for them. */
+  get hasObjects() {
+    return this.objects.shown > 0 && (this.isDense(this.painted) || this.layers.some((layer) => layer.some((id) => id !== 0)));
   }
 
   /** Whether objects of this view are too small to be told apart. */
@@ -177,22 +182,23 @@ export class Overlay {
   sumDensity() {
     const { size, table, area, x, y, shift, width, height } = this.objects;
     const cell = Math.max(1, Math.max(width, height) / CELLS), columns = Math.ceil(width / cell), rows = Math.ceil(height / cell);
-    const sums = new Float32Array(columns * rows * 4), per = (1 << shift) / cell;
+    this.sums = this.sums?.length === columns * rows * 4 ? this.sums.fill(0) : new Float32Array(columns * rows * 4);
+    const { sums } = this, per = (1 << shift) / cell;
     for (let id = 1; id < size; id++) {
       const colour = table[id];
       if (colour === 0) continue;
-      const place = ((y[id] * per | 0) * columns + (x[id] * per | 0)) * 4, weight = area[id];
+      const place = ((y[id] * per | 0) * columns + (x[id] * per | 0)) << 2, weight = area[id];
       sums[place] += (colour & 255) * weight;
       sums[place + 1] += (colour >> 8 & 255) * weight;
       sums[place + 2] += (colour >> 16 & 255) * weight;
       sums[place + 3] += weight;
     }
-    const picture = new ImageData(columns, rows), { data } = picture;
-    for (let place = 0; place < data.length; place += 4) {
+    const picture = new ImageData(columns, rows), pixels = new Int32Array(picture.data.buffer), opacity = 216 / (cell * cell);
+    for (let place = 0, i = 0; i < pixels.length; i++, place += 4) {
       const weight = sums[place + 3];
       if (weight === 0) continue;
-      for (let channel = 0; channel < 3; channel++) data[place + channel] = sums[place + channel] / weight;
-      data[place + 3] = 60 + 180 * Math.min(1, (1.2 * weight) / (cell * cell));
+      const part = 1 / weight, alpha = Math.min(240, 60 + weight * opacity) | 0;
+      pixels[i] = sums[place] * part | (sums[place + 1] * part) << 8 | (sums[place + 2] * part) << 16 | alpha << 24;
     }
     const canvas = new OffscreenCanvas(columns, rows);
     canvas.getContext("2d").putImageData(picture, 0, 0);
