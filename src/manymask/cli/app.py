@@ -31,6 +31,7 @@ from manymask.cli.options import (
     parse_planes,
     parse_region,
 )
+from manymask.cli.serving import TokenFileOption, predict_remotely, serve
 from manymask.errors import Interrupted, ManymaskError, PlanError
 
 app = typer.Typer(
@@ -297,6 +298,7 @@ def predict(
     device: DeviceOption = None,
     tta: TtaOption = False,
     object_size: ObjectSizeOption = None,
+    token_file: TokenFileOption = None,
     settings: SetOption = None,
 ) -> None:
     """Find the instances of images and write them in the files that other tools read.
@@ -307,6 +309,15 @@ def predict(
         from manymask import prediction
         from manymask.outputs import DEFAULT_OUTPUTS
 
+        if model.startswith(("http://", "https://")):
+            local = {
+                "--ids": ids, "--page": page, "--z": z, "--t": t, "--channels": channels, "--region": region,
+                "--tile-size": tile_size, "--device": device, "--tta": tta, "--object-size": object_size,
+                "--set": settings,
+            }  # fmt: skip
+            written = predict_remotely(model, images, output, format, token_file, progress, local)
+            _tell_written(written)
+            return
         values = parse_options(settings, device=device, tta=tta or None, object_size=object_size)
         planes = parse_planes(page, z, t, channels)
         loaded = prediction.load_model(model, settings=values)
@@ -321,7 +332,11 @@ def predict(
             tile_size=tile_size,
             progress=progress,
         )
-    for path in written:
+    _tell_written(written)
+
+
+def _tell_written(paths: list[Path]) -> None:
+    for path in paths:
         typer.echo(f"written to {path}")
 
 
@@ -354,6 +369,9 @@ def export(
             progress=progress,
         )
     typer.echo(f"written to {folder}; use it as a model: manymask predict {shlex.quote(str(folder))} IMAGES")
+
+
+app.command()(serve)
 
 
 @app.command()

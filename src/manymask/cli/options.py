@@ -43,7 +43,10 @@ SourceArgument = Annotated[
     ),
 ]
 ModelArgument = Annotated[
-    Path, typer.Argument(help="A run folder, a checkpoint, a shipped model such as nuclei, or an exported model.")
+    str,
+    typer.Argument(
+        help="A run folder, a checkpoint, a shipped model such as nuclei, an exported model, or a server's address."
+    ),
 ]
 TtaOption = Annotated[
     bool, typer.Option("--tta", help="Predict flipped and enlarged views too, and merge them: better, but slower.")

@@ -88,11 +88,19 @@ def paint_layers(runs: RunLengths) -> InstanceLayers:
     return InstanceLayers(layers)
 
 
-def assign_layers(runs: RunLengths) -> Int64[np.ndarray, " instances"]:
-    """The layer of each instance: the first one that no overlapping instance before it has taken."""
+def assign_layers(
+    runs: RunLengths, given: Integer[np.ndarray, " given"] = np.zeros(0, dtype=np.int64)
+) -> Int64[np.ndarray, " instances"]:
+    """The layer of each instance: the first one that no overlapping instance before it has taken.
+
+    Args:
+        runs: The masks.
+        given: Layers of the first instances, which keep them.
+    """
     layer_of = np.zeros(runs.num_instances, dtype=np.int64)
+    layer_of[: len(given)] = given
     overlaps = intersect_runs(runs, runs)
-    is_earlier = overlaps.second < overlaps.first
+    is_earlier = (overlaps.second < overlaps.first) & (overlaps.first >= len(given))
     rows, earlier = overlaps.first[is_earlier], overlaps.second[is_earlier]
     unique_rows, begin = np.unique(rows, return_index=True)
     for row, first, last in zip(unique_rows, begin, [*begin[1:], len(earlier)], strict=False):

@@ -114,6 +114,25 @@ class RunLengths:
         return RunLengths(self.size, len(rows), new_owner, self.start[source], self.length[source])
 
 
+def subtract_runs(first: RunLengths, second: RunLengths) -> RunLengths:
+    """The pixels of each instance of one set that the instance of the same row of another set does not have.
+
+    Raises:
+        ValueError: The sets are of different sizes or numbers of instances.
+    """
+    if first.size != second.size or len(first) != len(second):
+        raise ValueError(f"expected sets of one size, got {first.size} x {len(first)}, {second.size} x {len(second)}")
+    stride = first.size[0] * first.size[1] + 1  # one more than the image, so that no run ends where another row begins
+    begin, removed = first.owner * stride + first.start, second.owner * stride + second.start
+    places = np.concatenate([begin, begin + first.length, removed, removed + second.length])
+    # The first set counts 1 and the second one -1, so that a sum of 1 is in the first one only.
+    steps = np.repeat([1, -1, -1, 1], [len(begin), len(begin), len(removed), len(removed)])
+    order = np.argsort(places, kind="stable")
+    places, inside = places[order], np.cumsum(steps[order])[:-1] == 1
+    owner, start = np.divmod(places[:-1][inside], stride)
+    return RunLengths.from_intervals(first.size, len(first), owner, start, np.diff(places)[inside])
+
+
 def expand_ranges(
     begin: Int64[np.ndarray, " ranges"], length: Int64[np.ndarray, " ranges"]
 ) -> tuple[Int64[np.ndarray, " numbers"], Int64[np.ndarray, " numbers"]]:

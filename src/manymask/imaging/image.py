@@ -22,6 +22,9 @@ class FileSource(ImageSource):
         header: What reading it without its values gave.
         orientation: The tag by which the image is turned, 1 as it is stored.
         choice: Which image is taken of a file that holds several.
+
+    Attributes:
+        is_cuttable: Whether a window is decoded by itself.
     """
 
     def __init__(self, path: Path, header: Raster, orientation: int = 1, choice: PlaneChoice = ONE_PLANE) -> None:
@@ -33,7 +36,7 @@ class FileSource(ImageSource):
         self.size, pixel_size = self._level_sizes[0], header.pixel_size
         self.pixel_size = (pixel_size[first], pixel_size[second]) if pixel_size else None
         self.num_channels, self.dtype = shown.shape[2], shown.dtype
-        self._is_cuttable = header.is_cuttable
+        self.is_cuttable = header.is_cuttable
         self._wholes: dict[int, Shaped[np.ndarray, "height width channels"]] = {}  # by level
 
     @property
@@ -45,7 +48,7 @@ class FileSource(ImageSource):
         """The pixels of a part of the image, by default the whole; see ``ImageSource.read``."""
         window, size = self._locate(window, level), self._level_sizes[level]
         whole = self._wholes.get(level)
-        if whole is None and self._is_cuttable and window != (0, 0, *size):
+        if whole is None and self.is_cuttable and window != (0, 0, *size):
             return self._decode(turn_back(window, size, self.orientation), level)
         if whole is None:
             whole = self._wholes[level] = self._decode(None, level)

@@ -113,7 +113,7 @@ class TileStore:
     def read(self, batch: range) -> list[Instances] | None:
         """What was found in a batch of tiles, each in its own pixels; None where it is not done."""
         with suppress(*_DAMAGES), open(self._name(batch), "rb") as file, np.load(file) as arrays:
-            return [_unpack({key: arrays[f"{index}_{key}"] for key in _KEYS}) for index in batch]
+            return [unpack_instances({key: arrays[f"{index}_{key}"] for key in _KEYS}) for index in batch]
         return None
 
     def write(self, batch: range, found: Sequence[Instances]) -> None:
@@ -125,7 +125,7 @@ class TileStore:
         parts: dict[str, Any] = {
             f"{index}_{key}": values
             for index, instances in zip(batch, found, strict=True)
-            for key, values in _pack(instances).items()
+            for key, values in pack_instances(instances).items()
         }
         with replace_file(self._name(batch)) as file:
             np.savez_compressed(file, **parts)
@@ -150,13 +150,15 @@ class TileStore:
 _KEYS = ("size", "owner", "start", "length", "labels", "scores", "boxes")
 
 
-def _pack(instances: Instances) -> dict[str, np.ndarray]:
+def pack_instances(instances: Instances) -> dict[str, np.ndarray]:
+    """Instances as arrays by name; crowd regions are not told from others."""
     runs = instances.runs
     values = (np.array(runs.size), *(part.astype(np.uint32) for part in (runs.owner, runs.start, runs.length)))
     return dict(zip(_KEYS, (*values, instances.labels, instances.scores, instances.boxes), strict=True))
 
 
-def _unpack(arrays: dict[str, np.ndarray]) -> Instances:
+def unpack_instances(arrays: Mapping[str, np.ndarray]) -> Instances:
+    """Instances of such arrays."""
     height, width = arrays["size"].tolist()
     runs = (arrays[key].astype(np.int64) for key in ("owner", "start", "length"))
     masks = RunLengths((height, width), len(arrays["labels"]), *runs)

@@ -17,10 +17,12 @@ from manymask.core import (
     RunLengths,
     Tile,
     Window,
+    concatenate_instances,
     list_tiles,
     merge_scales,
     merge_tiles,
 )
+from manymask.core.tiles import place_instances
 from manymask.errors import FormatError, PlanError
 from manymask.imaging.normalization import Normalization, Scale, measure_scale, normalize_pixels
 from manymask.modeling.detections import Postprocessing
@@ -54,6 +56,8 @@ LONGEST_ALIGNMENT = 128
 
 Tell = Callable[[int, str], None]
 """Called with the number of tiles just done, and how the image comes on."""
+Show = Callable[[Instances], None]
+"""Called after each batch of tiles with what they show, in pixels of the image; what it raises ends the prediction."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,7 @@ def find_instances(
     store: TileStore | None = None,
     tell: Tell | None = None,
     *,
+    show: Show | None = None,
     is_quiet: bool = False,
 ) -> Instances:
     """Find the instances of one image, by falling score; warns where the cap on detections may have cut some off.
@@ -193,6 +198,8 @@ def find_instances(
         tiling: How it was cut into tiles.
         store: Keeps what is found in each tile, and knows what an earlier call has found.
         tell: See ``Tell``; not called for an image that is seen whole.
+        show: See ``Show``; gets each object that is shown once, as the tile in whose core its centre lies sees it, so
+            that objects can be seen before all tiles are merged. Not called for an image that is seen whole.
         is_quiet: Says nothing about the cap, nor about objects longer than the overlap.
 
     Raises:
@@ -207,7 +214,7 @@ def find_instances(
         return instances
     scaling = _choose_scaling(model, loaded, loaded.scale, store)
     passes = _plan_passes(scaling, tiling, model.plan, loaded.image.size)
-    pace = _Pace(loaded, passes, model, tell)
+    pace = _Pace(loaded, passes, model, tell, show)
     found = [list(_look_at_tiles(model, loaded, each, store, pace)) for each in passes]
     merged = [merge_tiles(loaded.image.size, each.tiles, parts) for each, parts in zip(passes, found, strict=True)]
     if not is_quiet:
@@ -354,8 +361,11 @@ class _Pace:
     What is told counts the image's ``tiles``, also where its passes have others.
     """
 
-    def __init__(self, loaded: LoadedImage, passes: Sequence[_Pass], model: Model, tell: Tell | None) -> None:
-        self._name, self._tell, self._shown_score = loaded.name, tell, model.plan.shown_score
+    def __init__(
+        self, loaded: LoadedImage, passes: Sequence[_Pass], model: Model, tell: Tell | None, show: Show | None
+    ) -> None:
+        self._name, self._tell, self._show = loaded.name, tell, show
+        self._size, self._shown_score = loaded.image.size, model.plan.shown_score
         self._num_told, self._num_done = len(loaded.tiles), 0
         self._num_tiles = sum(len(each.tiles) for each in passes)
         self._num_left = loaded.image.size[0] * loaded.image.size[1] * len(passes)
@@ -367,13 +377,15 @@ class _Pace:
         num_pixels = sum(tile.core.height * tile.core.width for tile in tiles)
         self._num_left -= num_pixels
         self._num_new += num_pixels if is_new else 0
-        self._num_found += sum(
-            _count_own(part, tile, self._shown_score) for part, tile in zip(found, tiles, strict=True)
-        )
+        own = [_select_own(part, tile, self._shown_score) for part, tile in zip(found, tiles, strict=True)]
+        self._num_found += sum(len(part) for part in own)
         before, self._num_done = self._num_done, self._num_done + len(tiles)
         if self._tell is not None:
             first, last = (self._num_told * number // self._num_tiles for number in (before, self._num_done))
             self._tell(last - first, self._describe())
+        if self._show is not None:
+            placed = [place_instances(part, tile.window, self._size) for part, tile in zip(own, tiles, strict=True)]
+            self._show(concatenate_instances(placed))
 
     def _describe(self) -> str:
         text = f"{self._name}: {count_of(self._num_found, 'object')}"
@@ -383,12 +395,13 @@ class _Pace:
         return text
 
 
-def _count_own(instances: Instances, tile: Tile, shown_score: float) -> int:
+def _select_own(instances: Instances, tile: Tile, shown_score: float) -> Instances:
     """The objects that are shown and whose boxes have their centres in the tile's core."""
-    boxes = instances.boxes[instances.scores >= shown_score]
+    instances = instances[instances.scores >= shown_score]
+    boxes = instances.boxes
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2 + tile.window.left, (boxes[:, 1] + boxes[:, 3]) / 2 + tile.window.top
     top, left, height, width = tile.core
-    return int(((x >= left) & (x < left + width) & (y >= top) & (y < top + height)).sum())
+    return instances[(x >= left) & (x < left + width) & (y >= top) & (y < top + height)]
 
 
 def _describe_time(seconds: float) -> str:
