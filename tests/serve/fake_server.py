@@ -79,7 +79,7 @@ class Slide:
         place = np.arange(self.number)
         # In the order of blocks, as predictions are, which lie together in memory as they do in the image.
         x, y = (place % side + 0.5) * pitch + MARGIN, (place // side + 0.5) * pitch + MARGIN
-        jitter = min(pitch / 4, 8)
+        jitter = np.clip((pitch - 27) / 2, 0, 8)  # so that no two overlap
         self.x = (x + rng.uniform(-jitter, jitter, self.number)).astype(np.int32)
         self.y = (y + rng.uniform(-jitter, jitter, self.number)).astype(np.int32)
         self.shape = rng.integers(0, 64, self.number)
@@ -106,7 +106,7 @@ class Slide:
 
     def describe_fully(self) -> dict:
         return self.describe() | {
-            "levels": int(np.ceil(np.log2(self.size))) + 1, "tile_size": TILE, "num_channels": 3, "pixel_size": 0.25,
+            "levels": int(np.ceil(np.log2(self.size))) + 1, "tile_size": TILE, "num_channels": 3, "pixel_size": [0.25, 0.25],
             "classes": CLASSES, "block_size": BLOCK, "can_undo": bool(self.done), "can_redo": bool(self.undone),
             "versions": [{"number": n, "model": m, "num_objects": self.number, "time": ""} for n, m in ((0, "old"), (1, "nuclei"))],
         }  # fmt: skip
@@ -243,10 +243,10 @@ class Slide:
 
     def tell(self, ids: list[int], added: list[int], removed: list[int], what: str) -> dict:
         self.revision += 1
-        rows = [
-            [id, *(int(getattr(self, name)[id - 1]) for name in ("score", "cls", "flags", "area")), int(self.x[id - 1]) >> self.shift, int(self.y[id - 1]) >> self.shift]
-            for id in sorted(set(ids))
-        ]  # fmt: skip
+        touched = np.array(sorted(set(ids)), dtype=int)
+        columns = {"id": touched, "class": self.cls[touched - 1], "x": self.x[touched - 1] >> self.shift, "y": self.y[touched - 1] >> self.shift}
+        columns |= {name: getattr(self, name)[touched - 1] for name in ("score", "flags", "area")}
+        rows = {name: column.tolist() for name, column in columns.items()}
         return {
             "revision": self.revision, "added": added, "removed": removed, "changed": sorted(set(ids) - set(added)),
             "blocks": self.find_blocks(ids), "rows": rows, "can_undo": bool(self.done), "can_redo": bool(self.undone), "what": what,
@@ -368,7 +368,7 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/session":
             models = [{"name": name, "classes": CLASSES, "note": ""} for name in ("nuclei", "old")]
             images = [slide.describe() for slide in self.server.slides.values()]
-            return self.reply({"version": "0.0", "models": models, "current": "nuclei", "images": images, "limits": {}, "formats": ["coco", "csv", "geojson", "imagej", "labels"]})
+            return self.reply({"version": "0.0", "models": models, "current": "nuclei", "images": images, "limits": {}, "formats": [], "outputs": ["coco", "csv", "geojson", "imagej", "labels"]})
         match = re.fullmatch(r"/api/images/(\w+)/(.+)", path)
         slide = self.server.slides.get(match[1]) if match else None
         if slide is None:

@@ -1,8 +1,9 @@
 // What the page asks of the server: JSON, packed bytes, and a stream of events.
 
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, message, answer = {}) {
     super(message);
+    this.answer = answer;
     this.status = status; // 0: the server did not answer
   }
 }
@@ -16,7 +17,7 @@ async function ask(method, path, { body, headers } = {}) {
   }
   if (response.ok) return response;
   const answer = await response.json().catch(() => ({}));
-  throw new ApiError(response.status, typeof answer.detail === "string" ? answer.detail : `The server answered ${response.status}.`);
+  throw new ApiError(response.status, typeof answer.detail === "string" ? answer.detail : `The server answered ${response.status}.`, answer);
 }
 
 export const getJson = async (path) => (await ask("GET", path)).json();

@@ -38,14 +38,11 @@ export class ImageList {
   }
 
   async send(path, body) {
-    try {
-      const { images, refused } = await post(path, body);
-      for (const { name, detail } of refused ?? []) tell(`${name}: ${detail}`, { isError: true });
-      for (const image of images) this.update(image);
-      if (images.length && !this.current) this.open(images[0].id);
-    } catch (error) {
-      tell(error.message, { isError: true });
-    }
+    const taken = await post(path, body).catch((error) => error.answer?.refused ? error.answer : void tell(error.message, { isError: true }));
+    if (!taken) return;
+    for (const { name, detail } of taken.refused ?? []) tell(`${name}: ${detail}`, { isError: true });
+    for (const image of taken.images) this.update(image);
+    if (taken.images.length && !this.current) this.open(taken.images[0].id);
   }
 
   /** Takes over what the server says of an image. */

@@ -19,7 +19,9 @@ const state = { session: null, meta: null, objects: null, other: null, drawClass
 
 const viewer = new Viewer(stage);
 const list = new ImageList({ onOpen: openImage, onNone: closeImage });
-const context = () => ({ classes: state.meta?.classes ?? [], pixelSize: state.meta?.pixel_size ?? null });
+const context = () => ({ classes: state.meta?.classes ?? [], pixelSize: micrometres(state.meta) });
+// The side of a square as large as a pixel, which are as wide as tall but for few images.
+const micrometres = (meta) => (meta?.pixel_size ? Math.sqrt(meta.pixel_size[0] * meta.pixel_size[1]) : null);
 const filters = new Filters(() => (viewer.recolour(), drawSelection()), (by) => (eachVersion((objects) => objects.paintBy(by)), filters.apply(), viewer.recolour()));
 const edits = new Edits(() => state.objects, { onChange: takeChange, onConflict: reload });
 const table = new ObjectTable((id) => (select([id]), viewer.goTo(state.objects.center(id), Math.sqrt(state.objects.area[id]))));
@@ -39,7 +41,7 @@ async function loadSession() {
   state.session = session;
   find("version").textContent = session.version;
   find("model").replaceChildren(...session.models.map(({ name, note }) => make("option", { value: name, textContent: name, title: note ?? "", selected: name === session.current })));
-  find("formats").replaceChildren(...session.formats.map((format) => make("option", { value: format, textContent: format })));
+  find("formats").replaceChildren(...session.outputs.map((format) => make("option", { value: format, textContent: format })));
   list.replace(session.images);
   return session;
 }
@@ -60,7 +62,7 @@ async function openImage(image, version = null) {
     const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), objects.load()]);
     if (ticket !== state.ticket) return;
     Object.assign(state, { meta, objects, other: null });
-    filters.show(objects, meta.classes, meta.pixel_size);
+    filters.show(objects, meta.classes, micrometres(meta));
     viewer.show(objects);
     drawFacts();
     edits.setPossible(meta.can_undo, meta.can_redo);
@@ -287,7 +289,7 @@ function closePanels() {
 
 const drawScale = oncePerFrame(() => {
   if (!state.meta) return;
-  const { scale } = viewer.view, size = state.meta.pixel_size ?? 1;
+  const { scale } = viewer.view, size = micrometres(state.meta) ?? 1;
   const power = 10 ** Math.floor(Math.log10((110 / scale) * size)), length = [5, 2, 1].find((factor) => (factor * power) / size * scale <= 110) * power;
   find("scale").style.width = `${(length / size) * scale}px`;
   find("scale").textContent = `${formatNumber(length)} ${state.meta.pixel_size ? "µm" : "px"}`;
@@ -357,7 +359,7 @@ function openDownload() {
   const { objects, meta } = state;
   if (!objects) return tell("Open an image first.");
   find("download-what").textContent = objects.shown === objects.number ? `${countOf(objects.number, "object")} of ${meta.name}.` : `${formatCount(objects.shown)} of ${countOf(objects.number, "object")} of ${meta.name} are shown.`;
-  find("download-shown").hidden = objects.shown === objects.number;
+  find("download-shown").hidden = objects.shown === objects.number || objects.filter.oddOnly; // which the server cannot filter by
   const link = (query) => `${objects.base}/download/${find("formats").value}?${query}`;
   const write = () => {
     find("download-shown").href = link(filters.query);

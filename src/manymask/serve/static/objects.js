@@ -54,7 +54,7 @@ export class Objects {
   }
 
   async load() {
-    const table = readTable(await getBytes(`${this.base}/table.bin${this.query}`));
+    const table = await this.fetchTable();
     const size = table.n ? table.id[table.n - 1] + 1 : 1;
     this.allocate(size);
     this.shift = table.shift;
@@ -66,6 +66,15 @@ export class Objects {
       if (isDense) this[name].set(table[name], 1);
       else for (let row = 0; row < table.n; row++) this[name][id[row]] = table[name][row];
     this.measure();
+  }
+
+  async fetchTable() {
+    try {
+      return readTable(await getBytes(`${this.base}/table.bin${this.query}`));
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      return readTable(new TextEncoder().encode(`MMT1${"\0".repeat(12)}`).buffer); // not predicted yet
+    }
   }
 
   /** What does not change with the filter: how many there are, of which sizes. */
@@ -129,10 +138,11 @@ export class Objects {
 
   /** Takes over what an edit changed: rows as in the table, and blocks to fetch again. */
   apply(change) {
-    for (const [id, score, cls, flags, area, x, y] of change.rows) {
+    const { rows } = change;
+    rows.id.forEach((id, row) => {
       this.resize(id + 1);
-      Object.entries({ score, cls, flags, area, x, y }).forEach(([name, value]) => (this[name][id] = value));
-    }
+      for (const name of Object.keys(COLUMNS)) this[name][id] = rows[name === "cls" ? "class" : name][row];
+    });
     this.revision = change.revision;
     this.selected = new Set([...this.selected].filter((id) => !(this.flags[id] & FLAG.deleted)));
     this.measure();

@@ -9,6 +9,12 @@ const QUICK = 8; // milliseconds: overlays that paint faster are painted in each
 const PAUSE = 100; // otherwise so often, and moved in between
 const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+// OpenSeadragon adds an inline style sheet, which the page's policy forbids and style.css has, where it finds none with
+// this mark; an element of no known language has it too.
+const mark = document.createElementNS("urn:none", "style");
+mark.setAttribute("data-openseadragon-mobile-css", "");
+document.head.append(mark);
+
 export const countLevels = (width, height) => Math.ceil(Math.log2(Math.max(width, height, 2)));
 
 export class Viewer {
