@@ -79,7 +79,7 @@ class Slide:
         place = np.arange(self.number)
         # In the order of blocks, as predictions are, which lie together in memory as they do in the image.
         x, y = (place % side + 0.5) * pitch + MARGIN, (place // side + 0.5) * pitch + MARGIN
-        jitter = np.clip((pitch - 27) / 2, 0, 8)  # so that no two overlap
+        jitter = np.clip((pitch - 32) / 2, 0, 8)  # so that no two overlap
         self.x = (x + rng.uniform(-jitter, jitter, self.number)).astype(np.int32)
         self.y = (y + rng.uniform(-jitter, jitter, self.number)).astype(np.int32)
         self.shape = rng.integers(0, 64, self.number)
