@@ -41,13 +41,17 @@ class LiveServer:
 
 
 @contextmanager
-def run_server(model: Path, workspace: Path, limits: Limits | None = None, host: str = "127.0.0.1") -> Iterator[LiveServer]:
+def run_server(
+    model: Path, workspace: Path, limits: Limits | None = None, host: str = "127.0.0.1"
+) -> Iterator[LiveServer]:
     listener = socket.socket()
     listener.bind((host, 0))
     port = listener.getsockname()[1]
     server = Server([model], workspace, device="cpu", limits=limits)
     access = Access.choose(host, port, TOKEN)
-    config = uvicorn.Config(create_app(server, access), log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        create_app(server, access), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+    )
     program = uvicorn.Server(config)
     thread = threading.Thread(target=program.run, args=([listener],))
     thread.start()

@@ -245,10 +245,11 @@ def decode_file(file: Path, folder: Path, limits: Limits) -> Facts:
     height, width = image.size
     most = limits.tiled_pixels if is_cuttable else limits.pixels
     if height * width > most:
+        others = "" if is_cuttable else " of files that are no tiled TIFF"
         raise Refusal(
             413,
-            f"the image has {width:,} x {height:,} = {height * width / 1e6:,.0f} million pixels, this server takes "
-            f"{most / 1e6:,.0f} million{'' if is_cuttable else ' of files that are not tiled TIFFs'}; cut it into parts",
+            f"the image has {width:,} x {height:,} = {height * width / 1e6:,.0f} million pixels, and this server takes "
+            f"{most / 1e6:,.0f} million{others}; cut it into parts",
         )
     if not is_cuttable:
         np.save(folder / PIXELS_NAME, image.read())

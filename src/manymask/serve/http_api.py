@@ -1,6 +1,7 @@
 """Routes for programs, trainings and whoever watches the server."""
 
 import asyncio
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from manymask.serve.http_schemas import (
 from manymask.serve.http_uploads import Upload, receive_files
 from manymask.serve.jobs import Job
 from manymask.serve.metrics import format_metrics
+from manymask.serve.predicting import Cancelled
 from manymask.serve.predicting import Request as Wanted
 from manymask.serve.refusals import Refusal
 from manymask.serve.results import Format, Found, encode
@@ -80,7 +82,8 @@ def make_router(server: Server) -> APIRouter:
                 uploads = await receive_files(
                     request, "image", 1, lambda: folders.enter_context(server.workspace.receive())
                 )
-                wanted = await run_in_threadpool(_prepare, server, uploads[0], name)
+                async with server.decode_turns:
+                    wanted = await run_in_threadpool(_prepare, server, uploads[0], name)
                 server.predictor.submit(wanted)
             finally:
                 server.num_coming -= 1
@@ -162,7 +165,8 @@ def _prepare(server: Server, upload: Upload, model: str) -> Wanted:
         server.counts["refused files"] += 1
         status = error.status if isinstance(error, Refusal) else 422
         raise Refusal(status, str(error).replace(str(upload.path), upload.name)) from error
-    return Wanted(open_decoded(upload.path.parent, upload.path, facts), upload.name, model)
+    source = open_decoded(upload.path.parent, upload.path, facts)
+    return server.predictor.make_request(source, upload.name, model)
 
 
 async def _wait_for(wanted: Wanted, seconds: float, request: Request) -> bool:
@@ -181,9 +185,10 @@ async def _wait_for(wanted: Wanted, seconds: float, request: Request) -> bool:
 
 
 def _get_found(wanted: Wanted) -> Found:
-    if wanted.future.cancelled():
-        raise Refusal(503, "the prediction was called off; send it again", 5)
-    model, instances = wanted.future.result()
+    try:
+        model, instances = wanted.future.result()
+    except (CancelledError, Cancelled) as error:
+        raise Refusal(503, "the prediction was called off; send it again", 5) from error
     return Found(model, instances, wanted.source, wanted.name)
 
 

@@ -94,9 +94,11 @@ def _add_answers(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def explain_disk(_: Request, error: OSError) -> Response:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise error
-        return answer(507, "the server's disk is full; make room and send it again")
+        if error.errno == errno.ENOENT:  # of an image that was removed meanwhile
+            return answer(404, "this is not there any more; it may have been removed")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return answer(507, "the server's disk is full; make room and send it again")
+        raise error
 
     @app.exception_handler(RequestValidationError)
     async def explain_values(_: Request, error: RequestValidationError) -> Response:

@@ -175,7 +175,9 @@ async def _take_uploads(server: Server, request: Request) -> JSONResponse:
         refused: list[dict[str, Any]] = []
         for each in uploads:
             try:
-                images.append(await run_in_threadpool(server.add_upload, each.path.parent, each.path, each.name))
+                async with server.decode_turns:
+                    image = await run_in_threadpool(server.add_upload, each.path.parent, each.path, each.name)
+                images.append(image)
             except ManymaskError as error:
                 refused.append(describe_refusal(each, error))
         server.counts["refused files"] += len(refused)

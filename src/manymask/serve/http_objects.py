@@ -1,11 +1,10 @@
 """Routes of objects: the bytes that the page draws, numbers, corrections and downloads."""
 
+import gzip
 import re
-import secrets
-import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -125,8 +124,6 @@ def _pack(request: Request, objects: ImageObjects, make: Callable[[], bytes]) ->
 
 def pack_response(request: Request, content: bytes, media_type: str, headers: dict[str, str]) -> Response:
     """An answer, compressed where the browser takes that."""
-    import gzip
-
     if "gzip" in request.headers.get("accept-encoding", ""):
         content, headers = gzip.compress(content, _GZIP_LEVEL, mtime=0), headers | {"content-encoding": "gzip"}
     return Response(content, media_type=media_type, headers=headers)
@@ -146,16 +143,12 @@ def _download(server: Server, image: StoredImage, format: str, only: Filter) -> 
     objects = server.get_objects(image)
     from manymask.serve.downloads import write_download
 
-    folder = image.folder / f".{secrets.token_hex(8)}"
-    try:
-        path = write_download(
-            folder, format, objects.to_instances(only), objects.version.categories, image.source, image.stem
-        )
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    remove = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-    return FileResponse(Path(path), filename=path.name, background=remove)
+    instances, categories = objects.to_instances(only), objects.version.categories
+    with ExitStack() as stack:
+        folder = stack.enter_context(server.workspace.receive())
+        path = write_download(folder, format, instances, categories, image.source, image.stem)
+        kept = stack.pop_all()
+    return FileResponse(path, filename=path.name, background=BackgroundTask(kept.close))
 
 
 def _read_revision(text: str | None) -> int | None:

@@ -246,7 +246,7 @@ class Safety:
                 "header Authorization: Bearer TOKEN",
             )
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._find_limit(scope):
+        if not length.isdecimal() or int(length) > self._find_limit(scope):
             raise Refusal(413, self._describe_limit(scope))
         return None
 

@@ -120,7 +120,7 @@ def improve(folder: Path, tell: Callable[[int, int, str], None]) -> dict[str, An
     from manymask.training import train
 
     started, task = time.monotonic(), json.loads((folder / TASK_NAME).read_bytes())
-    settings = {"minutes": task["minutes"], "weights": task["base"]} | task.get("settings", {})
+    settings = {name: task[name] for name in ("minutes", "weights", "device")}
     train(
         folder / "train",
         val=folder / "val",
@@ -131,7 +131,7 @@ def improve(folder: Path, tell: Callable[[int, int, str], None]) -> dict[str, An
     )
     tell(0, 1, "comparing the new model with the one before")
     compared = compare(
-        {"before": [task["base"]], "new": [folder / "run"]}, folder / "val", device=task["device"], progress=tell
+        {"before": [task["weights"]], "new": [folder / "run"]}, folder / "val", device=task["device"], progress=tell
     )
     pair = compared["comparisons"][0]
     label = TOLD[0].label

@@ -33,7 +33,7 @@ class Limits:
     decode_seconds: float = 120.0
     decode_bytes: int = 3 << 30
     idle_seconds: float = 30.0
-    uploads: int = 16
+    uploads: int = 32
     queue: int = 32
     edits: int = 1000
     listeners: int = 64

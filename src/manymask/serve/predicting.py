@@ -28,6 +28,10 @@ class Cancelled(Exception):  # noqa: N818 - somebody asked for it
     """A prediction was called off between two tiles."""
 
 
+class _Closed(Cancelled):
+    """The server ends."""
+
+
 @dataclass(eq=False)
 class Request:
     """An image that a program wants predicted.
@@ -36,6 +40,7 @@ class Request:
         source: Its pixels.
         name: What the program calls it.
         model: The model's name.
+        batch_size: So many images such as it go through the network at once; 0 where it is seen in tiles.
         future: What was found, with the model that found it; cancelled, it is not begun, or ends at the next tile.
         progress: Tiles done, and their number.
     """
@@ -43,6 +48,7 @@ class Request:
     source: ImageSource
     name: str
     model: str
+    batch_size: int
     future: "Future[tuple[Model, Instances]]" = field(default_factory=Future)
     progress: tuple[int, int] = (0, 1)
     is_cancelled: bool = False
@@ -136,6 +142,18 @@ class Predictor:
         if len(self._requests) + num_coming >= self._most:
             raise Refusal(503, f"{count_of(self._most, 'request')} wait for the model already; come again", 2)
 
+    def make_request(self, source: ImageSource, name: str, model: str) -> Request:
+        """A request, which is not submitted yet.
+
+        Raises:
+            ManymaskError: There is no such model, or it cannot be loaded.
+        """
+        loaded = self.models.get(model)
+        tiling = Tiling.of(loaded.plan)
+        batch_size = 1 if loaded.detector.device.type == "cpu" else GPU_BATCH
+        is_whole = tiling is None or len(tiling.list_tiles(source.size)) == 1
+        return Request(source, name, model, batch_size if is_whole else 0)
+
     def submit(self, request: Request) -> None:
         """Let a program's image be predicted.
 
@@ -161,10 +179,13 @@ class Predictor:
                 if self._is_closed:
                     return
                 task = None if self._requests else self._tasks.popleft()
-            if task is None:
-                self._serve_requests()
-            else:
-                self._predict_task(task)
+            try:
+                if task is None:
+                    self._serve_requests()
+                else:
+                    self._predict_task(task)
+            except Exception:  # such as a full disk while a failure is noted; the next one may go well
+                logger.exception("a prediction failed")
 
     def _serve_requests(self, *, small_only: bool = False) -> None:
         """All requests that wait; between two tiles only those that are seen at once."""
@@ -176,25 +197,17 @@ class Predictor:
         with self._changed:
             waiting = [request for request in self._requests if not request.future.cancelled()]
             if small_only:
-                waiting = [request for request in waiting if self._is_small(request)]
+                waiting = [request for request in waiting if request.batch_size]
             if not waiting or self._is_closed:
                 self._requests = deque(request for request in self._requests if not request.future.cancelled())
                 return []
             first = waiting[0]
             batch = [first]
-            if self._is_small(first):
-                most = 1 if self._get_model(first).detector.device.type == "cpu" else GPU_BATCH
+            if first.batch_size:
                 alike = [each for each in waiting if (each.model, each.source.size) == (first.model, first.source.size)]
-                batch = alike[:most]
+                batch = alike[: first.batch_size]
             self._requests = deque(each for each in self._requests if each not in batch)
             return batch
-
-    def _is_small(self, request: Request) -> bool:
-        tiling = Tiling.of(self._get_model(request).plan)
-        return tiling is None or len(tiling.list_tiles(request.source.size)) == 1
-
-    def _get_model(self, request: Request) -> Model:
-        return self.models.get(request.model)
 
     def _predict_requests(self, batch: list[Request]) -> None:
         batch = [request for request in batch if request.future.set_running_or_notify_cancel()]
@@ -223,7 +236,7 @@ class Predictor:
 
         def show(_: Instances) -> None:
             if request.is_cancelled or self._is_closed:
-                raise Cancelled
+                raise _Closed if self._is_closed else Cancelled
             self._serve_requests(small_only=True)
 
         def tell(num_tiles: int, _: str) -> None:
@@ -241,13 +254,15 @@ class Predictor:
 
             def show(instances: Instances) -> None:
                 if self._is_closed:
-                    raise Cancelled
+                    raise _Closed
                 task.show(instances)
                 self._serve_requests(small_only=True)
 
             found = find_instances(model, loaded, tiling, None, lambda number, _: task.tell(number), show=show)
             self._count(found, model)
             task.finish(found[found.scores >= model.plan.shown_score])
+        except _Closed:  # it is predicted when the server starts again
+            pass
         except Cancelled:
             task.fail(None)
         except ManymaskError as error:

@@ -1,5 +1,6 @@
 """Everything that a server holds: images, models, the thread that predicts, and what is told to pages."""
 
+import asyncio
 import logging
 import os
 import threading
@@ -61,7 +62,10 @@ class Server:
         self.predictor = Predictor(self.models, self.limits.queue)
         self.tiles, self.jobs, self.events = Tiles(), Jobs(), Events(self.limits.listeners)
         self.counts: Counter[str] = Counter()
+        # Uploads for the page, and requests of programs, that are being received.
         self.num_receiving, self.num_coming = 0, 0
+        # Files wait here for the decoder, and not in the threads that answer other requests.
+        self.decode_turns = asyncio.Semaphore(2)
         self._open: weakref.WeakValueDictionary[tuple[str, int | None], ImageObjects] = weakref.WeakValueDictionary()
         self._recent: deque[ImageObjects] = deque(maxlen=_NUM_OPEN)
         self._lock = threading.RLock()
@@ -188,9 +192,11 @@ class Server:
             newest = self._open.get((image.id, None))
             if newest is not None and version in (None, newest.version.number):
                 return newest
-            if version is None and not list_versions(image.folder):
+            numbers = [each.number for each in list_versions(image.folder)]
+            if version is None and not numbers:
                 return None
-            key = (image.id, version)
+            # Never two of one version, whose edits would not see each other.
+            key = (image.id, None if newest is None and version in (None, numbers[-1:] and numbers[-1]) else version)
             objects = self._open.get(key)
             if objects is None:
                 objects = ImageObjects.open(image.folder, version)
@@ -287,6 +293,7 @@ class Server:
             if any(job.kind == "improve" and not job.is_over for job in self.jobs.list_jobs()):
                 raise Refusal(409, "another training goes on; wait for its end, or cancel it")
             job = self.jobs.add(Job("improve", what="writing the checked images"))
+            job.stop = lambda: setattr(job, "status", "cancelled")
         threading.Thread(
             target=self._improve, args=(job, listed.source, minutes, checked), name="manymask-improve", daemon=True
         ).start()
@@ -304,7 +311,7 @@ class Server:
             for part in ("train", "val"):
                 images = [image for place, image in enumerate(checked) if (place in held) == (part == "val")]
                 write_checked(folder / part, [self._describe_checked(image) for image in images])
-            task = {"minutes": minutes, "base": str(base), "device": self.device}
+            task = {"minutes": minutes, "weights": str(base), "device": self.device}
             write_json(folder / TASK_NAME, task)
             if job.status != "cancelled":
                 start_improving(folder, job, self.tell_job, lambda folder: self.models.add_trained(folder).name)
@@ -394,20 +401,22 @@ class PageTask:
     def finish(self, instances: Instances) -> None:
         """Keep the result."""
         assert self._objects is not None
-        if self.image.is_cancelled:
-            raise Cancelled
-        self._objects.finish_predictions(instances)
-        self.image.progress = (self.image.progress[1], self.image.progress[1])
-        self.image.change(status="done", error=None)
+        with self.image.lock:  # so that it is not removed meanwhile
+            if self.image.is_cancelled:
+                raise Cancelled
+            self._objects.finish_predictions(instances)
+            self.image.progress = (self.image.progress[1], self.image.progress[1])
+            self.image.change(status="done", error=None)
         self.server.tell_image(self.image)
 
     def fail(self, sentence: str | None) -> None:
         """Keep what was found until it was called off, or say why nothing was."""
-        if not self.image.folder.is_dir():  # it was removed
-            return
-        if sentence is None and self._objects is not None and self._objects.num_objects:
-            self._objects.finish_predictions(None)
-        else:
-            self.server.forget(self.image.id)
-        self.image.change(status="failed" if sentence else "cancelled", error=sentence)
+        with self.image.lock:
+            if not self.image.folder.is_dir():  # it was removed
+                return
+            if sentence is None and self._objects is not None and self._objects.num_objects:
+                self._objects.finish_predictions(None)
+            else:
+                self.server.forget(self.image.id)
+            self.image.change(status="failed" if sentence else "cancelled", error=sentence)
         self.server.tell_image(self.image)

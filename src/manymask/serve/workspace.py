@@ -189,9 +189,10 @@ class Workspace:
         image = self.get(image_id)
         with self._lock:
             del self._images[image_id]
-        image.is_cancelled = True
         gone = image.folder.with_name(image.folder.name + _NEW_SUFFIX)
-        os.replace(image.folder, gone)  # at once, so that nothing half removed is found after a kill
+        with image.lock:
+            image.is_cancelled = True
+            os.replace(image.folder, gone)  # at once, so that nothing half removed is found after a kill
         shutil.rmtree(gone, ignore_errors=True)
 
 
