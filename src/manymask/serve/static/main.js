@@ -111,7 +111,10 @@ function drawFacts() {
   find("compare").replaceChildren(make("option", { value: "", textContent: "nothing" }), ...names.map(([value, textContent]) => make("option", { value, textContent })));
   find("version-choice").hidden = names.length < 2;
   find("checked").setAttribute("aria-pressed", String(Boolean(meta.checked)));
-  find("cancel").hidden = meta.status !== "predicting" && meta.status !== "waiting";
+  const isBusy = meta.status === "predicting" || meta.status === "waiting", [done, total] = meta.progress ?? [0, 0];
+  document.body.classList.toggle("predicting", isBusy);
+  find("busy").hidden = !isBusy;
+  find("busy-text").textContent = meta.status === "waiting" ? "Waiting for its turn" : `${total ? Math.round((100 * done) / total) : 0} %: ${countOf(meta.num_objects, "object")} so far`;
   listClassButtons(meta.classes, setClass);
   drawSelection();
 }
