@@ -55,9 +55,10 @@ class _AsWarning(logging.Handler):
     """Makes what the package warns of in its log a Python warning, which fails a test that does not expect it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Training and scores warn of what tests do on purpose: one image only, or a model that knows little.
+        # Training, scores and the server warn of what tests do on purpose: one image only, a model that knows little,
+        # files that are damaged.
         # pyproject.toml makes errors of warnings from modules whose names begin with manymask.
-        is_expected = record.name.startswith(("manymask.training", "manymask.evaluation"))
+        is_expected = record.name.startswith(("manymask.training", "manymask.evaluation", "manymask.serve"))
         module = record.name.removeprefix("manymask.") if is_expected else record.name
         if record.levelno >= logging.WARNING:
             warnings.warn_explicit(record.getMessage(), UserWarning, record.pathname, record.lineno, module)

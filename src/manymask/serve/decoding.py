@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ SMALL_SIDE = 1024
 # Side of the squares that a file is read in, a multiple of ``REDUCTION``.
 BLOCK_SIDE = 2048
 _POLL_SECONDS = 0.02
+_NUM_OPEN = 32
 # Formats by their first bytes; the product's readers know more, which nobody needs from a browser.
 _MAGICS = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -101,14 +103,6 @@ class Facts:
         return Scale(low, span, self.scale["origin"], channels)
 
 
-class HeaderSource(ImageSource):
-    """An image of which only facts are known."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.size, self.num_channels, self.dtype = facts.size, facts.num_channels, np.dtype(facts.dtype)
-        self.pixel_size = facts.pixel_size
-
-
 class MappedSource(ArraySource):
     """The pixels of a decoded image, which lie in a file and are read as they are needed."""
 
@@ -119,7 +113,13 @@ class MappedSource(ArraySource):
 
 def open_decoded(folder: Path, file: Path, facts: Facts) -> ImageSource:
     """An image that was decoded, for reading windows."""
-    return MappedSource(folder / PIXELS_NAME, facts.pixel_size) if facts.is_mapped else open_image(file)
+    return MappedSource(folder / PIXELS_NAME, facts.pixel_size) if facts.is_mapped else _open_image(file)
+
+
+@lru_cache(_NUM_OPEN)
+def _open_image(file: Path) -> ImageSource:
+    """An image whose windows are decoded one by one; its header is read once."""
+    return open_image(file)
 
 
 def name_reduced(number: int) -> str:

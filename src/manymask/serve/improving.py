@@ -87,8 +87,8 @@ def _watch(
     if job.status == "cancelled":
         pass
     elif code == 0 and (folder / RESULT_NAME).is_file():
-        job.result = json.loads((folder / RESULT_NAME).read_bytes())
-        job.result["model"] = on_end(folder)
+        result = json.loads((folder / RESULT_NAME).read_bytes())
+        job.result = result | {"model": on_end(folder)}
         job.status = "done"
     else:
         job.status = "failed"

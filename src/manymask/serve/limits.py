@@ -39,6 +39,6 @@ class Limits:
     listeners: int = 64
     minutes: float = 600.0
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, int | float]:
         """All of them by name."""
         return asdict(self)

@@ -5,6 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ def encode_packed(instances: Instances, categories: Sequence[Category], shown_sc
     """What was found in an image, and what is needed to write it as files."""
     about = {"categories": [[each.id, each.name] for each in categories], "shown_score": shown_score}
     file = io.BytesIO()
-    np.savez_compressed(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **pack_instances(instances))
+    arrays: dict[str, Any] = pack_instances(instances)
+    np.savez_compressed(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
     return file.getvalue()
 
 

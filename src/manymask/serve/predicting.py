@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -59,12 +59,17 @@ class Request:
         self.future.cancel()
 
 
+@runtime_checkable
 class ImageTask(Protocol):
     """An image of the page that is to be predicted; all methods are called in the predictor's thread."""
 
-    source: ImageSource
     name: str
     model: str
+
+    @property
+    def source(self) -> ImageSource:
+        """Its pixels."""
+        ...
 
     def begin(self, model: Model, num_tiles: int) -> bool:
         """Say that it begins; False where nobody wants it any more."""

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from manymask.core import Category, Instances, write_json
+import numpy as np
+
+from manymask.core import ArraySource, Category, ImageSource, Instances, write_json
 from manymask.errors import ManymaskError
 from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization
 from manymask.prediction import Model
-from manymask.serve.decoding import Decoder, Facts, HeaderSource, find_format
+from manymask.serve.decoding import Decoder, Facts, find_format
 from manymask.serve.events import Events
 from manymask.serve.improving import TASK_NAME, start_improving
 from manymask.serve.jobs import Job, Jobs
@@ -348,8 +350,9 @@ def check_channels(facts: Facts, name: str, model: Model) -> None:
     Raises:
         Refusal: It cannot.
     """
+    pixel = ArraySource(np.zeros((1, 1, facts.num_channels), facts.dtype))
     try:
-        Normalization.of(model.plan).find_channels(HeaderSource(facts), name)
+        Normalization.of(model.plan).find_channels(pixel, name)
     except ManymaskError as error:
         raise Refusal(422, str(error)) from error
 
@@ -364,7 +367,7 @@ class PageTask:
         self._told = 0.0
 
     @property
-    def source(self) -> Any:
+    def source(self) -> ImageSource:
         """The image's pixels."""
         return self.image.source
 

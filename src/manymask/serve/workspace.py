@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class StoredImage:
     is_cancelled: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    @cached_property
+    @property
     def source(self) -> ImageSource:
         """Its pixels."""
         return open_decoded(self.folder, self.folder / self.meta.file, self.meta.facts)
