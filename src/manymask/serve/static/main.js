@@ -59,7 +59,7 @@ async function openImage(image, version = null) {
   document.body.classList.add("loading");
   try {
     const objects = makeObjects(image, version);
-    const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), objects.load()]);
+    const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), image.version === null ? null : objects.load()]);
     if (ticket !== state.ticket) return;
     Object.assign(state, { meta, objects, other: null });
     filters.show(objects, meta.classes, micrometres(meta));

@@ -28,6 +28,8 @@ export class Objects {
     this.opacity = 0.3;
     this.hovered = 0;
     this.allocate(1);
+    this.measure();
+    this.isLoaded = false;
     this.shift = this.revision = 0;
     this.onBlock = () => {};
   }
@@ -54,7 +56,8 @@ export class Objects {
   }
 
   async load() {
-    const table = await this.fetchTable();
+    const table = readTable(await getBytes(`${this.base}/table.bin${this.query}`));
+    this.isLoaded = true;
     const size = table.n ? table.id[table.n - 1] + 1 : 1;
     this.allocate(size);
     this.shift = table.shift;
@@ -66,15 +69,6 @@ export class Objects {
       if (isDense) this[name].set(table[name], 1);
       else for (let row = 0; row < table.n; row++) this[name][id[row]] = table[name][row];
     this.measure();
-  }
-
-  async fetchTable() {
-    try {
-      return readTable(await getBytes(`${this.base}/table.bin${this.query}`));
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      return readTable(new TextEncoder().encode(`MMT1${"\0".repeat(12)}`).buffer); // not predicted yet
-    }
   }
 
   /** What does not change with the filter: how many there are, of which sizes. */
@@ -160,6 +154,7 @@ export class Objects {
   /** The blocks that touch a rectangle of the image; those not here yet are fetched, and `onBlock` is called. */
   blocksIn(left, top, right, bottom, reach = 128) {
     const found = [];
+    if (!this.isLoaded) return found; // nothing was predicted yet
     const [bx0, by0] = [left, top].map((v) => Math.max(0, Math.floor((v - reach) / BLOCK_SIZE)));
     const bx1 = Math.floor((Math.min(right, this.width - 1) + reach) / BLOCK_SIZE), by1 = Math.floor((Math.min(bottom, this.height - 1) + reach) / BLOCK_SIZE);
     for (let by = by0; by <= Math.min(by1, Math.floor((this.height - 1) / BLOCK_SIZE)); by++)

@@ -1,0 +1,116 @@
+"""The page in a real browser, on the real server with the model ``nuclei``."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from manymask.serve.objects import ImageObjects
+from tests.serve.browsing import drag, go_to, locate, read_selected, read_shown, set_range, until, until_drawn, until_still
+from tests.serve.live_server import run_server
+
+
+def draw_nuclei() -> bytes:
+    """A PNG with twelve bright blurred discs on a dark ground, as in fluorescence."""
+    y, x = np.mgrid[:160, :200]
+    picture = np.full((160, 200), 12.0)
+    for index in range(12):
+        distance = np.hypot(x - 30 - 46 * (index % 4), y - 30 - 50 * (index // 4))
+        picture += 170 / (1 + np.exp((distance - 11) / 1.2))
+    picture += np.random.default_rng(0).normal(0, 3, picture.shape)
+    file = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    with run_server(Path("nuclei"), tmp_path_factory.mktemp("serve")) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def page(browser, live):
+    """The page, with an image that was dropped on it; fails for any message on the console."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    messages = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(f"{live.url}/?token={live.access.link_token}")
+    page.get_by_text("Drop images here").wait_for()
+    page.evaluate(
+        """(text) => {
+            const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "plate <1>.png"));
+            for (const name of ["dragenter", "drop"])
+                document.body.dispatchEvent(new DragEvent(name, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+        }""",
+        base64.b64encode(draw_nuclei()).decode(),
+    )
+    page.locator("#images .done").wait_for(timeout=120_000)
+    until(page, "manymask.state.meta?.status === 'done'")
+    until_drawn(page)
+    yield page
+    page.close()
+    assert messages == []
+
+
+def read_objects(live) -> ImageObjects:
+    (image,) = live.server.workspace.list_images()
+    return live.server.get_objects(image)
+
+
+def read_ids(page) -> list[int]:
+    return page.evaluate("Array.from(manymask.state.objects.table.keys()).filter((id) => manymask.state.objects.isShown(id))")
+
+
+def test_objects_are_shown_filtered_and_told(page):
+    assert "plate <1>.png" in page.locator("#images").inner_text()
+    shown, all_ = read_shown(page)
+    assert shown == all_ >= 10
+    set_range(page, "lowest score", 1000)
+    assert read_shown(page)[0] < all_
+    page.get_by_role("button", name="show all").click()
+    page.wait_for_timeout(100)
+    page.mouse.move(*locate(page, read_ids(page)[0]))
+    assert "nucleus" in page.locator("#tip").inner_text()
+
+
+def test_every_correction_is_on_the_server_and_undone(page, live):
+    before = read_objects(live).to_instances()
+    first, second, third, fourth = read_ids(page)[:4]
+    page.mouse.click(*locate(page, first))
+    page.keyboard.press("Delete")
+    until(page, f"!manymask.state.objects.isShown({first})")
+    page.mouse.click(*locate(page, second))
+    page.keyboard.down("Alt")
+    page.mouse.click(*locate(page, third))
+    page.keyboard.up("Alt")
+    until(page, f"!manymask.state.objects.isShown({third})")
+    page.keyboard.press("Escape")
+    x, y = go_to(page, fourth)
+    page.keyboard.press("s")
+    drag(page, (x - 200, y), (x + 200, y))
+    until(page, f"manymask.state.objects.size > {len(before) + 1}")
+    until_still(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("v")
+    x, y = locate(page, fourth)
+    page.mouse.click(x, y)
+    assert read_selected(page) == [fourth]
+    page.keyboard.press("b")
+    drag(page, (x, y), (x + 120, y))
+    objects = read_objects(live)
+    assert objects.num_objects == len(before) - 1
+    assert page.evaluate("manymask.state.objects.revision") == objects.revision
+    for _ in range(4):
+        page.keyboard.press("Control+z")
+        until_still(page)
+    assert page.locator("#undo").is_disabled()
+    after = read_objects(live).to_instances()
+    assert np.array_equal(after.runs.start, before.runs.start)
+    assert np.array_equal(after.runs.length, before.runs.length)
+    assert read_shown(page) == (len(before), len(before))
