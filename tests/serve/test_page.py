@@ -280,7 +280,7 @@ def test_objects_appear_while_they_are_predicted(page, server):
     until(page, "Object.keys(manymask.viewer.overlays[0].layers[0].reduce((ids, id) => ((ids[id & 0x7fffffff] = 1), ids), {})).length > 150")
     grown.status = "done"
     server.tell({"type": "image", "image": grown.describe()})
-    page.get_by_text("200 objects").wait_for()
+    page.get_by_text("200 objects", exact=True).wait_for()
     assert not page.get_by_role("button", name="Cancel", exact=True).is_visible()
 
 

@@ -88,7 +88,7 @@ export class Filters {
     const { objects } = this, scores = new Array(BINS).fill(0), sizes = new Array(BINS).fill(0);
     const [least, most] = objects.areaRange, base = Math.log(least), span = Math.log(most) - base || 1;
     for (let id = 1; id < objects.size; id++) {
-      if (objects.flags[id] & FLAG.deleted) continue;
+      if (objects.flags[id] & FLAG.gone) continue;
       scores[Math.min(BINS - 1, (objects.score[id] * BINS) >> 16)] += 1;
       sizes[clamp(Math.floor(((Math.log(objects.area[id]) - base) / span) * BINS), 0, BINS - 1)] += 1;
     }

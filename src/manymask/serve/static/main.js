@@ -208,7 +208,7 @@ async function acceptAndNext() {
 
 function deleteHidden() {
   const { objects } = state, ids = [];
-  for (let id = 1; id < objects.size; id++) if (!objects.table[id] && !(objects.flags[id] & FLAG.deleted)) ids.push(id);
+  for (let id = 1; id < objects.size; id++) if (!objects.table[id] && !(objects.flags[id] & FLAG.gone)) ids.push(id);
   if (ids.length) act({ op: "delete", ids });
 }
 
@@ -236,8 +236,8 @@ function takeImage(image) {
   Object.assign(state.meta, image);
   const isDone = before?.status !== image.status && image.status === "done";
   if (image.status === "failed") setMessage(image.error);
+  drawFacts();
   if (isDone) openImage(image);
-  else drawFacts();
 }
 
 // Tables of images that are being predicted, at most one a second: they grow with each tile.

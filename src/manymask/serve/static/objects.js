@@ -38,7 +38,7 @@ export class Objects {
   allocate(size) {
     this.size = size;
     for (const [name, Type] of Object.entries(COLUMNS)) this[name] = new Type(size);
-    this.flags.fill(FLAG.deleted); // ids that do not exist are like deleted ones
+    this.flags.fill(FLAG.gone); // ids that do not exist are like deleted ones
     this.pixels = new Int32Array(size);
     this.table = new Int32Array(size);
   }
@@ -51,7 +51,7 @@ export class Objects {
       this.table = copyLonger(this.table, new Int32Array(room));
       this.pixels = copyLonger(this.pixels, new Int32Array(room));
     }
-    if (size > this.size) this.flags.fill(FLAG.deleted, this.size, size);
+    if (size > this.size) this.flags.fill(FLAG.gone, this.size, size);
     this.size = Math.max(this.size, size);
   }
 
@@ -76,7 +76,7 @@ export class Objects {
     let number = 0, least = Infinity, most = 0, sum = 0;
     this.numByClass = new Uint32Array(256);
     for (let id = 1; id < this.size; id++) {
-      if (this.flags[id] & FLAG.deleted) continue;
+      if (this.flags[id] & FLAG.gone) continue;
       const area = this.area[id];
       number += 1;
       sum += area;
@@ -102,7 +102,7 @@ export class Objects {
   colour() {
     const { size, score, area, cls, flags, pixels, table, filter } = this, alpha = Math.max(1, Math.round(this.opacity * 255)) << 24;
     const [minScore, maxScore] = filter.score, [minArea, maxArea] = filter.area.map((end) => Math.min(end, 0x7fffffff) | 0);
-    const without = FLAG.deleted | (filter.hideBorder ? FLAG.border : 0), needed = (filter.editedOnly ? FLAG.edited : 0) | (filter.oddOnly ? FLAG.odd : 0);
+    const without = FLAG.gone | (filter.hideBorder ? FLAG.border : 0), needed = (filter.editedOnly ? FLAG.edited : 0) | (filter.oddOnly ? FLAG.odd : 0);
     // -1 for classes and flags that are not shown.
     const classOff = Int32Array.from({ length: 256 }, (_, index) => (filter.hiddenClasses.has(index) ? -1 : 0));
     const flagsOff = Int32Array.from({ length: 256 }, (_, value) => (value & without || (needed && !(value & needed)) ? -1 : 0));
@@ -138,7 +138,7 @@ export class Objects {
       for (const name of Object.keys(COLUMNS)) this[name][id] = rows[name === "cls" ? "class" : name][row];
     });
     this.revision = change.revision;
-    this.selected = new Set([...this.selected].filter((id) => !(this.flags[id] & FLAG.deleted)));
+    this.selected = new Set([...this.selected].filter((id) => !(this.flags[id] & FLAG.gone)));
     this.measure();
     return this.refresh(change.blocks);
   }

@@ -97,7 +97,7 @@ export class Overlay {
     const { width, height } = this.canvas, { n, ids, layers, x0, y0, widths, counts, starts, ends, firstColumn, firstRun } = block;
     const last = this.layers.length - 1, right = left + width / zoom, { flags } = this.objects;
     for (let row = 0; row < n; row++) {
-      if (x0[row] > right || x0[row] + widths[row] < left || flags[ids[row]] & FLAG.deleted) continue;
+      if (x0[row] > right || x0[row] + widths[row] < left || flags[ids[row]] & FLAG.gone) continue;
       const layer = this.layers[layers[row] < last ? layers[row] : last], id = ids[row];
       let run = firstRun[row], start = y0[row], end = start;
       // A screen pixel shows the image pixel under its middle, so an image pixel has all screen pixels whose middles it covers.

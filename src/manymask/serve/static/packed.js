@@ -1,7 +1,8 @@
 // The packed bytes that objects come in: one table of all, and the runs of those in a block of pixels.
 // Little endian, as the processors that browsers run on are, so that columns are views and no copies.
 
-export const FLAG = { border: 1, edited: 2, deleted: 4, odd: 8, accepted: 16, drawn: 32 };
+// `gone`: deleted, or its creation was undone; a test with any of the two.
+export const FLAG = { border: 1, edited: 2, gone: 4 | 128, odd: 8, accepted: 16, drawn: 32 };
 
 // Of columns of an object, runs in a column, and steps between runs, for each width of a block.
 const TYPES = [[Uint16Array, Uint8Array, Int8Array], [Uint16Array, Uint8Array, Int16Array], [Uint32Array, Uint32Array, Int32Array]];
