@@ -137,6 +137,7 @@ export class Objects {
       this.resize(id + 1);
       for (const name of Object.keys(COLUMNS)) this[name][id] = rows[name === "cls" ? "class" : name][row];
     });
+    for (const id of change.removed) this.flags[id] |= FLAG.gone; // those whose creation was undone have no row
     this.revision = change.revision;
     this.selected = new Set([...this.selected].filter((id) => !(this.flags[id] & FLAG.gone)));
     this.measure();

@@ -9,7 +9,7 @@ const EDGE = 0x80000000 | 0; // bit of an id buffer: a neighbour is another obje
 const ID = 0x7fffffff;
 const DENSE = 3; // screen pixels: where typical objects are smaller, their density is shown
 const MAX_PIXELS = 4 << 20; // of the canvas; screens with more get coarser pixels
-const STRIP = 16; // columns composed together, so that rows of the picture fill lines of the cache
+const SQUARE = 16; // pixels a side that are coloured together
 const CELLS = 512; // of the density picture, along the longer side
 
 export class Overlay {
@@ -35,9 +35,16 @@ export class Overlay {
   }
 
   clear() {
-    this.objects = this.painted = this.density = null;
+    this.objects = null;
+    this.painted = null;
+    this.forget();
     this.layers = [];
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  /** What was summed over all objects is no longer true. */
+  forget() {
+    this.density = this.cells = null;
   }
 
   /** Whether what was painted has objects, or is still waiting for them. */
@@ -125,23 +132,10 @@ export class Overlay {
   // Colouring ------------------------------------------------------------------------------------------------------
 
   compose(x0 = 0, y0 = 0, x1 = this.canvas.width, y1 = this.canvas.height) {
-    const { width, height } = this.canvas, { pixels } = this, { table } = this.objects;
-    const lineAlpha = this.isOutlined ? 0xff000000 | 0 : 0, fill = this.isFilled ? -1 : 0;
-    this.layers.forEach((layer, depth) => {
-      for (let strip = x0; strip < x1; strip += STRIP) {
-        const end = Math.min(strip + STRIP, x1);
-        for (let y = y0; y < y1; y++)
-          for (let x = strip, place = strip * height + y; x < end; x++, place += height) {
-            const value = layer[place];
-            let colour = 0;
-            if (value !== 0) {
-              colour = table[value & ID];
-              if (colour !== 0) colour = value < 0 && lineAlpha ? colour | lineAlpha : colour & fill;
-            }
-            if (depth === 0 || colour !== 0) pixels[y * width + x] = colour;
-          }
-      }
-    });
+    const { width, height } = this.canvas, lineAlpha = this.isOutlined ? 0xff000000 | 0 : 0, fill = this.isFilled ? -1 : 0;
+    if (x0 === 0 && x1 === width) this.pixels.fill(0, y0 * width, y1 * width);
+    else for (let y = y0; y < y1; y++) this.pixels.fill(0, y * width + x0, y * width + x1);
+    for (const layer of this.layers) composeLayer(layer, this.objects.table, this.pixels, width, height, x0, y0, x1, y1, lineAlpha, fill);
     this.context.putImageData(this.picture, 0, 0, x0, y0, x1 - x0, y1 - y0);
   }
 
@@ -180,29 +174,55 @@ export class Overlay {
   }
 
   sumDensity() {
-    const { size, table, area, x, y, shift, width, height } = this.objects;
+    const { size, table, x, y, shift, width, height, diameter } = this.objects;
     const cell = Math.max(1, Math.max(width, height) / CELLS), columns = Math.ceil(width / cell), rows = Math.ceil(height / cell);
-    this.sums = this.sums?.length === columns * rows * 4 ? this.sums.fill(0) : new Float32Array(columns * rows * 4);
-    const { sums } = this, per = (1 << shift) / cell;
-    for (let id = 1; id < size; id++) {
-      const colour = table[id];
-      if (colour === 0) continue;
-      const place = ((y[id] * per | 0) * columns + (x[id] * per | 0)) << 2, weight = area[id];
-      sums[place] += (colour & 255) * weight;
-      sums[place + 1] += (colour >> 8 & 255) * weight;
-      sums[place + 2] += (colour >> 16 & 255) * weight;
-      sums[place + 3] += weight;
+    const per = (1 << shift) / cell;
+    if (!this.cells) { // of each object; they stay while objects do
+      this.cells = new Int32Array(size);
+      for (let id = 1; id < size; id++) this.cells[id] = ((y[id] * per | 0) * columns + (x[id] * per | 0)) << 1;
     }
-    const picture = new ImageData(columns, rows), pixels = new Int32Array(picture.data.buffer), opacity = 216 / (cell * cell);
-    for (let place = 0, i = 0; i < pixels.length; i++, place += 4) {
-      const weight = sums[place + 3];
-      if (weight === 0) continue;
-      const part = 1 / weight, alpha = Math.min(240, 60 + weight * opacity) | 0;
-      pixels[i] = sums[place] * part | (sums[place + 1] * part) << 8 | (sums[place + 2] * part) << 16 | alpha << 24;
+    const sums = new Int32Array(columns * rows * 2);
+    sumCells(sums, this.cells, table, size);
+    const picture = new ImageData(columns, rows), pixels = new Int32Array(picture.data.buffer);
+    const opacity = (216 * diameter ** 2) / (cell * cell); // of one typical object, which covers a part of its cell
+    for (let place = 0, i = 0; i < pixels.length; i++, place += 2) {
+      const number = sums[place + 1] >>> 16;
+      if (number === 0) continue;
+      const red = (sums[place] & 0xffff) / number, green = (sums[place + 1] & 0xffff) / number, blue = (sums[place] >>> 16) / number;
+      pixels[i] = red | green << 8 | blue << 16 | Math.min(240, 60 + number * opacity) << 24;
     }
     const canvas = new OffscreenCanvas(columns, rows);
     canvas.getContext("2d").putImageData(picture, 0, 0);
     return { cell, canvas };
+  }
+}
+
+/** Colours a layer onto a picture, which is in row order, in small squares that stay in the cache. */
+function composeLayer(layer, table, pixels, width, height, x0, y0, x1, y1, lineAlpha, fill) {
+  for (let left = x0; left < x1; left += SQUARE)
+    for (let top = y0, right = Math.min(left + SQUARE, x1); top < y1; top += SQUARE) {
+      const bottom = Math.min(top + SQUARE, y1);
+      for (let x = left; x < right; x++)
+        for (let y = top, place = x * height + top, target = top * width + x; y < bottom; y++, place++, target += width) {
+          const value = layer[place];
+          if (value === 0) continue;
+          const colour = table[value & ID];
+          if (colour === 0) continue;
+          if (value < 0 && lineAlpha !== 0) pixels[target] = colour | lineAlpha;
+          else if (fill !== 0) pixels[target] = colour;
+        }
+    }
+}
+
+/** For each cell the sums of red and blue, and of green and objects, each in 16 bits. */
+function sumCells(sums, cells, table, size) {
+  for (let id = 1; id < size; id++) {
+    const colour = table[id];
+    if (colour === 0) continue;
+    const place = cells[id];
+    if (sums[place + 1] >>> 16 === 255) continue; // as many as 16 bits have room for
+    sums[place] += colour & 0xff00ff;
+    sums[place + 1] += (colour >> 8 & 255) + 0x10000;
   }
 }
 

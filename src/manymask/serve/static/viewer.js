@@ -5,8 +5,8 @@ import { Overlay } from "./overlay.js";
 
 const OpenSeadragon = window.OpenSeadragon;
 const TILE = 256;
-const QUICK = 8; // milliseconds: overlays that paint faster are painted in each frame of a movement
-const PAUSE = 100; // otherwise so often, and moved in between
+const QUICK = 4; // milliseconds: overlays that paint faster are painted in each frame of a movement
+const PAUSE = 100; // otherwise so often, in a task of their own, and moved in between
 const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 // OpenSeadragon adds an inline style sheet, which the page's policy forbids and style.css has, where it finds none with
@@ -43,9 +43,8 @@ export class Viewer {
     this.osd.innerTracker.keyHandler = this.osd.innerTracker.keyDownHandler = null; // keys.js has all keys
     this.overlays = [...stage.querySelectorAll("canvas.overlay")].map((canvas) => new Overlay(canvas));
     this.split = 1; // share of the width that shows the first version, when two are compared
-    this.lastPaint = 0;
     this.osd.addHandler("update-viewport", () => this.follow());
-    this.osd.addHandler("animation-finish", () => this.repaint());
+    this.osd.addHandler("animation-finish", () => this.repaintSoon());
     this.osd.addHandler("open", () => this.repaint());
     new ResizeObserver(() => this.repaint()).observe(stage);
   }
@@ -110,11 +109,10 @@ export class Viewer {
     const { view } = this, cost = this.active.reduce((sum, overlay) => sum + overlay.cost, 0);
     this.osd.drawer.setImageSmoothingEnabled(view.scale < 4);
     if (this.isSame(view)) return;
-    if (cost < QUICK || performance.now() - this.lastPaint > PAUSE) this.repaint();
+    if (cost < QUICK) this.repaint();
     else {
       for (const overlay of this.active) overlay.shift(view);
-      clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.repaint(), PAUSE);
+      this.timer ??= setTimeout(() => this.repaint(), PAUSE);
     }
     this.onMove(view);
   }
@@ -127,6 +125,7 @@ export class Viewer {
   repaint() {
     if (!this.image || !this.osd.isOpen()) return;
     clearTimeout(this.timer);
+    this.timer = null;
     this.isAsked = false;
     const { view } = this, { clientWidth, clientHeight } = this.stage;
     for (const overlay of this.active) {
@@ -134,7 +133,6 @@ export class Viewer {
       overlay.draw(view);
       if (overlay.hasObjects) this.firstShown ??= performance.now(); // measured in benchmarks/page.py
     }
-    this.lastPaint = performance.now();
     this.onMove(view);
   }
 
@@ -145,9 +143,9 @@ export class Viewer {
     requestAnimationFrame(() => this.isAsked && this.repaint());
   }
 
-  /** What was summed over all objects is no longer true. */
+  /** Objects came or went: what was summed over all of them is no longer true. */
   forget() {
-    for (const overlay of this.active) overlay.density = null;
+    for (const overlay of this.active) overlay.forget();
   }
 
   recolour() {
