@@ -7,6 +7,7 @@ const OpenSeadragon = window.OpenSeadragon;
 const TILE = 256;
 const QUICK = 4; // milliseconds: overlays that paint faster are painted in each frame of a movement
 const PAUSE = 100; // otherwise so often, in a task of their own, and moved in between
+const SLOW = 20; // milliseconds a frame, from which movements are drawn more cheaply
 const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 // OpenSeadragon adds an inline style sheet, which the page's policy forbids and style.css has, where it finds none with
@@ -44,7 +45,9 @@ export class Viewer {
     this.overlays = [...stage.querySelectorAll("canvas.overlay")].map((canvas) => new Overlay(canvas));
     this.split = 1; // share of the width that shows the first version, when two are compared
     this.osd.addHandler("update-viewport", () => this.follow());
-    this.osd.addHandler("animation-finish", () => this.repaintSoon());
+    this.pace = 0; // milliseconds between frames of movements, on average
+    this.osd.addHandler("animation-start", () => (this.lastFrame = Infinity));
+    this.osd.addHandler("animation-finish", () => (this.smooth(true), this.repaintSoon()));
     this.osd.addHandler("open", () => this.repaint());
     new ResizeObserver(() => this.repaint()).observe(stage);
   }
@@ -107,14 +110,25 @@ export class Viewer {
   follow() {
     if (!this.image || !this.osd.viewport) return;
     const { view } = this, cost = this.active.reduce((sum, overlay) => sum + overlay.cost, 0);
-    this.osd.drawer.setImageSmoothingEnabled(view.scale < 4);
     if (this.isSame(view)) return;
+    const now = performance.now();
+    if (now > this.lastFrame) this.pace = 0.8 * this.pace + 0.2 * (now - this.lastFrame);
+    this.lastFrame = now;
+    this.isSlow ||= this.pace > SLOW;
+    this.smooth(!this.isSlow);
     if (cost < QUICK) this.repaint();
     else {
       for (const overlay of this.active) overlay.shift(view);
       this.timer ??= setTimeout(() => this.repaint(), PAUSE);
     }
     this.onMove(view);
+  }
+
+  /** Single pixels are seen as such; and on machines without a GPU a movement is drawn without interpolation. */
+  smooth(isOn) {
+    const isSmooth = isOn && this.view.scale < 4;
+    if (isSmooth !== this.isSmooth) this.osd.drawer.setImageSmoothingEnabled(isSmooth); // which draws again
+    this.isSmooth = isSmooth;
   }
 
   isSame(view) {
