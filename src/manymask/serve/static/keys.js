@@ -58,7 +58,7 @@ export function listen(acts) {
 }
 
 export function showKeys() {
-  const rows = KEYS.map(([keys, what]) => [keys.map((key) => (key in NAMES ? NAMES[key] : key)).filter(Boolean), what]);
+  const rows = KEYS.map(([keys, what]) => [keys.map((key) => (key in NAMES ? NAMES[key] : key)).filter(Boolean).map((key) => (key.length === 1 ? key.toUpperCase() : key)), what]);
   find("key-list").replaceChildren(...[...rows, ...POINTER.map(([key, what]) => [[key], what])].map(([keys, what]) =>
     make("div", {}, make("dt", {}, ...keys.map((key) => make("kbd", { textContent: key.replaceAll("+", key.length > 1 ? " + " : "+") }))), make("dd", { textContent: what }))));
   find("help-dialog").showModal();
