@@ -67,6 +67,7 @@ VALUES = {
     "precision": ("fp32", "fp32"),
     "deterministic": ("true", True),
     "crowd_as_objects": ("true", True),
+    "ignore_label": ("-1,255 nan", (-1, 255, "nan")),
     "min_size": ("0", 0),
     "max_size": ("2000", 2000),
     "scale": ("2.5", 2.5),
@@ -139,6 +140,12 @@ def test_from_text(name):
         ("detections_per_image", "auto", "auto"),
         ("scheduler", "cosine", "cosine"),
         ("device", "cuda", "cuda"),
+        ("ignore_label", "none", ()),
+        ("ignore_label", " -1 ", (-1,)),
+        ("ignore_label", 0, (0,)),
+        ("ignore_label", float("nan"), ("nan",)),
+        ("ignore_label", [65535, "NaN"], (65535, "nan")),
+        ("ignore_label", 255.0, (255,)),
     ],
 )
 def test_other_texts(name, text, value):

@@ -7,7 +7,7 @@ refused with the nearest one that does. The file is long because most of it is t
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -27,9 +27,10 @@ class Mark(Enum):
     INHERITED = "weights of an earlier run were made for it"
     RESUMABLE = "a resumed run may change it, as it does not change the result"
     SCHEDULE = "fits a run into a time budget, whatever its recipe"
+    READING = "says how labels are read, and so what is trained on and scored"
 
 
-INFERENCE, INHERITED, RESUMABLE, SCHEDULE = Mark
+INFERENCE, INHERITED, RESUMABLE, SCHEDULE, READING = Mark
 
 
 def _none_from_text(value: Any) -> Any:
@@ -52,7 +53,21 @@ def _list_or_auto(value: Any) -> Any:
     return value if value == "auto" else _list_from_text(value)
 
 
+def _list_from_one(value: Any) -> Any:
+    found = _list_from_text(_none_from_text(value))
+    return [found] if isinstance(found, int | float) else found or []
+
+
+def _name_nan(value: Any) -> Any:
+    return "nan" if str(value).lower() == "nan" else value
+
+
 _OR_NONE, _LIST = BeforeValidator(_none_from_text), BeforeValidator(_list_from_text)
+
+Labels = tuple[Annotated[int | Literal["nan"], BeforeValidator(_name_nan)], ...]
+"""Values of label images."""
+GivenLabels = int | float | str | Sequence[int | float | str] | None
+"""The same as users give them: one or several, text with commas too; a float is NaN."""
 
 
 ObjectSizes = tuple[float, float, float, float, float]
@@ -216,9 +231,12 @@ class Plan(BaseModel):
     sampling: Literal["uniform", "balanced"] = "uniform"
     """How often images are drawn: all alike; or balanced by kind (in colour or grey, with objects brighter or darker
     than the rest), by the root of how many crops they hold, and by how rare their classes are."""
-    crowd_as_objects: Annotated[bool, INFERENCE] = False
+    crowd_as_objects: Annotated[bool, INFERENCE, READING] = False
     """Whether COCO's crowd regions (``iscrowd`` 1), as which CVAT writes brush strokes, are objects like the others, in
     training and in scores."""
+    ignore_label: Annotated[Labels, BeforeValidator(_list_from_one), INFERENCE, READING] = ()
+    """Values in label images that mean pixels to ignore, such as ``-1``, ``255`` or ``nan``: no object, no background
+    to train on, and predictions there cost nothing in scores."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the images that are held out for validation, at least one image."""
     group_by: Annotated[str | None, _OR_NONE] = None
@@ -325,6 +343,11 @@ class Plan(BaseModel):
     def in_channels(self) -> int:
         """Channels that the network takes; grey becomes three."""
         return count_inputs(3 if self.channels == "auto" else len(self.channels))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The settings that say how labels are read, by name, as ``read_dataset`` takes them."""
+        return {name: getattr(self, name) for name in list_marked(READING)}
 
     @property
     def shown_score(self) -> float:

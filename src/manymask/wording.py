@@ -1,6 +1,9 @@
 """Phrases that messages and tables share."""
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+
+from manymask.errors import PlanError
 
 NUM_NAMED = 5
 """Things that a message names before it says how many more there are."""
@@ -14,8 +17,8 @@ def list_some(items: Iterable[object], total: int | None = None, separator: str 
 
 
 def count_of(number: int, what: str) -> str:
-    """A number of things: ``1 image``, ``2 images``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    """A number of things: ``1 image``, ``2 images``, ``3 classes``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def format_score(value: float | None, interval: Sequence[float] | None = None) -> str:
@@ -28,3 +31,16 @@ def format_score(value: float | None, interval: Sequence[float] | None = None) -
 def format_interval(interval: Sequence[float] | None) -> str:
     """``low to high``, or a dash."""
     return "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def find_name(text: str, names: Collection[str], what: str) -> str:
+    """The name that a user means, whatever its case, and with ``-`` or a space for ``_``.
+
+    Raises:
+        PlanError: There is no such name; begins with ``what``.
+    """
+    name = text.lower().replace("-", "_").replace(" ", "_")
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    raise PlanError(f"{what}; " + (f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"))

@@ -287,7 +287,7 @@ def test_settings_before_the_arguments_and_some_formats(run, model, data, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--format", "png"], f"there is no output format 'png'; there are: {', '.join(OUTPUTS)}"),
+        (["--format", "png"], f"there is no output format 'png'; choose one of {', '.join(OUTPUTS)}"),
         (["--epochs", "3"], "epochs is fixed by training"),
         (["--min_scor", "3"], "there is no setting 'min_scor'; did you mean 'min_score'?"),
         (["--device", "tpu"], "device is 'tpu', expected auto, cpu, cuda or cuda:N"),

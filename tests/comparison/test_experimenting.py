@@ -180,6 +180,7 @@ class TestRefused:
             ({"vary": ["group_by=0,1"]}, PlanError, "group_by changes which images are held out"),
             ({"vary": ["split_seed=0,1"]}, PlanError, "split_seed changes which images are held out"),
             ({"vary": ["crowd_as_objects=true,false"]}, PlanError, "crowd_as_objects changes what is scored"),
+            ({"vary": ["ignore-label=255,none"]}, PlanError, "ignore_label changes what is scored"),
             ({"val": Path("nowhere")}, DatasetError, "nowhere does not exist"),
         ],
     )

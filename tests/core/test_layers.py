@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from manymask.core import InstanceLayers, RunLengths, compact_layers, encode_layers, find_layers, paint_layers
+from manymask.core.layers import assign_layers
 from tests import dense, strategies
 
 SIZE = (6, 5)
@@ -294,3 +295,14 @@ class TestTransforms:
         expected = torch.nn.functional.interpolate(masks, size, mode="nearest-exact")[0] if num_instances else masks[0]
         found = dense.decode_layers(resized.numpy(), num_instances)
         np.testing.assert_array_equal(found, expected.bool().numpy().reshape(found.shape))
+
+
+@given(strategies.stacks(max_instances=8), st.data())
+def test_given_layers_stay_and_others_find_room(masks, data):
+    runs = dense.encode_runs(masks)
+    num_given = data.draw(st.integers(0, len(masks)))
+    alone = assign_layers(runs.select(np.arange(num_given)))
+    layers = assign_layers(runs, alone + 2)
+    assert layers[:num_given].tolist() == (alone + 2).tolist()
+    for layer in np.unique(layers):
+        assert (masks[layers == layer].sum(axis=0) <= 1).all()

@@ -135,3 +135,13 @@ class TestComputeIou:
             iou = compute_iou(overlaps, dense.areas(first), dense.areas(second), crowd)
             found = to_matrix(overlaps, iou, (len(first), len(second)))
             np.testing.assert_array_equal(found, dense.iou(first, second, crowd))
+
+
+class TestFindSharing:
+    @given(strategies.stacks(), st.sampled_from([1, 1 << 19]))
+    def test_those_that_share_pixels(self, masks, band):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(overlap, "BAND_RUNS", band)
+            found = overlap.find_sharing(dense.encode_runs(masks))
+        others = [np.delete(masks, row, axis=0).any(axis=0) for row in range(len(masks))]
+        assert found.tolist() == [bool((mask & other).any()) for mask, other in zip(masks, others, strict=True)]

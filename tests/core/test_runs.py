@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from manymask.core import RunLengths, concatenate_runs, encode_crops
 from manymask.core import runs as runs_module
-from manymask.core.runs import iterate_groups
+from manymask.core.runs import iterate_groups, subtract_runs
 from tests import dense, strategies
 
 SIZE = (6, 5)
@@ -277,3 +277,18 @@ def test_groups_are_as_large_as_allowed(sizes, most):
     assert all(len(group) == 1 or sum(group) <= most for group in groups)
     for group, following in pairwise(groups):
         assert sum(group) + following[0] > most
+
+
+class TestSubtractRuns:
+    @given(strategies.stack_pairs())
+    def test_pixels_of_the_first_alone(self, pair):
+        number = min(map(len, pair))
+        first, second = (masks[:number] for masks in pair)
+        runs = subtract_runs(dense.encode_runs(first), dense.encode_runs(second))
+        expected = dense.encode_runs(first & ~second)
+        for name in ("owner", "start", "length"):
+            np.testing.assert_array_equal(getattr(runs, name), getattr(expected, name))
+
+    def test_other_numbers_of_instances_are_refused(self):
+        with pytest.raises(ValueError, match="sets of one size"):
+            subtract_runs(RunLengths.empty((3, 3), 1), RunLengths.empty((3, 3), 2))

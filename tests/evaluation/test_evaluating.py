@@ -11,15 +11,16 @@ from PIL import Image
 from manymask.core import Category, Dataset, encode_coco_rle
 from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.evaluation import evaluate
-from manymask.evaluation.data import choose_crowds, read_validation
+from manymask.evaluation.data import choose_reading, read_validation
 from manymask.evaluation.predictions import find_training_images
 from manymask.formats import read_dataset
 from manymask.formats.class_folders import read_class_folders
 from manymask.inspection import group_images
 from manymask.metrics.record import read_evaluation
-from manymask.plan import DataRecord, write_plan
+from manymask.plan import DataRecord, Plan, write_plan
 from manymask.prediction import Model, load_model, predict, predict_files
 from tests.cells import copy_truth, lose, write_cells, write_half_crowd, write_labels, write_results
+from tests.formats.format_files import write_array
 from tests.tiny_model import CATEGORIES, LARGER, make_tiny_plan, write_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # few images, a model that knows nothing
@@ -74,6 +75,17 @@ def write_predictions_as_truth(model: Model, root: Path, categories: tuple[Categ
             annotations.append({**entry, "segmentation": rle, "iscrowd": 0})
     content = {"images": images, "annotations": annotations, "categories": [c.__dict__ for c in categories]}
     (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def write_ignored(root: Path, value: int) -> Path:
+    """An image of 40 x 40 with an object of class 1; the ten columns on its left are of the value in both classes."""
+    labels = np.zeros((40, 40), dtype="int32")
+    labels[:, :10] = value
+    write_array(root / "a" / "class2.tif", labels)
+    labels[10:30, 20:35] = 1
+    write_array(root / "a" / "class1.tif", labels)
+    write_array(root / "a" / "image.tif", np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype="uint8"))
     return root
 
 
@@ -222,10 +234,42 @@ class TestCrowds:
 
     def test_models_that_were_trained_differently_are_not_mixed(self, tmp_path):
         paths = [write_tiny_model(tmp_path / f"{flag}.ckpt", crowd_as_objects=flag) for flag in (True, False)]
-        assert [choose_crowds([path], {}) for path in paths] == [True, False]
-        with pytest.raises(PlanError, match="set it to one"):
-            choose_crowds(paths, {})
-        assert choose_crowds(paths, {"crowd_as_objects": True})
+        assert [choose_reading([path], {})["crowd_as_objects"] for path in paths] == [True, False]
+        with pytest.raises(PlanError, match="different values of crowd_as_objects; set it to one"):
+            choose_reading(paths, {})
+        assert choose_reading(paths, {"crowd_as_objects": True})["crowd_as_objects"]
+
+
+class TestIgnoredPixels:
+    """What lies where labels are to be ignored costs nothing, whatever its class."""
+
+    @pytest.fixture
+    def predictions(self, tmp_path):
+        """Those of all objects, and one of class 2 in the strip on the left that is to be ignored."""
+        data = write_ignored(tmp_path / "data", -1)
+        write_array(
+            tmp_path / "guess" / "a" / "class2.tif", np.where(np.arange(40) < 10, 1, 0) * np.ones((40, 1), "u1")
+        )
+        shutil.copy(data / "a" / "class1.tif", tmp_path / "guess" / "a" / "class1.tif")
+        shutil.copy(data / "a" / "image.tif", tmp_path / "guess" / "a" / "image.tif")
+        dataset = read_dataset(tmp_path / "guess", ignore_label=-1)
+        return write_results(tmp_path / "a.json", dataset, lambda sample: copy_truth(sample)[:2])
+
+    def test_files(self, predictions, tmp_path):
+        found = score(predictions, tmp_path / "data", ignore_label="-1")
+        assert (count_objects(found), found.detection.precision) == (1, 1)
+        background = score(predictions, write_ignored(tmp_path / "background", 0))
+        assert (count_objects(background), background.detection.precision) == (1, 0.5)
+
+    def test_a_model_remembers_it(self, tmp_path):
+        data = write_ignored(tmp_path / "data", -1)
+        path = write_tiny_model(tmp_path / "best.ckpt", ignore_label=(-1,))
+        assert count_objects(score(path, data)) == 1
+        with pytest.raises(FormatError, match="give --ignore-label -1 "):
+            score(path, data, ignore_label="none")
+        other = write_tiny_model(tmp_path / "other.ckpt")
+        with pytest.raises(PlanError, match="different values of ignore_label; set it to one"):
+            choose_reading([path, other], {})
 
 
 class TestFiles:
@@ -460,7 +504,7 @@ class TestHeldOut:
         (root / old).rename(root / "zell-a\u0308")
         digest = read_class_folders(root)[len(cells) - 1].digest
         record = make_record(root).model_copy(update={"val_names": ("zell-\u00e4",), "val_digests": (digest,)})
-        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path, False)
+        found = read_validation(make_tiny_plan().model_copy(update={"data": record}), tmp_path, Plan().reading)
         assert [sample.name for sample in found] == ["zell-a\u0308"]
 
     def test_moved_and_lost_images(self, cells, tmp_path):
@@ -471,7 +515,7 @@ class TestHeldOut:
         with pytest.raises(DatasetError, match=r"two no longer holds 1 of the images .*lost was .*\(0002\)"):
             score(tmp_path / "lost", None)
         with pytest.raises(DatasetError, match="does not say which images it was validated on"):
-            read_validation(make_tiny_plan().model_copy(update={"data": None}), tmp_path, False)
+            read_validation(make_tiny_plan().model_copy(update={"data": None}), tmp_path, Plan().reading)
 
     def test_files_do_not_say(self, cells, tmp_path):
         with pytest.raises(ManymaskError, match=r"a\.json is no run folder, so it does not say .*; give the data"):

@@ -167,7 +167,7 @@ def test_writer_drops_covered_instances(tmp_path):
 
 
 def test_writer_refuses_a_type_too_small(tmp_path):
-    with pytest.raises(FormatError, match=r"class1\.tif needs ids up to 300, more than uint8 holds"):
+    with pytest.raises(FormatError, match=r"class1\.tif needs values from 1 to 300, which uint8 does not hold"):
         write_class_folder(tmp_path, "a", make_pixels(3, 100), make_many(300, 100), CATEGORIES, np.uint8)
 
 

@@ -13,9 +13,10 @@ from manymask.errors import DatasetError, PlanError
 from manymask.formats import read_dataset
 from manymask.formats.conversion import TARGETS
 from manymask.formats.datasets import FORMATS
-from manymask.formats.splits import find_splits
+from manymask.formats.splits import check_same_classes, find_splits
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
-from tests.formats.test_datasets import MAKERS, make_yolo
+from tests.formats.test_datasets import MAKERS
+from tests.formats.test_geojson import SQUARE, make_feature, write_features
 
 SIZE = (20, 30)
 CLASSES = ("cell", "nucleus")
@@ -178,10 +179,8 @@ def test_crowd_regions(tmp_path):
 
 
 def test_scores_and_outlines_between_pixels(tmp_path):
-    make_yolo(tmp_path / "data")
-    label = tmp_path / "data" / "labels" / "a.txt"
-    square = "0 0.125 0 0.5 0 0.5 0.5 0.125 0.5 0.9\n"  # on the edges of pixels, with a score
-    label.write_text(label.read_text() + square)
+    square = make_feature(SQUARE, properties={"measurements": {"score": 0.9}})  # on the edges of pixels, with a score
+    write_features(tmp_path / "data", square, make_feature([[1, 1], [5, 1], [3, 4]]))
     done = convert(tmp_path / "data", to="labelme", output=tmp_path / "out")
     assert done.lost == (
         "outlines: those of 1 object run along the edges of pixels now",
@@ -268,9 +267,7 @@ def test_each_part_of_a_split_becomes_a_folder(tmp_path):
         convert(write_truth(tmp_path / name), to="labelme", output=tmp_path / "data" / name)
     done = convert(tmp_path / "data", to="yolo", output=tmp_path / "out")
     assert (done.num_images, done.num_objects) == (4, 12)
-    assert [line.split(":")[:2] for line in done.lost] == [
-        [part, f" {what}"] for part in ("train", "val") for what in ("holes", "parts")
-    ]
+    assert [line.split(":")[:2] for line in done.lost] == [["train, val", f" {what}"] for what in ("holes", "parts")]
     for name in ("train", "val"):
         assert len(read_objects(tmp_path / "out" / name, "a")) == 6
     # As Ultralytics reads it: folders lie where ``path`` says, by default beside the file.
@@ -303,8 +300,40 @@ def test_a_number_means_one_class_in_all_parts_of_a_split(tmp_path):
     assert labels == [[1, 1], [2, 1, 2, 2, 2, 1]]
 
 
-def test_parts_of_different_classes_get_no_numbers(tmp_path):
-    for name, categories in (("train", [{"id": 7, "name": "seed"}]), ("val", [{"id": 7, "name": "grain"}])):
-        make_coco(tmp_path / name, [{"segmentation": [[1, 1, 5, 1, 3, 4]]}], categories=categories)
-    with pytest.raises(DatasetError, match="have different classes, to which 'class_folders' gives only numbers"):
-        convert(tmp_path, to="class_folders", output=tmp_path.with_name("folders"))
+@pytest.mark.parametrize(
+    ("val", "files"),
+    [
+        ({"seed": 9, "grain": 8}, ["class2", "class2"]),  # a name with another number
+        ({"grain": 7}, ["class2", "class3"]),  # a number with another name
+        ({"grain": 5}, ["class7", "class5"]),  # numbers that all parts agree on stay
+    ],
+)
+def test_classes_of_parts_are_one_by_their_names(tmp_path, val, files):
+    for part, classes in (("train", {"seed": 7, "husk": 3}), ("val", val)):
+        entry = {"segmentation": [[1, 1, 5, 1, 3, 4]], "category_id": next(iter(classes.values()))}
+        categories = [{"id": number, "name": name} for name, number in classes.items()]
+        make_coco(tmp_path / "data" / part, [entry], categories=categories)
+    for to in ("yolo", "labelme", "coco", "class_folders"):
+        convert(tmp_path / "data", to=to, output=tmp_path / to)
+        copies = [read_dataset(tmp_path / to / part) for part in ("train", "val")]
+        found = [copy.categories[copy[0].labels[0] - 1].name for copy in copies]
+        assert found == (files if to == "class_folders" else ["seed", next(iter(val))])
+
+
+def test_a_part_without_objects_adds_no_class(tmp_path):
+    for name in ("train", "val"):
+        convert(write_truth(tmp_path / name), to="labelme", output=tmp_path / "data" / name)
+    for path in (tmp_path / "data" / "val").glob("*.json"):
+        write_json(path, json.loads(path.read_text()) | {"shapes": []})
+    train, val = (read_dataset(tmp_path / "data" / name) for name in ("train", "val"))
+    check_same_classes(train, val)
+    convert(tmp_path / "data", to="yolo", output=tmp_path / "out")
+    names = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["names"]
+    assert set(names.values()) == {category.name for category in train.categories}
+
+
+def test_what_is_lost_in_all_parts_is_said_once(tmp_path):
+    for name in ("train", "val"):
+        make_coco(tmp_path / "data" / name, [{"segmentation": [[1, 1, 5, 1, 3, 4]]}])
+    done = convert(tmp_path / "data", to="yolo", output=tmp_path / "out")
+    assert done.lost[-1] == "train, val: ids: objects are numbered anew"

@@ -45,6 +45,13 @@ def test_polygon_mask_box_and_ellipse(tmp_path):
     np.testing.assert_array_equal(masks[4], make_ids((2, 0, 4, 6)) > 0)
 
 
+def test_files_of_other_tools_beside_do_not_decide(tmp_path):
+    write_task(tmp_path, SQUARE)
+    (tmp_path / "a.xml").write_text("<annotation><image><label><name>x</name></label></image></annotation>")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.format.name, len(dataset), len(dataset.categories)) == ("cvat", 1, 2)
+
+
 def test_shapes_of_a_group_and_label_are_one_object_and_lines_are_none(tmp_path):
     far = SQUARE.replace("1.00,1.00;4.00,1.00;4.00,4.00;1.00,4.00", "6,0;8,0;8,2;6,2").replace(
         "<polygon", "<polygon {}"

@@ -1,5 +1,6 @@
 import gzip
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from manymask.errors import DatasetError
 from manymask.formats import geojson as geojson_module
 from manymask.formats import read_dataset
 from manymask.formats.datasets import detect_format, open_dataset
-from manymask.formats.geojson import GeojsonWriter, read_geojson
+from manymask.formats.geojson import GeojsonWriter, parse_geojson, read_geojson
 from manymask.outputs import GeoJson
 from manymask.outputs import geojson as outputs_module
 from tests.formats.format_files import make_ids, make_instances, make_pixels, write_array
@@ -113,6 +114,7 @@ def test_other_forms_and_endings(tmp_path, content):
 
 def test_features_in_a_json_file(tmp_path):
     write_features(tmp_path, make_feature(SQUARE), file="a.json")
+    (tmp_path / "_.json").write_text("{}")
     assert detect_format(tmp_path) == "geojson"
     assert read_dataset(tmp_path)[0].to_instances().runs.areas.tolist() == [9]
 
@@ -197,3 +199,15 @@ def test_very_many_predictions_in_several_files_come_back(tmp_path, monkeypatch)
     dataset = read_geojson(tmp_path)
     assert dataset.problems == ()
     np.testing.assert_array_equal(dataset[0].to_instances().to_masks(), results.to_masks())
+
+
+def test_regions_are_searched_for_as_fast_in_a_column_as_in_a_row(tmp_path):
+    def measure(step_x, step_y):
+        rings = [[[x + step_x * i, y + step_y * i] for x, y in SQUARE] for i in range(10_000)]
+        write_features(tmp_path, *map(make_feature, rings))
+        start = time.process_time()
+        (drawn,) = parse_geojson(tmp_path).images
+        assert len(drawn.objects) == 10_000
+        return time.process_time() - start
+
+    assert measure(0, 5) < 3 * measure(5, 0)

@@ -182,11 +182,11 @@ def test_pieces_become_instances(tmp_path):
         read_label_image(path, is_split=True)
 
 
-@pytest.mark.parametrize("value", [-1, np.nan])
-def test_pixels_to_ignore_get_a_sentence(tmp_path, value):
+@pytest.mark.parametrize(("value", "name"), [(-1, "-1"), (np.nan, "nan")])
+def test_pixels_to_ignore_get_a_sentence(tmp_path, value, name):
     ids = make_ids((2, 2, 4, 4)).astype("float32")
     ids[0] = value
-    with pytest.raises(FormatError, match=r"holds (-1|nan)\S* at row 0, .*pixels to ignore.*set them to 0"):
+    with pytest.raises(FormatError, match=rf"holds {name}\S* at row 0, .*--ignore-label {name} .*pixels to ignore"):
         read_label_image(write_array(tmp_path / "a.tif", ids))
     ids[1] = 0.5
     with pytest.raises(FormatError, match="save ids, not probabilities"):
@@ -202,7 +202,9 @@ def test_borders_of_the_largest_value_are_no_object(tmp_path, border, dtype):
         around = (slice(top - 1, bottom + 1), slice(left - 1, right + 1))
         outlined[around] = np.where(ids[around] == 0, border, ids[around])
     path = write_array(tmp_path / "a.tif", outlined)
-    with pytest.raises(FormatError, match=f"holds {border} along 3 of 4 objects: borders .* set them to 0"):
+    with pytest.raises(
+        FormatError, match=f"holds {border} along 3 of 4 objects: borders.* give --ignore-label {border} "
+    ):
         read_label_image(path)
     assert len(read_label_image(path, is_checked=False).old_ids) == 5
     ids[10:] = border  # an object like the others

@@ -55,6 +55,24 @@ def test_polygon_rectangle_circle_and_mask(tmp_path):
     np.testing.assert_array_equal(np.argwhere(masks[3]), [[1, 5], [2, 5], [2, 6]])
 
 
+def test_odd_files_beside_do_not_decide_and_are_named(tmp_path):
+    write_shapes(tmp_path, "b", {"label": "cell", "points": SQUARE})
+    for name, text in (("a.json", '{"threshold": 1}'), ("c.json", "[]")):
+        (tmp_path / name).write_text(text)
+    assert detect_format(tmp_path) == "labelme"
+    dataset = open_dataset(tmp_path)
+    assert [record.name for record in dataset.records] == ["b"]
+    (problem,) = dataset.problems
+    assert (problem.severity, "are not labelme's and are passed over: a.json, c.json" in problem.message) == ("note", 1)
+
+
+def test_a_file_that_begins_with_the_image_is_found(tmp_path):
+    write_shapes(tmp_path, "a", {"label": "cell", "points": SQUARE})
+    content = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({"imageData": "A" * 100_000} | content | {"imageData": "A" * 100_000}))
+    assert detect_format(tmp_path) == "labelme"
+
+
 def test_shapes_of_a_group_are_one_object_and_lines_are_none(tmp_path):
     far = [[6, 0], [8, 0], [8, 2], [6, 2]]
     write_shapes(

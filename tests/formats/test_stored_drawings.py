@@ -58,13 +58,71 @@ def test_files_of_other_tools_with_and_without_classes(tmp_path):
         assert any("are all scored as nucleus" in note for note in stored.notes) == (categories[0].name == "nucleus")
 
 
-@pytest.mark.parametrize("name", ["cvat", "label_studio", "via", "aperio"])
-def test_other_formats_of_drawn_objects(tmp_path, name):
+FILES = {
+    "cvat": "annotations.xml",
+    "label_studio": "tasks.json",
+    "via": "via.json",
+    "aperio": "a.xml",
+    "geojson": "a.geojson",
+    "imagej": "a.roi",
+    "labelme": "a.json",
+    "yolo": "labels/a.txt",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("is_file", [False, True])
+def test_each_format_of_drawn_objects_and_one_file_of_it(tmp_path, name, is_file):
     MAKERS[name](tmp_path)
+    (tmp_path / "a.png").unlink(missing_ok=True)
+    (tmp_path / "a.tif").unlink(missing_ok=True)
     dataset = make_dataset("ab", OBJECT)
-    stored = read_predictions(tmp_path, dataset)
+    stored = read_predictions(tmp_path / FILES[name] if is_file else tmp_path, dataset)
     assert stored.missing == ("b",)
     assert [len(found) for found in read(stored, dataset)] == [1, 0]
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    for name in ("a.zip", "a.txt", "a.npy"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DatasetError, match=r"expected .* at .*, found another file"):
+            read_predictions(tmp_path / name, make_dataset())
+    with pytest.raises(DatasetError, match="found nothing"):
+        read_predictions(tmp_path / "x.geojson", make_dataset())
+
+
+# The square from (1, 1) to (4, 4) of an image 8 wide and 6 high, and a triangle.
+YOLO_ROWS = ("1 0.125 0.166667 0.5 0.166667 0.5 0.666667 0.125 0.666667 0.75", "0 0 0 0.25 0 0.25 0.5 0.25")
+
+
+def write_yolo(root, rows=YOLO_ROWS, name="a"):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / f"{name}.txt").write_text("".join(f"{row}\n" for row in rows))
+
+
+@pytest.mark.parametrize("names", [("grain", "seed"), ("0", "1"), ("object",)])
+def test_rows_of_yolo_with_scores_and_classes_by_number(tmp_path, names):
+    dataset = make_dataset("ab", tuple(Category(3 + number, name) for number, name in enumerate(names)))
+    write_yolo(tmp_path / "labels")
+    (tmp_path / "labels" / "classes.txt").write_text("nothing of the data\n")
+    write_array(tmp_path / "a.jpg", make_pixels())  # the picture that Ultralytics draws
+    for path in (tmp_path, tmp_path / "labels", tmp_path / "labels" / "a.txt"):
+        stored = read_predictions(path, dataset)
+        assert (stored.categories, stored.has_scores) == (dataset.categories, True)
+        found, nothing = read(stored, dataset)
+        np.testing.assert_array_equal(found.to_masks()[0], make_ids((1, 1, 4, 4)) > 0)
+        assert found.labels.tolist() == ([1, 1] if len(names) == 1 else [2, 1])
+        assert (found.scores.tolist(), len(nothing)) == ([0.75, 0.25], 0)
+        assert any("0 is grain, 1 is seed" in note for note in stored.notes) == ("grain" in names)
+
+
+def test_rows_of_yolo_that_cannot_be_used_are_refused(tmp_path):
+    write_yolo(tmp_path, ["0 0.5 0.5 0.1 0.1 0.9"])
+    with pytest.raises(FormatError, match="a.txt: line 1 is a box, which is no mask"):
+        read_predictions(tmp_path, make_dataset())
+    write_yolo(tmp_path, ["2" + YOLO_ROWS[0][1:]])
+    with pytest.raises(FormatError, match="a.txt: line 1 is of class 2, expected one of 0, 1"):
+        read_predictions(tmp_path, make_dataset())
 
 
 def test_unknown_classes_are_refused(tmp_path):
@@ -75,7 +133,7 @@ def test_unknown_classes_are_refused(tmp_path):
 
 def test_images_that_the_data_lack_are_named(tmp_path):
     write_geojson(tmp_path, make_feature(SQUARE), name="x")
-    with pytest.raises(DatasetError, match=r"^all of the 1 images .*as geojson, by name: x"):
+    with pytest.raises(DatasetError, match=r"^all images that .*as geojson, by name: x"):
         read_predictions(tmp_path, make_dataset("ab", OBJECT))
     write_geojson(tmp_path, make_feature(SQUARE), name="a_pred")
     stored = read_predictions(tmp_path, make_dataset("ab", OBJECT))

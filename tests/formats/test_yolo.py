@@ -95,9 +95,11 @@ def test_folders_without_labels_are_not_labelled_and_labels_without_an_image_are
     ("row", "message"),
     [
         ("0 0.5 0.5 0.1 0.1", "line 2 is a box, which is no mask"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "line 2 is a box, which is no mask"),
         ("0 0.5 0.5 0.1", "line 2 has 4 numbers, expected a class and at least three points"),
+        (f"0 {SQUARE} 0.75", "line 2 has a number more than pairs of x and y, as predictions end with a score;"),
         ("0", "line 2 has 1 numbers"),
-        (f"7 {SQUARE}", "line 2 is of class 7, but data.yaml names 2 classes"),
+        (f"7 {SQUARE}", "line 2 is of class 7, expected one of 0, 1; correct it"),
         (f"cell {SQUARE}", "line 2 is not all numbers"),
         (f"nan {SQUARE}", "line 2 holds nan, which is no number"),
         (f"-1 {SQUARE}", "line 2 begins with -1"),
@@ -137,12 +139,6 @@ def test_a_broken_data_yaml_is_refused(tmp_path, text):
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DatasetError, match=r"data\.yaml"):
         read_yolo(tmp_path)
-
-
-def test_scores_end_rows_of_predictions(tmp_path):
-    write_labels(tmp_path, f"0 {SQUARE} 0.75")
-    (drawn,) = read_yolo(tmp_path).records[0].annotation.objects
-    assert drawn.score == 0.75
 
 
 def test_label_images_beside_images_stay_label_images(tmp_path):

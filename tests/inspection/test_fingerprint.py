@@ -81,5 +81,5 @@ def test_groups():
 def test_no_instances():
     with pytest.raises(DatasetError, match="at least one labelled instance, found none in 1 image"):
         make_fingerprint([measure(NONE)], CATEGORIES)
-    with pytest.raises(DatasetError, match="found none in 1 images of some/folder; label some"):
+    with pytest.raises(DatasetError, match="found none in 1 image of some/folder; label some"):
         make_fingerprint([measure(NONE)], CATEGORIES, root=Path("some/folder"))

@@ -10,7 +10,7 @@ from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.inspection import Fingerprint, group_images, inspect
 from manymask.inspection.inspector import inspect_dataset
-from manymask.inspection.tables import describe_copy
+from manymask.inspection.tables import describe_copy, format_findings
 from manymask.training import train
 from tests.cells import write_cells
 from tests.formats.format_files import cut_short, write_array
@@ -381,7 +381,7 @@ def test_crowd_regions(tmp_path):
     for entry in content["annotations"]:
         entry["iscrowd"] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="all 16 in 1 images .* are crowd regions .*crowd_as_objects=true"):
+    with pytest.raises(DatasetError, match="all 16 in 1 image .* are crowd regions .*crowd_as_objects=true"):
         inspect(path, output=tmp_path)
 
 
@@ -467,7 +467,7 @@ def test_strict_raises_the_first_error_in_order(tmp_path):
 
 def test_nothing_can_be_read_or_nothing_is_labelled(tmp_path):
     write_pair(tmp_path, "a", draw_ids())
-    with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 images of {tmp_path}"):
+    with pytest.raises(DatasetError, match=f"at least one labelled instance, found none in 1 image of {tmp_path}"):
         inspect_dataset(read_dataset(tmp_path))
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"no image of .* can be used; the first: .*a\.tif is empty"):
@@ -615,3 +615,26 @@ def test_orientation_tags_are_named(tmp_path):
     assert_says(find_one(found, "b", "orientation-in-doubt"), "b.tif", "has orientation tag 3")
     assert "MANYMASK_ORIENTATION" in find_one(found, "b", "orientation-in-doubt").remedy
     assert find_one(found, "c", "orientation-as-stored").severity == "warning"
+
+
+def test_findings_name_their_part(tmp_path):
+    for name in ("train", "val", "test"):
+        for stem in "ab":
+            write_pair(tmp_path / name, f"{stem} of {name}")
+        write_pair(tmp_path / name, f"colour of {name}", pixels=draw_pixels(channels=3, seed=len(name)))
+    write_pair(tmp_path / "train", "empty", draw_ids())
+    write_pair(tmp_path / "val", "hollow", draw_ids())
+    pixels = draw_pixels(seed=1)[..., 0]
+    write_pair(tmp_path / "val", "twin", pixels=pixels)
+    write_pair(tmp_path / "test", "twin", pixels=pixels)
+    found = inspect(tmp_path, output=tmp_path / "out")
+    parts = {(finding.part, finding.kind) for finding in found.findings if finding.image in ("empty", "hollow", "twin")}
+    assert parts == {("train", "empty-image"), ("val", "empty-image"), ("val", "same-image-in-val")}
+    assert {finding.part for finding in found.findings if finding.path is None} == {"train", "val", "test"}
+    written = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert {finding["part"] for finding in written} == {"train", "val", "test"}
+    places = [row[1] for row in format_findings(found.findings, tmp_path)[2]]
+    assert {"train: whole data set", "val: whole data set", "test: whole data set"} <= set(places)
+    alone = inspect(tmp_path / "train")
+    assert {finding.part for finding in alone.findings} == {None}
+    assert "whole data set" in [row[1] for row in format_findings(alone.findings, tmp_path)[2]]

@@ -33,6 +33,7 @@ def make_data(**changes: Any) -> Fingerprint:
         "num_empty_images": 0,
         "num_instances": 3000,
         "num_crowd_regions": 0,
+        "ignored_fraction": 0.0,
         "heights": 256,
         "widths": 256,
         "areas": 65536,

@@ -24,7 +24,7 @@ from manymask.prediction.job import _describe_settings, _Job
 from manymask.prediction.partial import PARTIAL_NAME, PartialResults, TileStore
 from manymask.prediction.tiling import Tiling, find_instances, load_image
 from tests import dense
-from tests.prediction.test_prediction import assert_same_instances
+from tests.prediction.scenes import assert_same_instances
 from tests.tiny_model import make_tiny_plan, write_tiny_model
 
 TILES = Tiling(tile_size=96, overlap=24, alignment=8)

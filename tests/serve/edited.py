@@ -3,7 +3,7 @@
 import numpy as np
 
 from manymask.core import Category, Instances, encode_crops
-from manymask.serve.edits import EditError
+from manymask.serve.errors import EditError
 from manymask.serve.objects import ImageObjects
 
 CATEGORIES = (Category(1, "nucleus"), Category(7, "cell"))
@@ -32,14 +32,14 @@ def make_objects(folder, instances=None):
 
 def make_edit(random, objects):
     """An edit that may be possible, of any kind."""
-    highest = objects.next_id - 1
+    highest = objects._state.next_id - 1
     height, width = objects.size
     ids = [int(each) for each in random.choice(np.arange(1, highest + 1), random.integers(1, 4), replace=False)]
     x, y = int(random.integers(-5, width)), int(random.integers(-5, height))
     runs = [
         [x + k, y + int(random.integers(-2, 3)), int(random.integers(1, 25))] for k in range(random.integers(1, 20))
     ]
-    left, top, right, bottom = objects.gather_masks(ids[:1]).boxes[0].tolist()
+    left, top, right, bottom = objects._state.gather_masks(ids[:1]).boxes[0].tolist()
     strips = [[int(left) + k, int(top), int(random.integers(1, 15))] for k in range(random.integers(1, 12))]
     across = float(random.uniform(left, right))
     stroke = [[across, top - 2], [float(random.uniform(left, right)), bottom + 2]]

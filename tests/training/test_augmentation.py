@@ -121,6 +121,13 @@ class TestMakeTarget:
         assert target["labels"].tolist() == [1, 3]
         assert target["layers"].tolist() == [[[1, 1, 2]]]
         assert layers.tolist() == [[[1, 1, 3]], [[0, 2, 2]]]
+        assert "ignored" not in target  # objects lie over all of it
+
+    def test_crowd_regions_are_no_background(self):
+        layers = InstanceLayers([[[1, 0, 3, 0]], [[0, 2, 2, 2]]])
+        target = make_target(layers, np.array([1, 2, 3]), np.array([False, True, False]))
+        assert target["ignored"].tolist() == [[False, True, False, True]]
+        assert "ignored" not in make_target(layers, np.array([1, 2, 3]), np.zeros(3, dtype=bool))
 
     def test_crowd_regions_only(self):
         target = make([[[1, 1]]], [1], [True])

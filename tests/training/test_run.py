@@ -158,12 +158,13 @@ class TestRefused:
 
     def test_no_instances_at_all(self, tmp_path):
         add_image(tmp_path / "data", "none", np.zeros((0, 50, 30), dtype=bool))
-        self.check_refused(tmp_path, DatasetError, "labelled instance, found none in 1 images", str(tmp_path / "data"))
+        self.check_refused(tmp_path, DatasetError, "instance, found none in 1 image of", str(tmp_path / "data"))
 
     def test_broken_image(self, tmp_path):
         path = make_data(tmp_path / "data", 2) / "0001" / "image.tif"
         path.write_bytes(path.read_bytes()[:300])
-        self.check_refused(tmp_path, DatasetError, str(path))
+        remedy = f"manymask inspect {tmp_path / 'data'} --fix COPY"
+        self.check_refused(tmp_path, DatasetError, str(path), remedy)
 
     @pytest.mark.parametrize(
         ("pixels", "text"),

@@ -13,6 +13,7 @@ from manymask.training.run import prepare, reload_data
 from manymask.training.setup import check_start, read_data, split_data, split_dataset
 from tests.cells import write_half_crowd
 from tests.formats.format_files import make_coco
+from tests.formats.test_label_studio import SQUARE, make_annotation, make_region, make_task, write_tasks
 from tests.tiny_model import SETTINGS, write_tiny_model
 from tests.training.runs import add_image, make_data
 
@@ -141,6 +142,14 @@ class TestSplitData:
         assert [found.record.max_instances, split(path, crowd_as_objects=True).record.max_instances] == [1, 2]
         assert not found.train[0].iscrowd.all()
         assert found.record.fingerprint != split(path, crowd_as_objects=True).record.fingerprint
+
+    def test_notes_of_readers_are_told_once(self, tmp_path, caplog):
+        newest = make_annotation(make_region(SQUARE), created_at="2026-02-01T00:00:00Z")
+        write_tasks(tmp_path, make_task(make_annotation(make_region(SQUARE)), newest))
+        caplog.set_level("INFO")
+        split(tmp_path, tmp_path)
+        notes = [text for text in caplog.messages if "several annotations, of which the newest is taken" in text]
+        assert len(notes) == 1
 
     def test_touching_share_without_crops_is_told(self, tmp_path, caplog):
         data = make_data(tmp_path, 2)

@@ -16,6 +16,7 @@ from manymask.cli.options import (
     DeviceOption,
     FormatOption,
     GroupOption,
+    IgnoreOption,
     ModelArgument,
     ObjectSizeOption,
     PageOption,
@@ -33,6 +34,7 @@ from manymask.cli.options import (
 )
 from manymask.cli.serving import TokenFileOption, predict_remotely, serve
 from manymask.errors import Interrupted, ManymaskError, PlanError
+from manymask.wording import count_of
 
 app = typer.Typer(
     help="Mask R-CNN instance segmentation for crowded images.",
@@ -249,7 +251,7 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
     from manymask.comparison.tables import list_scores
 
     names, rows = list_scores(result["variants"])
-    print_table(f"{result['num_images']} images: value [95 % interval] ± deviation over seeds", names, rows)
+    print_table(f"{count_of(result['num_images'], 'image')}: value [95 % interval] ± deviation over seeds", names, rows)
     for pair in result["comparisons"]:
         for sentence in pair["sentences"]:
             typer.echo(sentence)
@@ -409,6 +411,7 @@ def inspect(
     crowd_as_objects: Annotated[
         bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects, in the copy too.")
     ] = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:
     """Look for what is wrong in every file, and at what the data is like. Ends with 1 if there is any fault."""
     from manymask import inspection
@@ -424,6 +427,7 @@ def inspect(
             fix=fix,
             cap=cap,
             crowd_as_objects=crowd_as_objects,
+            ignore_label=ignore_label,
             progress=progress,
         )
     title, names, rows = format_findings(found.findings, data)
@@ -460,6 +464,7 @@ def convert(
     crowd_as_objects: Annotated[
         bool, typer.Option("--crowd-as-objects", help="Take COCO's crowd regions for objects.")
     ] = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:
     """Write labelled images in the format of another tool, and say what of them that format cannot hold."""
     from manymask.formats import conversion
@@ -471,6 +476,7 @@ def convert(
             output=output,
             data_format=data_format,
             crowd_as_objects=crowd_as_objects,
+            ignore_label=ignore_label,
             progress=progress,
         )
     for line in done.describe():
@@ -505,4 +511,5 @@ def synthetic(
             write_class_folder(output, f"{index:04d}", pixels, cells, categories)
             total += len(cells)
             progress(index + 1, images, "drawing")
-    typer.echo(f"{images} images with {total} instances of {classes} classes written to {output}")
+    what = f"{count_of(images, 'image')} with {count_of(total, 'instance')} of {count_of(classes, 'class')}"
+    typer.echo(f"{what} written to {output}")

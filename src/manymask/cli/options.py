@@ -27,6 +27,13 @@ RecipeOption = Annotated[
     str | None,
     typer.Option(help="auto (settings that the data ask for), baseline (the course report's), or a plan.json. [auto]"),
 ]
+IgnoreOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VALUE",
+        help="Value of pixels to ignore in label images, such as -1, 255 or nan; several with commas. [none]",
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")]
 GroupOption = Annotated[
     str | None,
@@ -39,7 +46,7 @@ SourceArgument = Annotated[
     Path,
     typer.Argument(
         help="A run, a checkpoint, a shipped or exported model, COCO results (.json), or a folder of any tool's label "
-        "images."
+        "images or drawn objects."
     ),
 ]
 ModelArgument = Annotated[

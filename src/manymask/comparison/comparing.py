@@ -14,7 +14,7 @@ from manymask.core import ONE_CLASS, Dataset
 from manymask.core.outputs import check_outputs, record_outputs
 from manymask.core.progress import Progress
 from manymask.errors import CheckpointError, DatasetError, PlanError
-from manymask.evaluation.data import choose_crowds, read_data, read_validation
+from manymask.evaluation.data import choose_reading, read_data, read_validation
 from manymask.evaluation.evaluating import DRAWS, view_images
 from manymask.evaluation.predictions import OneClassPredictions, Predictions, open_predictions
 from manymask.inspection import group_images
@@ -114,11 +114,11 @@ def compare(
     if isinstance(data, Dataset):
         dataset = read_data(paths[0], data, data_format, settings)
     else:
-        crowds = {"crowd_as_objects": choose_crowds(paths, settings or {})}
+        reading = choose_reading(paths, settings or {})
         if data is None:
-            dataset = _read_common_validation(paths, **crowds)
+            dataset = _read_common_validation(paths, reading)
         else:
-            dataset = read_data(paths[0], data, data_format, crowds)
+            dataset = read_data(paths[0], data, data_format, reading)
     # The same draws of images for all variants, so that what makes images hard for both cancels out.
     groups = group_images(dataset, group_by)
     names = [record.name for record in sorted(dataset.records, key=lambda record: record.image_id)]
@@ -193,7 +193,7 @@ def _score_sources(
     return scored, list(dict.fromkeys(notes))
 
 
-def _read_common_validation(paths: Sequence[Path], crowd_as_objects: bool) -> Dataset:
+def _read_common_validation(paths: Sequence[Path], reading: Mapping[str, Any]) -> Dataset:
     """The images that all runs held out."""
     runs = [find_run(path) for path in paths]
     if None in runs:
@@ -207,7 +207,7 @@ def _read_common_validation(paths: Sequence[Path], crowd_as_objects: bool) -> Da
                 f"{paths[0]} and {path} were validated on different images, so their scores cannot be compared; "
                 "give --data with images that none of them was trained on"
             )
-    return read_validation(plans[0], paths[0], crowd_as_objects)
+    return read_validation(plans[0], paths[0], reading)
 
 
 def _count_on(progress: Progress | None, num_before: int, total: int) -> Progress | None:

@@ -21,7 +21,7 @@ from manymask.formats import read_dataset
 from manymask.formats.datasets import open_dataset
 from manymask.formats.splits import check_same_classes, choose_parts
 from manymask.inspection import group_images
-from manymask.plan import AUTO, RESUMABLE, SETTINGS, Plan, change_plan, list_marked, make_plan, read_plan
+from manymask.plan import AUTO, READING, RESUMABLE, SETTINGS, Plan, change_plan, list_marked, make_plan, read_plan
 from manymask.training import train
 from manymask.training.setup import check_start
 
@@ -115,8 +115,8 @@ def list_variants(vary: Sequence[str]) -> dict[str, dict[str, str]]:
         name, parts = name.strip().replace("-", "_"), [value.strip() for value in values.split(",")]
         if name == "seed":
             raise PlanError("seed cannot be varied; seeds are given with --seeds 0,1,2")
-        if name == "crowd_as_objects":
-            raise PlanError("crowd_as_objects changes what is scored, so it cannot be varied; set it for all")
+        if name in list_marked(READING):
+            raise PlanError(f"{name} changes what is scored, so it cannot be varied; set it for all")
         if name in list_marked(RESUMABLE):
             raise PlanError(f"{name} does not change the result, so there is nothing to compare; leave it out")
         if not name or not values or not all(parts) or len(set(parts)) < len(parts) or name in choices:

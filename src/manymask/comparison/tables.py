@@ -9,7 +9,7 @@ from manymask.core import write_json
 from manymask.core.files import replace_file, write_file
 from manymask.drawing.curves import draw_overlaid_curves
 from manymask.run_folder import read_metrics
-from manymask.wording import format_interval, format_score
+from manymask.wording import count_of, format_interval, format_score
 
 COMPARISON_NAMES = ("comparison.json", "comparison.csv", "comparison.md", "curves/loss.png", "curves/map.png")
 """The files of a comparison; curves only where there are runs."""
@@ -59,7 +59,7 @@ def _list_classes(pair: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any
 
 def format_markdown(result: Mapping[str, Any], *, has_curves: bool) -> str:
     """The comparison in words and tables, for a lab book or a pull request."""
-    lines = ["# Comparison", "", f"{result['num_images']} images of `{result['data']}`.", ""]
+    lines = ["# Comparison", "", f"{count_of(result['num_images'], 'image')} of `{result['data']}`.", ""]
     for pair in result["comparisons"]:
         lines += [f"- {sentence}" for sentence in pair["sentences"]]
     lines += ["", *(f"> {note}\n" for note in result["notes"]), "## Scores", "", *_format_scores(result["variants"])]

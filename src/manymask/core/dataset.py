@@ -56,7 +56,7 @@ class Sample:
         image: The image as the file has it; nothing is decoded until it is read.
         layers: Ids 1..N of the instances.
         labels: Class index of each instance: 1 + the place of its category in the data set's categories.
-        iscrowd: Whether the instance is a COCO crowd region.
+        iscrowd: Whether the instance is a crowd region: COCO's, or the pixels to ignore in label images.
         doubts: What its reader had to guess.
     """
 
@@ -125,6 +125,7 @@ class Record:
         label_files: The files of the labels.
         is_split: Take every piece of a value of its label images for an instance of its own.
         source_id: The id that the data's files give the image, where their ids are texts such as UUIDs.
+        ignored: Values of pixels to ignore in its label images; NaN as ``nan``.
     """
 
     image_id: int
@@ -134,6 +135,7 @@ class Record:
     label_files: tuple[Path, ...] = ()
     is_split: bool = False
     source_id: str | None = None
+    ignored: tuple[int | str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ class Format:
         read: Lists the images of a data set, given its path and, by keyword, those of ``options`` that are set. What is
             wrong with some of them goes into ``Dataset.problems``; ``DatasetError`` where nothing can be read.
         name_instances: What the files call each instance of a record, in the order of its ids: ``id 7``,
-            ``annotation 12``. ``FormatError`` where a label image cannot be read.
+            ``annotation 12``. Pixels to ignore in label images, which come last, have no name. ``FormatError`` where a
+            label image cannot be read.
         open_writer: Opens a writer of a copy of a data set.
         holds: What such a copy can hold, of ``HOLDS``.
         changes: What such a copy changes in every image, as words to print.

@@ -1,13 +1,12 @@
 """Label images painted from runs: which instance has which id, and the ids of some rows at a time."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from manymask.core.components import split_columns
-from manymask.core.overlap import intersect_runs
+from manymask.core.overlap import find_sharing, intersect_runs
 from manymask.core.runs import RunLengths, expand_ranges, iterate_groups
 
 # Pixels that are painted together (some 50 bytes each).
@@ -39,23 +38,9 @@ def rank_instances(
     rows = np.flatnonzero(~iscrowd & (scores >= min_score))
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     is_hidden = (np.diff(runs.row_splits) == 0)[rows]
-    candidates = np.flatnonzero(_find_sharing(runs)[rows])
+    candidates = np.flatnonzero(find_sharing(runs)[rows])
     is_hidden[candidates] = _find_hidden(runs.select(rows[candidates]))
     return np.concatenate([rows[~is_hidden], rows[is_hidden]]), int((~is_hidden).sum())
-
-
-def _find_sharing(runs: RunLengths) -> Bool[np.ndarray, " instances"]:
-    """Whether a mask shares pixels with another one; few do, and all else about overlaps is asked of these alone."""
-    is_sharing = np.zeros(len(runs), dtype=bool)
-    num_bands = len(runs.owner) // GROUP_RUNS + 1
-    for first, last in pairwise(np.linspace(0, runs.size[0] * runs.size[1], num_bands + 1).astype(np.int64)):
-        here = np.flatnonzero((runs.start < last) & (runs.start + runs.length > first))
-        here = here[np.argsort(runs.start[here], kind="stable")]
-        start, end = runs.start[here], runs.start[here] + runs.length[here]
-        # Runs of one instance never overlap.
-        is_sharing[runs.owner[here[1:]][start[1:] < np.maximum.accumulate(end)[:-1]]] = True
-        is_sharing[runs.owner[here[:-1]][start[1:] < end[:-1]]] = True
-    return is_sharing
 
 
 def _find_hidden(runs: RunLengths) -> Bool[np.ndarray, " instances"]:
@@ -76,7 +61,7 @@ def _find_hidden(runs: RunLengths) -> Bool[np.ndarray, " instances"]:
 
 def find_overlapped(runs: RunLengths, rows: Int64[np.ndarray, " painted"]) -> Int64[np.ndarray, " overlapped"]:
     """Which of the rows, the uppermost first, have masks that lose pixels to others before them: their places."""
-    places = np.flatnonzero(_find_sharing(runs)[rows])
+    places = np.flatnonzero(find_sharing(runs)[rows])
     sharing = runs.select(rows[places])
     pairs = intersect_runs(sharing, sharing)
     return places[np.unique(pairs.first[pairs.second < pairs.first])]

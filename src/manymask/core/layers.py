@@ -10,7 +10,7 @@ from jaxtyping import Int, Int32, Int64, Integer
 from torch import Tensor
 
 from manymask.core.light_torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
-from manymask.core.overlap import intersect_runs
+from manymask.core.overlap import find_sharing, intersect_runs
 from manymask.core.runs import RunLengths
 
 
@@ -89,7 +89,7 @@ def paint_layers(runs: RunLengths) -> InstanceLayers:
 
 
 def assign_layers(
-    runs: RunLengths, given: Integer[np.ndarray, " given"] = np.zeros(0, dtype=np.int64)
+    runs: RunLengths, given: Integer[np.ndarray, " given"] | tuple[()] = ()
 ) -> Int64[np.ndarray, " instances"]:
     """The layer of each instance: the first one that no overlapping instance before it has taken.
 
@@ -99,12 +99,15 @@ def assign_layers(
     """
     layer_of = np.zeros(runs.num_instances, dtype=np.int64)
     layer_of[: len(given)] = given
-    overlaps = intersect_runs(runs, runs)
-    is_earlier = (overlaps.second < overlaps.first) & (overlaps.first >= len(given))
-    rows, earlier = overlaps.first[is_earlier], overlaps.second[is_earlier]
+    sharing = np.flatnonzero(find_sharing(runs))  # few do
+    masks = runs.select(sharing)
+    overlaps = intersect_runs(masks, masks)
+    first, second = sharing[overlaps.first], sharing[overlaps.second]
+    is_earlier = (second < first) & (first >= len(given))
+    rows, earlier = first[is_earlier], second[is_earlier]
     unique_rows, begin = np.unique(rows, return_index=True)
-    for row, first, last in zip(unique_rows, begin, [*begin[1:], len(earlier)], strict=False):
-        taken = set(layer_of[earlier[first:last]].tolist())
+    for row, begin_row, end_row in zip(unique_rows, begin, [*begin[1:], len(earlier)], strict=False):
+        taken = set(layer_of[earlier[begin_row:end_row]].tolist())
         layer_of[row] = next(layer for layer in range(len(taken) + 1) if layer not in taken)
     return layer_of
 

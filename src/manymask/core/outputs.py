@@ -10,6 +10,7 @@ a kill or a full disk leaves is known too.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ from typing import Any
 from manymask.core.files import announce_files, check_writable, explain_writing
 from manymask.core.json_files import write_json
 from manymask.errors import PlanError
+from manymask.wording import list_some
+
+logger = logging.getLogger(__name__)
 
 RECORD_NAME = ".manymask.json"
 LOCK_NAME = ".lock"
@@ -83,9 +87,14 @@ def record_outputs(folder: Path, command: str, names: Iterable[str], *, is_whole
     records, names = _read_records(folder), list(names)
     before = records.get(command, {})
     if is_whole:
-        for name in before:
-            if _is_unchanged(folder / name, name, before):
-                _remove(folder, name)
+        old = [name for name in before if _is_unchanged(folder / name, name, before)]
+        for name in old:
+            _remove(folder, name)
+        if gone := sorted(set(old) - set(names)):
+            logger.info(
+                f"{folder}: removed what manymask {command} wrote there before and does not write now: "
+                f"{list_some(gone)}; to keep such files, choose another --output"
+            )
         before = {}
     write_json(folder / RECORD_NAME, records | {command: before | dict.fromkeys(names)})
     notes = _get_notes(folder, command)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -11,6 +11,8 @@ from manymask.core.runs import RunLengths
 
 # Pairs of runs are summed up in chunks of this many, so that memory does not grow with their number.
 RUN_PAIRS = 1 << 20
+# Runs that are looked at together to find masks that share pixels, about as many (some 50 bytes each).
+BAND_RUNS = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,20 @@ def intersect_runs(first: RunLengths, second: RunLengths) -> Overlaps:
         pair, intersection = _sum_by_key(np.append(pair, keys), np.append(intersection, sums))
     row, column = np.divmod(pair, stride)
     return Overlaps(row, column, intersection)
+
+
+def find_sharing(runs: RunLengths) -> Bool[np.ndarray, " instances"]:
+    """Whether a mask shares pixels with another one; few do, and all else about overlaps is asked of these alone."""
+    is_sharing = np.zeros(len(runs), dtype=bool)
+    num_bands = len(runs.owner) // BAND_RUNS + 1
+    for first, last in pairwise(np.linspace(0, runs.size[0] * runs.size[1], num_bands + 1).astype(np.int64)):
+        here = np.flatnonzero((runs.start < last) & (runs.start + runs.length > first))
+        here = here[np.argsort(runs.start[here], kind="stable")]
+        start, end = runs.start[here], runs.start[here] + runs.length[here]
+        # Runs of one instance never overlap.
+        is_sharing[runs.owner[here[1:]][start[1:] < np.maximum.accumulate(end)[:-1]]] = True
+        is_sharing[runs.owner[here[:-1]][start[1:] < end[:-1]]] = True
+    return is_sharing
 
 
 def _expand_ranges(begin: np.ndarray, end: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

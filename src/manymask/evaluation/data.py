@@ -14,24 +14,27 @@ from manymask.imaging.files import make_key
 from manymask.imaging.orientation import CHOICE_NAME
 from manymask.modeling.catalogue import find_model
 from manymask.modeling.checkpoint import read_training_plan
-from manymask.plan import Plan, change_plan, load_plan, read_plan
+from manymask.plan import READING, Plan, change_plan, list_marked, load_plan, read_plan
 from manymask.prediction import Model
 from manymask.run_folder import find_run
 from manymask.wording import list_some
 
 
-def choose_crowds(sources: Iterable[Model | str | Path], settings: Mapping[str, Any]) -> bool:
-    """Whether COCO's crowd regions count as objects: as the user sets it, else as models were trained.
+def choose_reading(sources: Iterable[Model | str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How labels are read, by the names of these settings: as the user sets it, else as models were trained.
 
     Raises:
-        PlanError: Models were trained with different values, or the user's is no truth value.
+        PlanError: Models were trained with different values, or one of the user's is out of range.
     """
-    if "crowd_as_objects" in settings:
-        return change_plan(Plan(), {"crowd_as_objects": settings["crowd_as_objects"]}).crowd_as_objects
-    found = {plan.crowd_as_objects for source in sources if (plan := _find_plan(source)) is not None}
-    if len(found) > 1:
-        raise PlanError("some of the models were trained with crowd_as_objects=true, others without; set it to one")
-    return found == {True}
+    own = {name: settings[name] for name in list_marked(READING) if name in settings}
+    chosen = change_plan(Plan(), own).reading
+    plans = [plan for source in sources if (plan := _find_plan(source)) is not None]
+    for name in chosen.keys() - own.keys():
+        found = {getattr(plan, name) for plan in plans} or {chosen[name]}
+        if len(found) > 1:
+            raise PlanError(f"the models were trained with different values of {name}; set it to one for all")
+        chosen[name] = found.pop()
+    return chosen
 
 
 def _find_plan(source: Model | str | Path) -> Plan | None:
@@ -46,7 +49,7 @@ def _find_plan(source: Model | str | Path) -> Plan | None:
     return None if values is None else load_plan(values, str(path))
 
 
-def read_validation(plan: Plan, run: Path, crowd_as_objects: bool) -> Dataset:
+def read_validation(plan: Plan, run: Path, reading: Mapping[str, Any]) -> Dataset:
     """The images that a run was validated on; reading one checks that its pixels are still the same.
 
     Raises:
@@ -60,7 +63,7 @@ def read_validation(plan: Plan, run: Path, crowd_as_objects: bool) -> Dataset:
     path = Path(record.val_path or record.path)
     if not path.exists():
         raise DatasetError(f"the validation images of {run} are no longer in {path}; give the data")
-    dataset = read_dataset(path, record.data_format, crowd_as_objects=crowd_as_objects)
+    dataset = read_dataset(path, record.data_format, **reading)
     # By keys, since one name may be written in several ways in Unicode.
     places = {make_key(r.name): index for index, r in enumerate(dataset.records)}
     if lost := [name for name in record.val_names if make_key(name) not in places]:
@@ -98,28 +101,29 @@ def read_data(
         source: What is scored.
         data: A data set, or its folder; of one that is split, the test images are taken, else those to validate on.
         data_format: Name of the reader; found out from the folder by default.
-        settings: The user's settings, of which ``crowd_as_objects`` acts here; by default it is as in training.
+        settings: The user's settings, of which those that say how labels are read act here; by default they are as in
+            training.
 
     Raises:
         DatasetError: No data is given and the source is no run, or its images are no longer there.
-        PlanError: ``crowd_as_objects`` is given for a data set, whose labels are read already.
+        PlanError: Such a setting is given for a data set, whose labels are read already.
     """
     if isinstance(data, Dataset):
-        if "crowd_as_objects" in (settings or {}):
+        if late := [name for name in list_marked(READING) if name in (settings or {})]:
             raise PlanError(
-                f"the data set of {data.root} is read already, so crowd_as_objects cannot act on it; leave it out, and "
-                "read the data with it: read_dataset(path, crowd_as_objects=True)"
+                f"the data set of {data.root} is read already, so {late[0]} cannot act on it; leave it out, and "
+                f"read the data with it: read_dataset(path, {late[0]}=..)"
             )
         return data
-    crowd_as_objects = choose_crowds([source], settings or {})
+    reading = choose_reading([source], settings or {})
     if data is not None:
-        return read_dataset(choose_scored(Path(data)), data_format, crowd_as_objects=crowd_as_objects)
+        return read_dataset(choose_scored(Path(data)), data_format, **reading)
     if isinstance(source, Model):
-        return read_validation(source.plan, source.source, crowd_as_objects)
+        return read_validation(source.plan, source.source, reading)
     if (found := find_model(source)) is not None and found.is_shipped:
         raise DatasetError(f"{source} is a shipped model, which holds no images to score on; give the data")
     if not Path(source).exists():
         raise DatasetError(f"{source} does not exist; expected a run folder, a checkpoint or predictions")
     if (run := find_run(Path(source))) is None:
         raise DatasetError(f"{source} is no run folder, so it does not say what to score on; give the data")
-    return read_validation(read_plan(run / "plan.json"), run, crowd_as_objects)
+    return read_validation(read_plan(run / "plan.json"), run, reading)

@@ -111,7 +111,7 @@ def evaluate(
         draws: Bootstrap draws for the intervals; 0 for none.
         device: Where a model runs.
         settings: Other values, by name, for settings that act at prediction; for files ``score_threshold``,
-            ``detections_per_image`` and ``crowd_as_objects``.
+            ``detections_per_image``, ``crowd_as_objects`` and ``ignore_label``.
         progress: Called with the number of images done, their number, and what is being done.
 
     Returns:

@@ -14,7 +14,7 @@ from manymask.errors import DatasetError, PlanError
 from manymask.formats.stored import read_predictions
 from manymask.imaging.files import make_key
 from manymask.modeling.catalogue import find_model
-from manymask.plan import Plan, change_plan
+from manymask.plan import READING, Plan, change_plan, list_marked
 from manymask.prediction import Model, load_model, predict_tensor
 from manymask.prediction.tiling import Tiling, find_instances, load_image
 from manymask.wording import list_some
@@ -111,10 +111,11 @@ class FilePredictions(Predictions):
     """Those that are stored in files."""
 
     def __init__(self, path: Path, dataset: Dataset, settings: Mapping[str, Any]) -> None:
-        if wrong := sorted(settings.keys() - {"score_threshold", "detections_per_image", "crowd_as_objects"}):
+        settable = ("score_threshold", "detections_per_image", *list_marked(READING))
+        if wrong := sorted(settings.keys() - set(settable)):
             raise PlanError(
                 f"{path} holds predictions that are already made, so {wrong[0]} cannot act on them; only "
-                "score_threshold, detections_per_image and crowd_as_objects can be set"
+                f"{', '.join(settable)} can be set"
             )
         plan = change_plan(Plan(), settings)
         if plan.score_threshold == "auto":
@@ -128,8 +129,6 @@ class FilePredictions(Predictions):
                 f"{len(stored.missing)} of {len(dataset)} images have no predictions in {path} and are scored as all "
                 f"missed: {list_some(stored.missing)}."
             )
-        if stored.categories is None and not stored.notes:
-            notes.append(f"{path} knows no classes: instances of all classes are scored as one.")
         cap = plan.detections_per_image
         super().__init__(
             path=path,

@@ -72,8 +72,6 @@ def parse_aperio(root: Path) -> Drawings:
 
 def _parse_file(reading: Reading, path: Path, root: Path) -> DrawnImage:
     content = read_xml(path)
-    if content.tag != "Annotations":
-        raise FormatError(f"{path} begins with {content.tag}, expected Annotations of ImageScope; move it away")
     objects: list[DrawnObject] = []
     for place, layer in enumerate(content.iter("Annotation"), start=1):
         objects += _parse_layer(reading, path, f"layer {layer.get('Id') or place}", layer)

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-import torch
-from jaxtyping import Int32, Int64, Shaped
+from jaxtyping import Int64, Shaped
 from numpy.typing import DTypeLike
 
-from manymask.core import InstanceLayers, Instances, concatenate_runs, encode_layers, paint_ids, paint_layers
+from manymask.core import Instances
 from manymask.core.dataset import Category, Dataset, DatasetWriter, Format, Record, Sample
 from manymask.core.files import replace_file
 from manymask.errors import DatasetError, FormatError
 from manymask.formats.ids import LabelImage, check_size, read_label_image, split_shared_ids
-from manymask.formats.records import Entry, copy_image, find_entries, make_dataset, make_sample, write_pixels
+from manymask.formats.label_samples import make_labelled_sample, paint_labels
+from manymask.formats.records import Entry, copy_image, find_entries, make_dataset, write_pixels
 from manymask.imaging.files import CLASS_FILE, list_folders, list_images, name_folder
 from manymask.imaging.orientation import open_labelled_image
+from manymask.plan import Labels
 
 IMAGE_NAMES = ("image.tif", "image.tiff")
 
@@ -31,11 +32,15 @@ def is_class_folder(folder: Path) -> bool:
     return any(path.name in IMAGE_NAMES or CLASS_FILE.fullmatch(path.name) for path in list_images(folder))
 
 
-def read_class_folders(root: str | Path) -> Dataset:
+def read_class_folders(root: str | Path, ignore_label: Labels = ()) -> Dataset:
     """Read a folder of class folders, or a single one.
 
     The categories are all N of ``classN.tif`` in any of the folders, named ``classN``; gaps are kept. Folders that lack
     their image or all class files are left out and listed in the data set's ``problems``.
+
+    Args:
+        root: The folder.
+        ignore_label: Values of pixels to ignore.
 
     Raises:
         DatasetError: There are no folders with an image and class files.
@@ -45,7 +50,7 @@ def read_class_folders(root: str | Path) -> Dataset:
     entries, problems = find_entries(folders, _find_entry)
     numbers = sorted({number for _, _, files, _ in entries for number in files})
     categories = tuple(Category(number, f"class{number}") for number in numbers)
-    return make_dataset(root, FORMAT, _read_record, entries, problems, categories, [root])
+    return make_dataset(root, FORMAT, _read_record, entries, problems, categories, [root], ignored=ignore_label)
 
 
 def _find_entry(folder: Path) -> Entry:
@@ -74,55 +79,28 @@ def _find_class_files(folder: Path) -> dict[int, Path]:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     class_index = {category.id: index for index, category in enumerate(categories, start=1)}
-    files = {path: _read_class_file(path, record.is_split) for path in record.annotation.values()}
+    files = {path: _read_class_file(path, record) for path in record.annotation.values()}
     first = next(iter(files.values()))
     image, doubts = open_labelled_image(record.path, first.ids.shape, first.orientation)
     for path, label in files.items():
         check_size(path, label.ids.shape, record.path, image.size)
-    label_images = [label.ids for label in files.values()]
-    labels = [
-        np.full(len(label.old_ids), class_index[category_id])
-        for category_id, label in zip(record.annotation, files.values(), strict=True)
-    ]
-    layers = merge_label_images(label_images, labels)
-    return make_sample(record, image, layers, np.concatenate(labels), doubts=doubts)
+    classes = [class_index[category_id] for category_id in record.annotation]
+    return make_labelled_sample(record, image, list(files.values()), classes, len(categories), doubts)
 
 
-def _read_class_file(path: Path, is_split: bool) -> LabelImage:
+def _read_class_file(path: Path, record: Record) -> LabelImage:
     """The ids of a class; where an image is to be split, only the files whose values are no ids are."""
     try:
-        return read_label_image(path)
+        return read_label_image(path, ignored=record.ignored)
     except FormatError:
-        if not is_split:
+        if not record.is_split:
             raise
-        return read_label_image(path, is_split=True)
-
-
-def merge_label_images(
-    label_images: list[Int32[np.ndarray, "height width"]], labels: list[Int64[np.ndarray, " _"]]
-) -> InstanceLayers | Int32[np.ndarray, "height width"]:
-    """One label image where the classes share no pixel, else layers; ids go on from class to class.
-
-    Args:
-        label_images: The ids of each class, 1..N each.
-        labels: The class index of each instance of each class.
-    """
-    counts = [len(part) for part in labels]
-    merged = np.zeros_like(label_images[0])
-    for ids, offset in zip(label_images, np.cumsum([0, *counts]), strict=False):
-        is_instance = ids > 0
-        if merged[is_instance].any():
-            parts = (torch.from_numpy(part[None]) for part in label_images)
-            return paint_layers(concatenate_runs([encode_layers(*pair) for pair in zip(parts, counts, strict=True)]))
-        merged[is_instance] = ids[is_instance] + offset
-    return merged
+        return read_label_image(path, is_split=True, ignored=record.ignored)
 
 
 def _name_instances(record: Record) -> list[str]:
     return [
-        f"id {i} of {path.name}"
-        for path in record.annotation.values()
-        for i in _read_class_file(path, record.is_split).old_ids
+        f"id {i} of {path.name}" for path in record.annotation.values() for i in _read_class_file(path, record).old_ids
     ]
 
 
@@ -137,11 +115,11 @@ def write_class_folder(
     """Write ``root/name`` with ``image.tif`` (LZW) and an uncompressed ``classN.tif`` for each class that occurs.
 
     Ids of a class are 1..K by falling score. An overlap within a class goes to the higher score, to the earlier row at
-    equal scores; crowd regions are left out. An image without instances gets a file of zeros of the first category.
-    Class files of an earlier image in that folder are removed.
+    equal scores; what lies in crowd regions alone is -1. An image without instances gets a file of zeros of the first
+    category. Class files of an earlier image in that folder are removed.
 
     Raises:
-        FormatError: ``dtype`` cannot hold the ids of a class.
+        FormatError: ``dtype`` cannot hold the values of a class.
     """
     folder = root / name
     _write_class_files(folder, instances, categories, np.dtype(dtype))
@@ -152,13 +130,16 @@ def _write_class_files(folder: Path, instances: Instances, categories: Sequence[
     """Write the class files of one image in place of any others."""
     label_images: dict[str, np.ndarray] = {}
     for index, category in enumerate(categories, start=1):
-        ids, rows = paint_ids(instances[instances.labels == index])
+        ids = paint_labels(instances[instances.labels == index])
         file_name = f"class{category.id}.tif"
-        if not len(rows):
+        if not ids.any():
             continue
         label_images[file_name] = ids.astype(dtype)
         if (label_images[file_name] != ids).any():
-            raise FormatError(f"{folder / file_name} needs ids up to {len(rows)}, more than {dtype} holds; use uint32")
+            raise FormatError(
+                f"{folder / file_name} needs values from {ids.min()} to {ids.max()}, which {dtype} does not hold; use "
+                "int32"
+            )
     if not label_images:
         label_images[f"class{categories[0].id}.tif"] = np.zeros(instances.size, dtype=dtype)
     for file_name, ids in label_images.items():
@@ -176,7 +157,8 @@ class ClassFolderWriter(DatasetWriter):
         """Copy an image and write its class files."""
         folder = self.folder / record.name
         copy_image(self.dataset, record, folder, "image")
-        _write_class_files(folder, instances, self.dataset.categories, np.dtype(np.uint32))
+        dtype = np.dtype(np.int32 if instances.iscrowd.any() else np.uint32)
+        _write_class_files(folder, instances, self.dataset.categories, dtype)
 
 
 FORMAT = Format(
@@ -186,6 +168,7 @@ FORMAT = Format(
     read=read_class_folders,
     name_instances=_name_instances,
     open_writer=ClassFolderWriter,
-    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes", "crowd"}),
+    options=frozenset({"ignore_label"}),
     salvage=split_shared_ids,
 )

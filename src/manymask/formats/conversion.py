@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from manymask.core import Instances, RunLengths
-from manymask.core.dataset import Category, Dataset, Format, Record
+from manymask.core.dataset import Category, Dataset, Format, Record, Sample
 from manymask.core.files import check_writable, explain_reading
 from manymask.core.label_painting import find_overlapped, rank_instances
 from manymask.core.outlines import iterate_outlines
@@ -18,10 +18,12 @@ from manymask.core.polygons import Ring
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, ManymaskError, PlanError
 from manymask.formats.datasets import FORMATS, open_dataset
-from manymask.formats.drawn import DrawnImage, read_drawn_record
+from manymask.formats.drawn import DrawnImage, has_own_classes
 from manymask.formats.label_images import CELLPOSE
+from manymask.formats.label_samples import IGNORED
 from manymask.formats.splits import get_splits
-from manymask.wording import count_of, list_some
+from manymask.plan import GivenLabels
+from manymask.wording import count_of, find_name, list_some
 
 TARGETS: dict[str, Format] = {
     format.name: format for format in (*FORMATS.values(), CELLPOSE) if format.copy_format in ("", format.name)
@@ -67,6 +69,7 @@ def convert(
     output: str | Path,
     data_format: str | None = None,
     crowd_as_objects: bool = False,
+    ignore_label: GivenLabels = (),
     progress: Progress | None = None,
 ) -> Conversion:
     """Write a data set in the format of another tool.
@@ -80,21 +83,21 @@ def convert(
         output: A new or empty folder.
         data_format: Name of the reader; found out by default.
         crowd_as_objects: Take COCO's crowd regions for objects like the others.
+        ignore_label: Value of pixels to ignore in label images, or several; COCO gets them as crowd regions, label
+            images and class folders as -1.
         progress: Called with the number of images done, their number, and what is being done.
 
     Raises:
         PlanError: There is no such format, or the folder is in use or lies in the data.
         DatasetError: The data cannot be read, or nothing in them can be used.
     """
-    if to not in TARGETS:
-        raise PlanError(f"cannot write data format '{to}'; choose one of {', '.join(TARGETS)}")
+    to = find_name(to, TARGETS, f"cannot write data format '{to}'")
     target, data, output = TARGETS[to], Path(data), Path(output)
     check_new_folder(output, data, "--output")
     parts = {output / name: part for name, part in get_splits(data).items()} or {output: data}
     try:
-        datasets = {
-            folder: open_dataset(part, data_format, crowd_as_objects=crowd_as_objects) for folder, part in parts.items()
-        }
+        reading = {"crowd_as_objects": crowd_as_objects, "ignore_label": ignore_label}
+        datasets = {folder: open_dataset(part, data_format, **reading) for folder, part in parts.items()}
     except DatasetError as error:
         if (data / "predictions.json").is_file():
             raise DatasetError(
@@ -102,34 +105,48 @@ def convert(
                 "--format, as in: manymask predict MODEL IMAGES --format geojson --format imagej"
             ) from error
         raise
-    datasets = dict(zip(datasets, _share_classes(list(datasets.values())), strict=True))
-    is_numbered = "classes" in target.holds and "names" not in target.holds
-    if is_numbered and len({dataset.categories for dataset in datasets.values()}) > 1:
-        raise DatasetError(
-            f"the parts of {data} have different classes, to which '{to}' gives only numbers; choose another format, "
-            "or give the same classes to all parts"
-        )
+    # COCO's copies of COCO keep the lists of classes as they are, and each part has its own.
+    if len(datasets) > 1 and not (to == "coco" and all(dataset.format is target for dataset in datasets.values())):
+        datasets = dict(zip(datasets, _share_classes(list(datasets.values())), strict=True))
     done = [_write(dataset, target, folder, progress) for folder, dataset in datasets.items()]
     if len(done) == 1:
         return done[0]
-    if target.join_parts is not None and len({dataset.categories for dataset in datasets.values()}) == 1:
+    if target.join_parts is not None:
         target.join_parts(output, [part.output.name for part in done], next(iter(datasets.values())).categories)
+    lost: dict[str, list[str]] = {}
+    for part in done:
+        for line in part.lost:
+            lost.setdefault(line, []).append(part.output.name)
     return Conversion(
         output,
         sum(part.num_images for part in done),
         sum(part.num_objects for part in done),
-        tuple(f"{part.output.name}: {line}" for part in done for line in part.lost),
+        tuple(f"{', '.join(names)}: {line}" for line, names in lost.items()),
         tuple(line for part in done for line in part.left_out),
     )
 
 
 def _share_classes(parts: Sequence[Dataset]) -> Sequence[Dataset]:
-    """The parts with the classes of all of them, so that a number means one class; as they are if not read by names."""
-    if len(parts) == 1 or any(part.read_record is not read_drawn_record for part in parts):
-        return parts
-    names = dict.fromkeys(category.name for part in parts for category in part.categories)
-    categories = tuple(Category(number, name) for number, name in enumerate(names, start=1))
-    return [replace(part, categories=categories) for part in parts]
+    """The parts with the classes of all of them, by their names, so that a number means one class."""
+    found = [category for part in parts if has_own_classes(part) for category in part.categories]
+    names, shared = dict.fromkeys(each.name for each in found), sorted(set(found), key=lambda each: each.id)
+    if not len(shared) == len(names) == len({each.id for each in shared}):  # the parts number them differently
+        shared = [Category(number, name) for number, name in enumerate(names, start=1)]
+    return [_rename(part, tuple(shared) or part.categories) for part in parts]
+
+
+def _rename(dataset: Dataset, categories: tuple[Category, ...]) -> Dataset:
+    """A data set with other classes, among which its own are found by their names."""
+    if categories == dataset.categories or not has_own_classes(dataset):
+        return replace(dataset, categories=categories)
+    places = [category.name for category in categories]
+    labels = np.array([0, *(places.index(category.name) + 1 for category in dataset.categories)])
+
+    def read(record: Record, _: tuple[Category, ...]) -> Sample:
+        sample = dataset.read_record(record, dataset.categories)
+        return replace(sample, labels=labels[sample.labels])
+
+    return replace(dataset, categories=categories, read_record=read)
 
 
 def _write(dataset: Dataset, target: Format, output: Path, progress: Progress | None) -> Conversion:
@@ -197,8 +214,10 @@ class _Losses:
         is_refused = instances.iscrowd & ~is_empty & ("crowd" not in holds)
         rows = np.flatnonzero(~is_empty & ~is_refused)
         counts["empty"] += int(is_empty.sum())
-        counts["crowd"] += int(is_refused.sum())
+        counts["ignored" if record.ignored else "crowd"] += int(is_refused.sum())
         instances = instances[rows]
+        # Label images have one value for them, which the user names to read them.
+        counts["renamed"] += int(instances.iscrowd.any() and "overlaps" not in holds and IGNORED not in record.ignored)
         self.classes.update(categories[label - 1].name for label in instances.labels.tolist())
         for _, outlines in iterate_outlines(instances.runs):
             num_parts = np.diff(outlines.instance_splits)
@@ -206,7 +225,7 @@ class _Losses:
             counts["holes"] += int((num_rings > num_parts).sum())
             counts["parts"] += int((num_parts > 1).sum())
         num_hidden = 0
-        for flat in _list_flat(instances, holds):
+        for flat in _list_flat(instances[~instances.iscrowd], holds):
             ranked, num_visible = rank_instances(flat.runs, flat.scores, flat.iscrowd)
             num_hidden += len(ranked) - num_visible
             counts["overlapped"] += len(find_overlapped(flat.runs, ranked))
@@ -249,6 +268,12 @@ class _Losses:
             (
                 counts["crowd"],
                 f"crowd regions: left out {counts['crowd']}; if they are single objects, set crowd_as_objects",
+            ),
+            (counts["ignored"], f"pixels to ignore: left out {count_of(counts['ignored'], 'region')}"),
+            (
+                counts["renamed"],
+                f"crowd regions: those of {count_of(counts['renamed'], 'image')} are pixels of {IGNORED} now, for all "
+                f"classes; read them with --ignore-label {IGNORED}",
             ),
             (counts["empty"], f"empty masks: left out {objects('empty')} without any pixel"),
             (counts["outlines"], f"outlines: those of {objects('outlines')} run along the edges of pixels now"),

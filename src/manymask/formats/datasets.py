@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from manymask.core.dataset import Category, Dataset, Format, Sample
 from manymask.core.files import explain_reading
 from manymask.core.progress import Progress, track
-from manymask.errors import DatasetError, PlanError
+from manymask.errors import DatasetError
 from manymask.formats import (
     aperio,
     class_folders,
@@ -35,7 +36,8 @@ from manymask.formats import (
 )
 from manymask.formats.left_out import leave_out_unlabelled, tell_left_out
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, list_folders
-from manymask.wording import count_of, list_some
+from manymask.plan import GivenLabels, Plan, change_plan
+from manymask.wording import count_of, find_name, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +162,9 @@ def find_formats(path: Path) -> list[str]:
 
 
 @explain_reading()
-def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
+def read_dataset(
+    path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False, ignore_label: GivenLabels = ()
+) -> Dataset:
     """Read a data set; images and labels are decoded on access.
 
     Objects and images that cannot be used are left out, with one warning that counts them and names some; so are images
@@ -170,13 +174,15 @@ def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
         path: Its folder, or COCO's JSON file.
         data_format: One of ``FORMATS``; by default the one that fits.
         crowd_as_objects: Take COCO's crowd regions, as which CVAT writes brush strokes, for objects like the others.
+        ignore_label: Value of pixels to ignore in label images, or several: whole numbers, and NaN as ``nan``. They are
+            one crowd region for each class: no object, no background to train on, and predictions there cost nothing.
 
     Raises:
-        PlanError: There is no such format.
+        PlanError: There is no such format, or a value to ignore is no number.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
         FormatError: Nothing in it can be used.
     """
-    dataset = open_dataset(path, data_format, crowd_as_objects=crowd_as_objects)
+    dataset = open_dataset(path, data_format, crowd_as_objects=crowd_as_objects, ignore_label=ignore_label)
     tell_left_out(dataset)
     for problem in dataset.problems:
         if problem.severity == "warning":
@@ -184,22 +190,27 @@ def read_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_o
     return dataset
 
 
-def open_dataset(path: str | Path, data_format: str | None = None, *, crowd_as_objects: bool = False) -> Dataset:
+def open_dataset(path: str | Path, data_format: str | None = None, **reading: Any) -> Dataset:
     """Read a data set like ``read_dataset``, but silently: what is left out, and all else to tell, is in ``problems``.
 
+    Args:
+        path: Its folder or file.
+        data_format: One of ``FORMATS``; by default the one that fits.
+        **reading: What else ``read_dataset`` takes.
+
     Raises:
-        PlanError: There is no such format.
+        PlanError: There is no such format, or a value to ignore is no number.
         DatasetError: The data set is not there, holds no images, or is not as its format asks.
     """
-    if data_format is not None and data_format not in FORMATS:
-        raise PlanError(f"data format '{data_format}' does not exist; choose one of {', '.join(FORMATS)}")
+    if data_format is not None:
+        data_format = find_name(data_format, FORMATS, f"data format '{data_format}' does not exist")
     path = Path(path)
     format = FORMATS[data_format or detect_format(path)]
     if not (format.suffixes or path.is_dir()):
         raise DatasetError(
             f"{path} is not a folder, which data format '{format.name}' needs; give the data set's folder"
         )
-    options = {"crowd_as_objects": crowd_as_objects}
+    options = change_plan(Plan(), reading).reading
     dataset = format.read(path, **{name: value for name, value in options.items() if name in format.options})
     return leave_out_unlabelled(dataset)
 

@@ -62,12 +62,14 @@ class DrawnImage:
         source: The file that they are from, for messages.
         size: (height, width) of the image where the file gives it.
         objects: The objects.
+        in_shares: Whether their points are in shares of the image's width and height, as only predictions may be.
     """
 
     image: str
     source: Path
     size: tuple[int, int] | None
     objects: tuple[DrawnObject, ...]
+    in_shares: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,12 @@ def number_classes(drawings: Drawings) -> tuple[Category, ...]:
     return tuple(Category(number, name) for number, name in enumerate(names or ["object"], start=1))
 
 
+def has_own_classes(dataset: Dataset) -> bool:
+    """Whether the classes of a data set are its own, and not only that of objects without one of which it has none."""
+    is_drawn = dataset.read_record is read_drawn_record and [each.name for each in dataset.categories] == ["object"]
+    return not is_drawn or any(record.annotation.objects for record in dataset.records)
+
+
 def read_drawn_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     """The sample of an image and what was drawn on it.
 
@@ -193,7 +201,13 @@ def to_instances(drawn: DrawnImage, size: tuple[int, int], class_index: dict[str
     """What was drawn as instances with scores, where the drawings are predictions; those without a score have 1."""
     labels = np.array([class_index[each.category or "object"] for each in drawn.objects], dtype=np.int64)
     scores = np.array([1 if each.score is None else each.score for each in drawn.objects], dtype=np.float32)
-    return Instances.from_runs(fill_objects(drawn.objects, size), labels, scores=scores)
+    objects = [scale_object(each, size) for each in drawn.objects] if drawn.in_shares else drawn.objects
+    return Instances.from_runs(fill_objects(objects, size), labels, scores=scores)
+
+
+def scale_object(drawn: DrawnObject, size: tuple[int, int]) -> DrawnObject:
+    """An object with points in shares of an image of (height, width), with points in its pixels."""
+    return replace(drawn, polygons=[[ring * size[::-1] for ring in polygon] for polygon in drawn.polygons])
 
 
 def name_drawn_objects(record: Record) -> list[str]:

@@ -64,8 +64,7 @@ def is_geojson(root: Path) -> bool:
 
 def is_geojson_by_content(root: Path) -> bool:
     """Whether files that are named like any JSON are GeoJSON."""
-    files = find_label_files(root, _FOLDERS, (".json",))
-    return bool(files) and _begins_as_geojson(files[0])
+    return any(map(_begins_as_geojson, find_label_files(root, _FOLDERS, (".json",))))
 
 
 def _begins_as_geojson(path: Path) -> bool:
@@ -252,13 +251,19 @@ def _find_regions(shapes: Sequence[_Shape]) -> set[int]:
         return set()
     corners = [np.concatenate([polygon[0] for polygon in shape.drawn.polygons]) for shape in shapes]
     low, high = np.array([each.min(axis=0) for each in corners]), np.array([each.max(axis=0) for each in corners])
-    order = np.argsort(low[:, 0], kind="stable")
-    left, area = low[order, 0], np.prod(high - low, axis=1)
+    orders = np.argsort(low, axis=0, kind="stable").T
+    area = np.prod(high - low, axis=1)
+    # The places in each order of those that begin between the sides of each shape.
+    spans = [
+        (np.searchsorted(low[order, axis], low[:, axis]), np.searchsorted(low[order, axis], high[:, axis], "right"))
+        for axis, order in enumerate(orders)
+    ]
     regions = set()
     for row, shape in enumerate(shapes):
         if shape.is_object:
             continue
-        near = order[np.searchsorted(left, low[row, 0]) : np.searchsorted(left, high[row, 0], "right")]
+        # By the axis that leaves fewer: all may lie in one column.
+        near = min((order[first[row] : end[row]] for order, (first, end) in zip(orders, spans, strict=True)), key=len)
         near = near[(area[near] < area[row]) & ((low[near] >= low[row]) & (high[near] <= high[row])).all(axis=1)]
         num_inside = 0
         for other in near.tolist():

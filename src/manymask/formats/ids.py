@@ -1,11 +1,12 @@
 """Label images: reading their ids, and checks that their values are ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64, Shaped
 
 from manymask.core import RunLengths, encode_layers, paint_layers
 from manymask.core.components import FAR_GAP, are_scattered, count_pieces, find_pieces
@@ -32,10 +33,6 @@ _MIN_ROD = 10  # pixels of a thin object; interpolation makes smaller pieces of 
 # The largest value of a type is no object but a border where it touches this many others, and half of them.
 _MIN_BORDERED = 3
 
-_TO_IGNORE = (
-    "have no value of their own in label images; set them to 0 (background), or give the labels as COCO with these "
-    "pixels as regions of iscrowd 1, which are neither trained on nor scored"
-)
 _OWN_NUMBER = "every object needs its own number"
 _NUMBER = "number the objects anew"
 _SPLIT = f"{_NUMBER}, or let manymask inspect --fix give each separate piece a number"
@@ -49,15 +46,17 @@ class LabelImage:
         ids: 1..N in the order of the file's ids, 0 for background.
         old_ids: The file's id of each instance.
         orientation: The orientation tag of the file, which has been obeyed.
+        ignored: The pixels to ignore, which have no id; None where no values for them were named.
     """
 
     ids: Int32[np.ndarray, "height width"]
     old_ids: Int64[np.ndarray, " instances"]
     orientation: int = 1
+    ignored: Bool[np.ndarray, "height width"] | None = None
 
 
-def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
-    """The ids of a label image as they are stored: 0 for background, gaps and large ids kept, not turned.
+def _get_values(raster: Raster, path: Path) -> Shaped[np.ndarray, "height width"]:
+    """The values of a label image as they are stored: 0 for background, gaps and large ids kept, not turned.
 
     Palette images give their indices; images of three 8-bit channels give R + 256 G + 65536 B. What is transparent
     where other pixels are not is background. Ids stay as they are stored where the smallest value means white.
@@ -67,19 +66,19 @@ def _to_ids(raster: Raster, path: Path) -> Int64[np.ndarray, "height width"]:
         raise FormatError(f"{path} {kind}, which changes ids when it is saved; save labels as PNG or lossless TIFF")
     values = raster.values
     if values.shape[2] == 3 and values.dtype == np.uint8:
-        ids = values.astype(np.int64) @ np.array([1, 256, 65536])
+        values = values.astype(np.int64) @ np.array([1, 256, 65536])
     elif values.shape[2] == 1:
-        ids = _check_whole_numbers(values[..., 0], path)
+        values = values[..., 0]
     else:
         raise FormatError(
             f"{path} has {values.shape[2]} channels of {values.dtype}, expected one channel of ids or 8-bit RGB; "
             "save it as a label image of one channel"
         )
     if raster.num_bits == 1:
-        ids = ids * 255  # a mask by its type, whatever its one value is
+        values = values * np.uint8(255)  # a mask by its type, whatever its one value is
     if raster.alpha is not None and raster.alpha.any():
-        ids[raster.alpha == 0] = 0
-    return ids
+        values = np.where(raster.alpha == 0, 0, values)
+    return values
 
 
 def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path) -> Int64[np.ndarray, "height width"]:
@@ -92,7 +91,9 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
         where = f"{path} holds {values[row, column]} at row {row}, column {column}"
         bad = values[is_bad]
         if np.isnan(bad).all() or (bad == -1).all():  # all else are ids
-            raise FormatError(f"{where}, expected whole numbers from 0 (background); pixels to ignore {_TO_IGNORE}")
+            raise FormatError(
+                f"{where}, expected whole numbers from 0 (background); {_explain_ignoring(f'{bad[0]:g}')}"
+            )
         raise FormatError(
             f"{where}, expected whole numbers from 0 (background) to 2^53; save ids, not probabilities or a signed code"
         )
@@ -104,6 +105,21 @@ def _check_whole_numbers(values: Shaped[np.ndarray, "height width"], path: Path)
             "other; save it as uint32"
         )
     return ids
+
+
+def _explain_ignoring(value: str) -> str:
+    """What to do where a value seems to mean pixels to ignore."""
+    return (
+        f"give --ignore-label {value} (ignore_label in Python) if these are pixels to ignore in training and scores, "
+        "else set them to 0 (background)"
+    )
+
+
+def _find_ignored(
+    values: Shaped[np.ndarray, "height width"], ignored: Sequence[int | str]
+) -> Bool[np.ndarray, "height width"]:
+    is_ignored = np.isin(values, [value for value in ignored if value != "nan"])
+    return is_ignored | np.isnan(values) if "nan" in ignored else is_ignored
 
 
 def renumber_ids(
@@ -123,7 +139,9 @@ def renumber_ids(
     return dense.reshape(ids.shape), old_ids[1:]
 
 
-def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = True) -> LabelImage:
+def read_label_image(
+    path: Path, *, is_split: bool = False, is_checked: bool = True, ignored: Sequence[int | str] = ()
+) -> LabelImage:
     """Read a label image and number its instances 1..N in the order of their ids.
 
     Args:
@@ -131,6 +149,7 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
         is_split: Take every piece of a value for an instance of its own, as for masks of 0 and 1.
         is_checked: Refuse values that are no ids: one that is white, a few in many pieces far from each other, one that
             outlines the others, or many that mostly lie between others.
+        ignored: Values of pixels to ignore; NaN as ``nan``.
 
     Raises:
         FormatError: The file cannot be read, was saved by a lossy codec, or does not hold ids: whole numbers from 0 to
@@ -138,34 +157,40 @@ def read_label_image(path: Path, *, is_split: bool = False, is_checked: bool = T
             touch, since their pieces then need not be objects.
     """
     if path.suffix.lower() == ".npy":
-        return number_ids(path, read_cellpose_masks(path), is_split=is_split, is_checked=is_checked)
+        return number_ids(path, read_cellpose_masks(path), is_split=is_split, is_checked=is_checked, ignored=ignored)
     check_labels_size(path, read_raster(path, is_decoded=False).size)
     raster = read_raster(path)
     orientation = raster.orientation if is_obeyed() else 1
-    ids = turn(_to_ids(raster, path), orientation)
-    return replace(_number_ids(path, ids, is_split, is_checked), orientation=orientation)
+    values = turn(_get_values(raster, path), orientation)
+    label = number_ids(path, values, is_split=is_split, is_checked=is_checked, ignored=ignored)
+    return replace(label, orientation=orientation)
 
 
 def number_ids(
-    path: Path, values: Shaped[np.ndarray, "height width"], *, is_split: bool = False, is_checked: bool = True
+    path: Path,
+    values: Shaped[np.ndarray, "height width"],
+    *,
+    is_split: bool = False,
+    is_checked: bool = True,
+    ignored: Sequence[int | str] = (),
 ) -> LabelImage:
     """Number the instances of an array of ids; ``path`` is what messages call it.
 
     Raises:
         FormatError: It does not hold ids, as for ``read_label_image``.
     """
-    return _number_ids(path, _check_whole_numbers(values, path), is_split, is_checked)
-
-
-def _number_ids(path: Path, stored: Int64[np.ndarray, "height width"], is_split: bool, is_checked: bool) -> LabelImage:
-    ids, old_ids = renumber_ids(stored)
+    is_ignored = None
+    if ignored:
+        is_ignored = _find_ignored(values, ignored)
+        values = np.where(is_ignored, 0, values)
+    ids, old_ids = renumber_ids(_check_whole_numbers(values, path))
     if is_checked:
         _check_not_resampled(path, ids, len(old_ids))
     if is_split:
         if _touch(ids, len(old_ids)):
             raise FormatError(f"{path} holds values that touch, so that their pieces need not be objects; {_NUMBER}")
         pieces, source = find_pieces(_encode(ids, len(old_ids)), 0)
-        return LabelImage(paint_layers(pieces)[0].numpy(), old_ids[source])
+        return LabelImage(paint_layers(pieces)[0].numpy(), old_ids[source], ignored=is_ignored)
     if is_checked:
         if len(old_ids) == 1 and old_ids[0] in _WHITE:
             raise FormatError(
@@ -173,7 +198,7 @@ def _number_ids(path: Path, stored: Int64[np.ndarray, "height width"], is_split:
             )
         _check_no_border(path, ids, old_ids)
         _check_not_shared(path, ids, old_ids)
-    return LabelImage(ids, old_ids)
+    return LabelImage(ids, old_ids, ignored=is_ignored)
 
 
 def _check_not_resampled(path: Path, ids: Int32[np.ndarray, "height width"], num_ids: int) -> None:
@@ -218,8 +243,8 @@ def _check_no_border(
     num_touched = int(((touched > 0) & (touched < len(old_ids))).sum())
     if num_touched >= max(_MIN_BORDERED, num_others / 2):
         raise FormatError(
-            f"{path} holds {old_ids[-1]} along {num_touched} of {num_others} objects: borders or pixels to ignore, "
-            f"which {_TO_IGNORE}"
+            f"{path} holds {old_ids[-1]} along {num_touched} of {num_others} objects: borders, or pixels to ignore; "
+            + _explain_ignoring(str(old_ids[-1]))
         )
 
 
@@ -271,14 +296,14 @@ def split_shared_ids(record: Record) -> Salvage | None:
     faults: dict[Path, str] = {}
     for path in record.label_files:
         try:
-            read_label_image(path)
+            read_label_image(path, ignored=record.ignored)
         except FormatError as error:
             faults[path] = str(error)
     if record.is_split or not faults:
         return None
     try:
         for path in faults:
-            read_label_image(path, is_split=True)
+            read_label_image(path, is_split=True, ignored=record.ignored)
     except FormatError:
         return None
     path, message = next(iter(faults.items()))

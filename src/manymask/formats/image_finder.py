@@ -37,7 +37,7 @@ class ImageFinder:
         return cls(root, [folder / "images", folder, *above])
 
     def find(self, file_name: str, listed_by: Path) -> tuple[Path, bool]:
-        """The image that a file of annotations names, and whether it lies where that says.
+        """The image that a file of annotations names, and whether it lies where that says, if it says where.
 
         Exports of other machines give paths of theirs, or web addresses: then the last parts of the path are looked
         for, the longest first, and at last the file's name anywhere in the data folder, without regard to upper case,
@@ -50,11 +50,12 @@ class ImageFinder:
         if (path := self._look(file_name)) is not None:
             return path, True
         address = strip_address(file_name)
+        has_no_place = file_name.startswith("/data/")  # Label Studio's own addresses say nothing of where a file lies
         for name in dict.fromkeys((address, file_name, unquote(file_name))):
             parts = PureWindowsPath(name).parts  # splits at both kinds of slash
             for first in range(len(parts)):
                 if (path := self._look("/".join(parts[first:]))) is not None:
-                    return path, False
+                    return path, has_no_place
         base = PureWindowsPath(address).name
         found = self._by_name.get(_fold(base), []) or self._by_name.get(_fold(_UPLOAD_PREFIX.sub("", base)), [])
         if not found:
@@ -67,7 +68,7 @@ class ImageFinder:
                     return here[0], not has_ending
             found = [] if has_ending else named_alike
         if len(found) == 1:
-            return found[0], False
+            return found[0], has_no_place
         raise DatasetError(f"{listed_by} lists the image {file_name}, {self._explain(file_name, base, found)}")
 
     def _look(self, name: str) -> Path | None:

@@ -21,13 +21,14 @@ from manymask.core.outputs import drop_outputs
 from manymask.errors import DatasetError
 from manymask.formats.ids import check_size, read_label_image, split_shared_ids
 from manymask.formats.label_names import find_labels_beside, match_labels, strip_label
-from manymask.formats.records import Entry, copy_image, make_dataset, make_sample, report_incomplete
-from manymask.imaging.files import LABEL_STEM, check_unique_names, list_folders, list_images, name_images
+from manymask.formats.label_samples import make_labelled_sample, paint_labels
+from manymask.formats.records import Entry, copy_image, make_dataset, report_incomplete
+from manymask.imaging.files import LABEL_FOLDERS, LABEL_STEM, check_unique_names, list_folders, list_images, name_images
 from manymask.imaging.orientation import open_labelled_image
+from manymask.plan import Labels
 from manymask.wording import count_of
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tissue images")
-LABEL_FOLDERS = ("labels", "masks", "label", "mask", "label masks", "label_masks")
 _FRAME = re.compile(r"(t|man_seg)(?P<number>\d+)")
 
 # Label images with a longer side are written in tiles, of which viewers read those that they show.
@@ -48,7 +49,7 @@ def is_label_images(root: Path) -> bool:
     return bool(has_folders or _find_sequences(root) or _find_part(root) or _find_side_by_side(root).labels)
 
 
-def read_label_images(root: str | Path) -> Dataset:
+def read_label_images(root: str | Path, ignore_label: Labels = ()) -> Dataset:
     """Read label images of one class, ``object``.
 
     They lie in a folder ``labels`` or ``masks`` beside ``images``, or beside their images, and are called like these or
@@ -56,6 +57,10 @@ def read_label_images(root: str | Path) -> Dataset:
     Challenge. A folder ``images/train`` with ``labels/train`` is a data set too. Ids need not be dense; the pixels of
     one id are one instance, even in several pieces. Images without a label image, and the reverse, and label images of
     which it is not clear which image they are for, are left out and listed in the data set's ``problems``.
+
+    Args:
+        root: The folder.
+        ignore_label: Values of pixels to ignore.
 
     Raises:
         DatasetError: There are no images with label images, or two of them have one name.
@@ -83,7 +88,7 @@ def read_label_images(root: str | Path) -> Dataset:
     if files.is_sparse and (num_left := len(names) - len(entries)):
         message = f"{root} has {count_of(num_left, 'frame')} without a segmentation, which are left out"
         problems.append(Problem("unusual-entries", "note", message, root))
-    return make_dataset(root, FORMAT, _read_record, entries, problems, known=files.images)
+    return make_dataset(root, FORMAT, _read_record, entries, problems, known=files.images, ignored=ignore_label)
 
 
 class _Files(NamedTuple):
@@ -183,14 +188,15 @@ def _find_sequences(root: Path) -> _Files | None:
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     (path,) = record.label_files
-    label = read_label_image(path, is_split=record.is_split)
+    label = read_label_image(path, is_split=record.is_split, ignored=record.ignored)
     image, doubts = open_labelled_image(record.path, label.ids.shape, label.orientation)
     check_size(path, label.ids.shape, record.path, image.size)
-    return make_sample(record, image, label.ids, np.ones(len(label.old_ids), dtype=np.int64), doubts=doubts)
+    return make_labelled_sample(record, image, [label], [1], 1, doubts)
 
 
 def _name_instances(record: Record) -> list[str]:
-    return [f"id {i}" for i in read_label_image(record.label_files[0], is_split=record.is_split).old_ids]
+    label = read_label_image(record.label_files[0], is_split=record.is_split, ignored=record.ignored)
+    return [f"id {i}" for i in label.old_ids]
 
 
 def write_label_image(
@@ -237,8 +243,9 @@ def write_label_image(
 
 
 def write_ids(path: Path, ids: Int32[np.ndarray, "height width"]) -> None:
-    """Write a TIFF of ids, uint16 or, above 65,535, uint32."""
+    """Write a TIFF of ids, uint16, above 65,535 uint32, or with pixels to ignore int32."""
     dtype = np.uint16 if ids.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    dtype = np.int32 if ids.min(initial=0) < 0 else dtype
     with replace_file(path) as file:
         tifffile.imwrite(file, ids.astype(dtype), compression="zlib", photometric="minisblack")
 
@@ -280,16 +287,16 @@ def _cut_tiles(stripes: Iterable[np.ndarray], dtype: np.dtype) -> Iterator[np.nd
 
 
 class LabelImageWriter(DatasetWriter):
-    """Writes ``images`` and ``labels``; pixels of several instances go to the first."""
+    """Writes ``images`` and ``labels``; pixels of several instances go to the first, those to ignore are -1."""
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""
         copy_image(self.dataset, record, self.folder / "images")
-        write_ids(self.folder / "labels" / f"{record.name}.tif", paint_ids(instances)[0])
+        write_ids(self.folder / "labels" / f"{record.name}.tif", paint_labels(instances))
 
 
 class CellposeWriter(DatasetWriter):
-    """Writes each image with its ids beside it; pixels of several instances go to the first."""
+    """Writes each image with its ids beside it; pixels of several instances go to the first, none are to ignore."""
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""
@@ -304,9 +311,16 @@ FORMAT = Format(
     read=read_label_images,
     name_instances=_name_instances,
     open_writer=LabelImageWriter,
-    holds=frozenset({"holes", "parts"}),
+    holds=frozenset({"holes", "parts", "crowd"}),
+    options=frozenset({"ignore_label"}),
     salvage=split_shared_ids,
 )
 
-CELLPOSE = replace(FORMAT, name="cellpose", layout="x.tif with x_masks.tif", open_writer=CellposeWriter)
+CELLPOSE = replace(
+    FORMAT,
+    name="cellpose",
+    layout="x.tif with x_masks.tif",
+    open_writer=CellposeWriter,
+    holds=FORMAT.holds - {"crowd"},
+)
 """Label images as Cellpose takes them; they are read like all others."""

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from manymask.formats.drawn import (
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
-from manymask.formats.reading import Reading
+from manymask.formats.label_files import list_files
+from manymask.formats.reading import Reading, read_head
 from manymask.formats.records import copy_image
 
 _FOLDERS = ("", "annotations", "labels", "json")
@@ -37,25 +39,16 @@ _NO_OBJECTS = ("point", "points", "line", "linestrip")
 
 
 def is_labelme(root: Path) -> bool:
-    """Whether a folder, or its folder of labels, holds JSON files of which the first is one of labelme's."""
-    files = _list_files(root)
-    return bool(files) and _is_labelme_file(files[0])
+    """Whether a folder, or its folder of labels, holds a JSON file that begins as one of labelme's."""
+    # Where the image is written first, the shapes may be far behind it.
+    return any(re.search(rb'"(shapes|imageData)"\s*:', read_head(path)) for path in _list_files(root))
 
 
 def _list_files(root: Path) -> list[Path]:
-    folders = [root / name for name in _FOLDERS if (root / name).is_dir()]
-    files = (path for folder in folders for path in folder.glob("*.json"))
+    folders = [folder for name in _FOLDERS if (folder := root / name if name else root).exists()]
+    files = sorted(path for folder in folders for path in list_files(folder, ".json"))
     # A repaired copy holds the record of its repairs beside them.
-    files = (path for path in files if not path.name.startswith(".") and path.name != "repairs.json")
-    return sorted(path for path in files if path.is_file())
-
-
-def _is_labelme_file(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except FormatError:
-        return False
-    return isinstance(content, dict) and "shapes" in content
+    return [path for path in files if path.name != "repairs.json"]
 
 
 def read_labelme(root: str | Path) -> Dataset:
@@ -80,15 +73,18 @@ def parse_labelme(root: Path) -> Drawings:
     reading, images = Reading(root), []
     for path in _list_files(root):
         try:
-            images.append(_parse_file(reading, path))
+            content = read_json(path)
+            if isinstance(content, dict) and "shapes" in content:
+                images.append(_parse_image(reading, path, content))
+            else:
+                reading.note("holds JSON files that are not labelme's and are passed over", path.name)
         except FormatError as error:
             reading.fault("bad-image-entry", str(error), path.stem, path)
     return Drawings(reading, images, is_by_image=True)
 
 
-def _parse_file(reading: Reading, path: Path) -> DrawnImage:
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+def _parse_image(reading: Reading, path: Path, content: dict[str, Any]) -> DrawnImage:
+    if not isinstance(content["shapes"], list):
         raise FormatError(f"{path} has no list 'shapes', expected a file of labelme; export it again or move it away")
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None

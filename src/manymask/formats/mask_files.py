@@ -163,7 +163,7 @@ FORMAT = Format(
     name_instances=_name_instances,
     open_writer=LabelImageWriter,
     changes="mask files became label images, so an overlap belongs to the first mask",
-    holds=frozenset({"holes", "parts"}),
+    holds=frozenset({"holes", "parts", "crowd"}),
     copy_format="label_images",
     salvage=_drop_empty_masks,
 )

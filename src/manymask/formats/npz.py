@@ -13,10 +13,12 @@ from jaxtyping import Shaped
 from manymask.core import ArraySource
 from manymask.core.dataset import Category, Dataset, Format, Record, Sample
 from manymask.errors import DatasetError, FormatError
-from manymask.formats.class_folders import ClassFolderWriter, merge_label_images
+from manymask.formats.class_folders import ClassFolderWriter
 from manymask.formats.ids import LabelImage, number_ids
-from manymask.formats.records import OBJECT_CATEGORIES, make_sample
+from manymask.formats.label_samples import make_labelled_sample
+from manymask.formats.records import OBJECT_CATEGORIES
 from manymask.imaging.files import list_images
+from manymask.plan import Labels
 
 _IMAGES = ("X", "x", "images")
 _LABELS = ("y", "Y", "labels", "masks")
@@ -47,7 +49,7 @@ def _find_names(path: Path) -> tuple[str, str] | None:
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
-def read_npz(path: str | Path) -> Dataset:
+def read_npz(path: str | Path, ignore_label: Labels = ()) -> Dataset:
     """Read an archive of images ``X``, (n, height, width, channels), and ids ``y``, of the same or of one channel.
 
     Each channel of the labels is a class; two are TissueNet's, ``cell`` and ``nucleus``. Images are called by their
@@ -56,6 +58,7 @@ def read_npz(path: str | Path) -> Dataset:
 
     Args:
         path: The file, or a folder with exactly one.
+        ignore_label: Values of pixels to ignore.
 
     Raises:
         DatasetError: There is not exactly one file, or it holds no images.
@@ -91,6 +94,7 @@ def read_npz(path: str | Path) -> Dataset:
             file / name,
             (file, names, place),
             (file / names[1] / name,),
+            ignored=ignore_label,
         )
         for place in range(len(images))
     )
@@ -145,10 +149,8 @@ def _read_labels(record: Record) -> list[LabelImage]:
     file, (_, name), place = record.annotation
     labels = np.asarray(_open_array(file, name)[place])
     labels = labels if labels.ndim == 3 else labels[..., None]
-    return [
-        number_ids(record.label_files[0], np.ascontiguousarray(labels[..., channel]))
-        for channel in range(labels.shape[2])
-    ]
+    channels = map(np.ascontiguousarray, np.moveaxis(labels, 2, 0))
+    return [number_ids(record.label_files[0], channel, ignored=record.ignored) for channel in channels]
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
@@ -156,9 +158,8 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     pixels = np.array(_open_array(file, name)[place])
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     image = ArraySource(pixels * np.uint8(255) if pixels.dtype == bool else pixels)
-    parts = _read_labels(record)
-    labels = [np.full(len(part.old_ids), index) for index, part in enumerate(parts, start=1)]
-    return make_sample(record, image, merge_label_images([part.ids for part in parts], labels), np.concatenate(labels))
+    num_classes = len(categories)
+    return make_labelled_sample(record, image, _read_labels(record), range(1, num_classes + 1), num_classes)
 
 
 def _name_instances(record: Record) -> list[str]:
@@ -177,8 +178,9 @@ FORMAT = Format(
     read=read_npz,
     name_instances=_name_instances,
     open_writer=ClassFolderWriter,
-    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes", "crowd"}),
     copy_format="class_folders",
     changes="images and labels are class folders",
+    options=frozenset({"ignore_label"}),
     suffixes=(".npz",),
 )

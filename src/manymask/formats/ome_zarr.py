@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from manymask.core.dataset import Category, Dataset, Format, Record, Sample
 from manymask.errors import DatasetError
-from manymask.formats.class_folders import ClassFolderWriter, merge_label_images
+from manymask.formats.class_folders import ClassFolderWriter
 from manymask.formats.ids import LabelImage, check_size, number_ids
-from manymask.formats.records import make_sample, report_incomplete
+from manymask.formats.label_samples import make_labelled_sample
+from manymask.formats.records import report_incomplete
 from manymask.imaging import open_image
 from manymask.imaging.files import check_unique_names, list_folders, name_folder
 from manymask.imaging.ome_zarr import is_zarr
 from manymask.imaging.orientation import check_labels_size
+from manymask.plan import Labels
 
 
 def is_ome_zarr(root: Path) -> bool:
@@ -30,13 +30,14 @@ def _find_labels(image: Path) -> dict[str, Path]:
     return {folder.name: folder for folder in folders if is_zarr(folder)}
 
 
-def read_ome_zarr(root: str | Path) -> Dataset:
+def read_ome_zarr(root: str | Path, ignore_label: Labels = ()) -> Dataset:
     """Read OME-Zarr images that hold labels, each name of which is a class; a number alone is called ``object``.
 
     Images without labels are left out and listed in the data set's ``problems``. Labels must be of the image's size.
 
     Args:
         root: The folder of an image, or one of such folders.
+        ignore_label: Values of pixels to ignore.
 
     Raises:
         DatasetError: There are no images with labels, or two of them have one name.
@@ -56,7 +57,7 @@ def read_ome_zarr(root: str | Path) -> Dataset:
     names = sorted({_name_class(label) for _, _, labels in entries for label in labels})
     categories = tuple(Category(number, name) for number, name in enumerate(names, start=1))
     records = tuple(
-        Record(number, name, path, labels, tuple(labels.values()))
+        Record(number, name, path, labels, tuple(labels.values()), ignored=ignore_label)
         for number, (name, path, labels) in enumerate(entries, start=1)
     )
     return Dataset(root, FORMAT, categories, records, _read_record, tuple(problems))
@@ -68,7 +69,10 @@ def _name_class(label: str) -> str:
 
 def _read_labels(record: Record) -> dict[str, LabelImage]:
     """The label image of each name."""
-    return {label: number_ids(path, open_image(path).read()[..., 0]) for label, path in record.annotation.items()}
+    return {
+        label: number_ids(path, open_image(path).read()[..., 0], ignored=record.ignored)
+        for label, path in record.annotation.items()
+    }
 
 
 def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
@@ -78,9 +82,8 @@ def _read_record(record: Record, categories: tuple[Category, ...]) -> Sample:
     for path, part in zip(record.label_files, found.values(), strict=True):
         check_size(path, part.ids.shape, record.path, image.size)
     class_index = {category.name: index for index, category in enumerate(categories, start=1)}
-    labels = [np.full(len(part.old_ids), class_index[_name_class(name)]) for name, part in found.items()]
-    layers = merge_label_images([part.ids for part in found.values()], labels)
-    return make_sample(record, image, layers, np.concatenate(labels))
+    classes = [class_index[_name_class(name)] for name in found]
+    return make_labelled_sample(record, image, list(found.values()), classes, len(categories))
 
 
 def _name_instances(record: Record) -> list[str]:
@@ -94,7 +97,8 @@ FORMAT = Format(
     read=read_ome_zarr,
     name_instances=_name_instances,
     open_writer=ClassFolderWriter,
-    holds=frozenset({"classes", "holes", "parts", "overlaps of classes"}),
+    holds=frozenset({"classes", "holes", "parts", "overlaps of classes", "crowd"}),
     copy_format="class_folders",
     changes="images and labels are class folders",
+    options=frozenset({"ignore_label"}),
 )

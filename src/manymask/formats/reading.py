@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from manymask.core.dataset import Problem
+from manymask.formats.label_files import list_files
 from manymask.imaging.files import list_images
 from manymask.wording import list_some
 
@@ -15,7 +16,7 @@ _HEAD = 1 << 16
 
 def list_json(root: Path, *keys: bytes) -> list[Path]:
     """The JSON files of a folder in whose beginnings all of some patterns are found, so that none is read whole."""
-    files = [path for path in sorted(root.glob("*.json")) if not path.name.startswith(".") and path.is_file()]
+    files = list_files(root, ".json")
     return [path for path in files if all(re.search(key, read_head(path)) for key in keys)]
 
 

@@ -32,11 +32,12 @@ def make_dataset(
     categories: tuple[Category, ...] = OBJECT_CATEGORIES,
     folders: Iterable[Path] = (),
     known: Iterable[Path] = (),
+    ignored: tuple[int | str, ...] = (),
 ) -> Dataset:
     """Put a data set together: images are numbered from 1 in the order of their names.
 
     Files in their folders, or in ``folders``, that belong to no image, layout or problem and are not in ``known`` are
-    reported.
+    reported. ``ignored`` are the values of pixels to ignore in label images.
 
     Raises:
         DatasetError: There are no images, or two of them have the same name.
@@ -46,7 +47,7 @@ def make_dataset(
         nothing = f"{root} holds no images with labels; give a folder that holds at least one"
         raise DatasetError(problems[0].message if problems else nothing)
     check_unique_names((name, path) for name, path, *_ in ordered)
-    records = tuple(Record(image_id, *entry) for image_id, entry in enumerate(ordered, start=1))
+    records = tuple(Record(image_id, *entry, ignored=ignored) for image_id, entry in enumerate(ordered, start=1))
     used = [file for record in records for file in (record.path, *record.label_files)]
     listed = {*folders, *(file.parent for file in used)}
     skipped = find_skipped(listed, [*used, *known, *(problem.path for problem in problems)])

@@ -13,6 +13,7 @@ from manymask.formats import yolo
 from manymask.formats.class_folders import is_class_folder
 from manymask.formats.coco_files import find_coco_files, has_coco_lists, list_json
 from manymask.formats.datasets import find_formats
+from manymask.formats.drawn import has_own_classes
 from manymask.formats.label_images import IMAGE_FOLDERS, find_folders
 from manymask.formats.label_names import fold_stem, strip_label
 from manymask.imaging.files import list_folders, list_images
@@ -176,6 +177,8 @@ def check_same_classes(train: Dataset, val: Dataset) -> None:
     Raises:
         DatasetError: They have; names both parts.
     """
+    if not (has_own_classes(train) and has_own_classes(val)):
+        return
     names, val_names = ({category.name for category in dataset.categories} for dataset in (train, val))
     if names - val_names and val_names - names:
         own, other = (list_some(sorted(each)) for each in (names, val_names))

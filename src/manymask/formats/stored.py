@@ -14,6 +14,7 @@ from manymask.core import Category, Dataset, Instances, Record, RunLengths, read
 from manymask.core.files import explain_reading
 from manymask.core.outputs import list_writers
 from manymask.errors import DatasetError, FormatError
+from manymask.formats import yolo
 from manymask.formats.coco_entries import check_polygons, is_integer
 from manymask.formats.coco_masks import decode_segmentations
 from manymask.formats.drawn import Drawings
@@ -85,7 +86,7 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
     - A folder of label images, or one with them in ``labels``: ``<name>.tif`` (or .png, .bmp) for each image, or with
       what tools add, such as ``<name>_cp_masks``, ``-labels`` or ``_pred``. Where some files are called so, the others
       are taken for images. ``<file>.csv`` beside a label image gives class (name, or id) and score of each id.
-    - A folder of what a tool draws, such as QuPath's GeoJSON, ImageJ's ROIs or labelme's files.
+    - A folder of what a tool draws, such as QuPath's GeoJSON, ImageJ's ROIs, labelme's or YOLO's files; or one file.
 
     Predictions for images that the data set does not have are named in ``notes``.
 
@@ -109,10 +110,13 @@ def read_predictions(path: str | Path, dataset: Dataset) -> StoredPredictions:
         if not files:
             return _read_folder(path, dataset)
         path = files[0]
+    elif path.exists() and (found := find_drawings(path, dataset)):
+        return _read_drawings(path, *found, dataset)
     elif path.suffix.lower() != ".json" or not path.exists():
         found = "another file" if path.exists() else "nothing"
         raise DatasetError(
-            f"expected a .json file of COCO results or a folder of label images at {path}, found {found}"
+            f"expected a .json file of COCO results, a file of a tool in which objects are drawn, or a folder of these "
+            f"or of label images at {path}, found {found}"
         )
     return _read_results(path, dataset)
 
@@ -321,18 +325,19 @@ def _check_known(path: Path, how: str, found: Iterable[Any], known: Iterable[Any
     """Refuse predictions for images that the data set does not have."""
     found, known = set(found), set(known)
     if unknown := sorted(found - known, key=lambda value: (isinstance(value, str), value)):
-        share = "all" if len(unknown) == len(found) else str(len(unknown))
+        share = f"{len(unknown)} of the {len(found)} images" if len(unknown) < len(found) else "all images"
         raise DatasetError(
-            f"{share} of the {len(found)} images that {path} has predictions for are not in {dataset.root} ({how}: "
-            f"{list_some(unknown)}; the data have {list_some(sorted(known))}); give the data that they were made for"
+            f"{share} that {path} has predictions for are not in {dataset.root} ({how}: {list_some(unknown)}; the data "
+            f"have {list_some(sorted(known))}); give the data that they were made for"
         )
 
 
 def _read_folder(folder: Path, dataset: Dataset) -> StoredPredictions:
     """Label images, or what was drawn; images may lie beside both."""
-    if (folder / "labels").is_dir():
-        return _read_label_folder(folder / "labels", *find_label_images(folder / "labels", dataset), dataset)
-    if not find_label_images(folder, dataset, with_plain=False)[0] and (found := find_drawings(folder)):
+    labels = folder / "labels"
+    if labels.is_dir() and (list_images(labels) or not yolo.find_yolo_predictions(labels)):
+        return _read_label_folder(labels, *find_label_images(labels, dataset), dataset)
+    if not find_label_images(folder, dataset, with_plain=False)[0] and (found := find_drawings(folder, dataset)):
         return _read_drawings(folder, *found, dataset)
     return _read_label_folder(folder, *find_label_images(folder, dataset), dataset)
 
@@ -357,8 +362,12 @@ def _read_label_folder(
         "score" in columns,
         tuple(name for name in record_ids if name not in files),
         {record_ids[name]: partial(read_stored_labels, path, tables[name]) for name, path in files.items()},
-        (*notes, *extra),
+        (*(notes or _explain_classless(folder, has_classes)), *extra),
     )
+
+
+def _explain_classless(path: Path, has_classes: bool) -> tuple[str, ...]:
+    return () if has_classes else (f"{path} knows no classes: instances of all classes are scored as one.",)
 
 
 def _note_others(
@@ -374,7 +383,7 @@ def _note_others(
 
 
 def _read_drawings(folder: Path, name: str, drawings: Drawings, dataset: Dataset) -> StoredPredictions:
-    """What was drawn in the files of a format."""
+    """What was drawn in a folder, or a file, of a format."""
     if faults := drawings.reading.problems:
         raise FormatError(faults[0].message)
     by_name, others = match_drawings(drawings, dataset)
@@ -394,5 +403,9 @@ def _read_drawings(folder: Path, name: str, drawings: Drawings, dataset: Dataset
             for record in dataset.records
             if record.name in by_name
         },
-        (*notes, *extra),
+        (
+            *(notes or _explain_classless(folder, class_index is not None)),
+            *extra,
+            *(f"{note.message}." for note in drawings.reading.list_problems()),
+        ),
     )

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from manymask.core import Dataset, Instances, Record
 from manymask.core.dataset import Format
 from manymask.errors import DatasetError, FormatError
-from manymask.formats import aperio, cvat, geojson, imagej, label_studio, labelme, via
+from manymask.formats import aperio, cvat, geojson, imagej, label_studio, labelme, via, yolo
 from manymask.formats.drawn import Drawings, DrawnImage, to_instances
 from manymask.formats.label_names import fold_stem, strip_label
 from manymask.formats.stored_labels import name_categories
@@ -27,13 +27,13 @@ _PARSERS: tuple[tuple[Format, Callable[[Path], Drawings]], ...] = (
 _PLACES = ("", "geojson", "imagej")
 
 
-def find_drawings(folder: Path) -> tuple[str, Drawings] | None:
-    """The name of the format that a folder of predictions is in, and what was drawn; None where nothing was.
+def find_drawings(path: Path, dataset: Dataset) -> tuple[str, Drawings] | None:
+    """The name of the format that a folder or file of predictions is in, and what was drawn; None where nothing was.
 
     Raises:
         DatasetError: There are files of several formats.
     """
-    for place in (folder / name for name in _PLACES if (folder / name).is_dir()):
+    for place in [path] if path.is_file() else [path / name for name in _PLACES if (path / name).is_dir()]:
         found = [(format.name, parse) for format, parse in _PARSERS if format.detect(place)]
         found = found or [(format.name, parse) for format, parse in _PARSERS if format.detect_by_content(place)]
         if len(found) > 1:
@@ -42,7 +42,20 @@ def find_drawings(folder: Path) -> tuple[str, Drawings] | None:
         if found:
             name, parse = found[0]
             return name, parse(place)
+    if files := yolo.find_yolo_predictions(path):
+        names = _name_numbers(dataset)
+        drawings = yolo.parse_yolo_predictions(files, names)
+        if names is not None:
+            numbers = list_some(f"{number} is {name}" for number, name in names.items())
+            drawings.reading.note(f"gives classes by numbers, which are taken for the data's in their order: {numbers}")
+        return "yolo", drawings
     return None
+
+
+def _name_numbers(dataset: Dataset) -> dict[int, str] | None:
+    """The class that each number of YOLO's means; None where that does not matter or the names are numbers."""
+    names = [category.name for category in dataset.categories]
+    return None if len(names) == 1 or all(name.isdecimal() for name in names) else dict(enumerate(names))
 
 
 def match_drawings(drawings: Drawings, dataset: Dataset) -> tuple[dict[str, DrawnImage], list[str]]:

@@ -27,6 +27,7 @@ from manymask.formats.drawn import (
     to_points,
 )
 from manymask.formats.image_finder import ImageFinder
+from manymask.formats.label_files import list_files
 from manymask.formats.reading import Reading, list_json, read_head
 from manymask.formats.records import copy_image
 
@@ -41,7 +42,7 @@ def find_via_files(root: Path) -> list[Path]:
     """The JSON files of a folder that are VIA's; where there is none, its tables."""
     if files := list_json(root, rb"\A\s*\{", rb'"_via_|"(shape_attributes|file_attributes)"\s*:'):
         return files
-    files = [path for path in sorted(root.glob("*.csv")) if not path.name.startswith(".") and path.is_file()]
+    files = list_files(root, ".csv")
     return [path for path in files if b"region_shape_attributes" in read_head(path).partition(b"\n")[0]]
 
 
@@ -69,7 +70,7 @@ def parse_via(root: Path) -> Drawings:
         raise DatasetError(f"{root} holds no JSON file or table of VIA; export the annotations as JSON")
     reading, images = Reading(root), []
     for path in files:
-        entries = _read_table(path) if path.suffix == ".csv" else _read_entries(reading, path)
+        entries = _read_table(path) if path.suffix.lower() == ".csv" else _read_entries(reading, path)
         attribute = _find_class_attribute(path, entries)
         images += [_parse_image(reading, path, image, regions, attribute) for image, regions in entries.items()]
     return Drawings(reading, images)

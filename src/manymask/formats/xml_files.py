@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 from defusedxml.ElementTree import fromstring, iterparse
 
 from manymask.errors import FormatError
+from manymask.formats.label_files import list_files
 
 _HEAD = 4096
 # Of a declaration, a comment or a document type, the second character is no letter.
@@ -58,10 +59,12 @@ def _explain(path: Path) -> Generator[None]:
 
 
 def list_xml(root: Path, tag: str, *, is_deep: bool = False) -> list[Path]:
-    """The XML files of a folder, or of those below it too, if the first one's outermost element has a name."""
-    paths = root.rglob("*.xml") if is_deep else root.glob("*.xml")
-    files = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    return files if files and read_root_tag(files[0]) == tag else []
+    """The XML files of a folder, or of those below it too, whose outermost element has a name, and damaged ones.
+
+    None where all are damaged. Those with another element are of another tool.
+    """
+    tags = {path: read_root_tag(path) for path in list_files(root, ".xml", is_deep=is_deep)}
+    return [path for path, found in tags.items() if found in (tag, None)] if tag in tags.values() else []
 
 
 def to_number(element: Element, name: str) -> float:

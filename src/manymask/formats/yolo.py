@@ -1,8 +1,8 @@
 """YOLO: a text file of outlines for each image, as Ultralytics, Roboflow, CVAT and Label Studio write them."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -24,18 +24,22 @@ from manymask.formats.drawn import (
     join_rings,
     make_drawn_dataset,
     make_drawn_format,
+    scale_object,
 )
 from manymask.formats.image_finder import ImageFinder
-from manymask.formats.reading import Reading
+from manymask.formats.label_files import list_files
+from manymask.formats.reading import Reading, read_head
 from manymask.formats.records import copy_image, report_incomplete
 from manymask.imaging import open_image
 from manymask.imaging.files import is_hidden
+from manymask.wording import list_some
 
 _SPLITS = ("train", "val", "test")
 # Text files beside the labels that are none: names of classes, and Roboflow's and Label Studio's notes.
 _NO_LABELS = ("classes.txt", "notes.txt", "readme.txt")
 # Shares further out than this are no outlines that leave the image a little, but pixels.
 _MAX_SHARE = 2.0
+_NUMBER = re.compile(rb"[-+\d.][-+\d.eE]*")
 
 
 def is_yolo(root: Path) -> bool:
@@ -160,20 +164,14 @@ def parse_yolo(root: Path, finder: ImageFinder) -> Drawings:
             continue
         try:
             rows = _read_rows(labels) if labels.is_file() else []
-            scale = np.array(open_image(path).size[::-1]) if rows else np.ones(2)
+            size = open_image(path).size if rows else (1, 1)
         except DatasetError as error:
             reading.fault("bad-image-entry", str(error), path.stem, labels)
             continue
-        objects: list[DrawnObject] = []
-        for number, row in rows:
-            try:
-                drawn, category = _parse_row(f"{labels}: line {number}", number, row, names)
-            except FormatError as error:
-                reading.fault("bad-annotation", str(error), path.stem, labels)
-                continue
-            numbers.add(category)
-            objects.append(replace(drawn, polygons=[[drawn.polygons[0][0] * scale]]))
-        images.append(DrawnImage(os.path.relpath(path, root), labels, None, tuple(objects)))
+        parsed = list(_parse_rows(reading, labels, path.stem, rows, names))
+        numbers.update(category for _, category in parsed)
+        objects = tuple(scale_object(drawn, size) for drawn, _ in parsed)
+        images.append(DrawnImage(os.path.relpath(path, root), labels, None, objects))
     _report_lonely_labels(reading, finder, images)
     classes = [str(number) for number in sorted(numbers)] if names is None else [names[key] for key in sorted(names)]
     return Drawings(reading, images, tuple(dict.fromkeys(classes)))
@@ -230,7 +228,43 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     return [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _parse_row(where: str, number: int, row: list[str], names: dict[int, str] | None) -> tuple[DrawnObject, int]:
+def find_yolo_predictions(root: Path) -> list[Path]:
+    """The text files of a folder of predictions, or in ``labels`` there, if the first that is not empty is YOLO's."""
+    files = [path for place in (root, root / "labels") for path in list_files(place, ".txt") if _is_label_file(path)]
+    heads = (read_head(path).split(b"\n")[0].split() for path in files)
+    first = next(filter(None, heads), [])
+    return files if len(first) > 4 and all(map(_NUMBER.fullmatch, first)) else []
+
+
+def parse_yolo_predictions(files: Sequence[Path], names: dict[int, str] | None) -> Drawings:
+    """What was predicted, in shares of the images' width and height; rows may end with a score."""
+    reading, images = Reading(files[0].parent), []
+    for path in files:
+        rows = _parse_rows(reading, path, path.stem, _read_rows(path), names, with_scores=True)
+        images.append(DrawnImage(path.stem, path, None, tuple(drawn for drawn, _ in rows), in_shares=True))
+    return Drawings(reading, images)
+
+
+def _parse_rows(
+    reading: Reading,
+    path: Path,
+    image: str,
+    rows: Iterable[tuple[int, list[str]]],
+    names: dict[int, str] | None,
+    *,
+    with_scores: bool = False,
+) -> Iterator[tuple[DrawnObject, int]]:
+    """The object of each line that is one, and the number of its class; the others are reported."""
+    for number, row in rows:
+        try:
+            yield _parse_row(f"{path}: line {number}", number, row, names, with_scores=with_scores)
+        except FormatError as error:
+            reading.fault("bad-annotation", str(error), image, path)
+
+
+def _parse_row(
+    where: str, number: int, row: list[str], names: dict[int, str] | None, *, with_scores: bool
+) -> tuple[DrawnObject, int]:
     """The object of a line, in shares of the image's width and height, and the number of its class."""
     try:
         values = np.array(row, dtype=np.float64)
@@ -242,14 +276,21 @@ def _parse_row(where: str, number: int, row: list[str], names: dict[int, str] | 
         raise FormatError(f"{where} begins with {row[0]}, expected the number of a class and shares; correct it")
     category = int(values[0])
     if names is not None and category not in names:
-        raise FormatError(f"{where} is of class {category}, but data.yaml names {len(names)} classes; correct it")
-    if len(row) == 5:
+        raise FormatError(f"{where} is of class {category}, expected one of {list_some(sorted(names))}; correct it")
+    if len(row) in (5, 6):
         raise FormatError(f"{where} is a box, which is no mask; draw an outline, or remove the line")
-    # A row of predictions ends with how sure they are.
     has_score = len(row) % 2 == 0
     points = values[1:-1] if has_score else values[1:]
     if len(points) < 6:
         raise FormatError(f"{where} has {len(row)} numbers, expected a class and at least three points; correct it")
+    # Ultralytics, too, takes no such labels: one number of a point may have been lost.
+    if has_score and not with_scores:
+        raise FormatError(
+            f"{where} has a number more than pairs of x and y, as predictions end with a score; remove the score, or "
+            "export it again"
+        )
+    if has_score and not 0 <= values[-1] <= 1:
+        raise FormatError(f"{where} ends with {row[-1]}, expected a score from 0 to 1; export it again")
     if np.abs(points).max() > _MAX_SHARE:
         raise FormatError(
             f"{where} has the coordinate {points[np.abs(points).argmax()]:g}, expected shares of the width and height "

@@ -25,7 +25,8 @@ from manymask.imaging.slides import SLIDE_SUFFIXES, SlideSource
 IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".btf", ".svs", ".ndpi", ".jp2", ".j2k", ".webp", ".gif"),
 )
-_LABEL_FOLDERS = ("labels", "masks")
+LABEL_FOLDERS = ("labels", "masks", "label", "mask", "label masks", "label_masks")
+"""Names of folders of label images, in lower case."""
 # What Cellpose writes beside an image: label images and flow fields.
 LABEL_STEM = re.compile(r"(?P<stem>.+?)(_cp)?_(?P<kind>masks|flows)", re.IGNORECASE)
 CLASS_FILE = re.compile(r"class(?P<category>\d+)\.tiff?", re.IGNORECASE)
@@ -120,9 +121,9 @@ def find_images(images: str | Path | Sequence[str | Path]) -> list[tuple[str, Pa
     """Find the images to predict on.
 
     Args:
-        images: An image file, or the folder of an OME-Zarr image; a folder of images; a folder with such a folder named
-            ``images``; a folder of class folders, each with its ``image.*``; one class folder; a folder of such
-            folders; a text file (.txt) of paths; or several of these.
+        images: An image file, or the folder of an OME-Zarr image; a folder of images, with those in folders below that
+            are not of labels; a folder with a folder named ``images``; a folder of class folders, each with its
+            ``image.*``; one class folder; a folder of such folders; a text file (.txt) of paths; or several of these.
 
     Returns:
         Name and file of each image; those of one folder by name. The name is the file's stem, or the class folder's
@@ -161,14 +162,16 @@ def list_given(images: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    """The paths in a text file, one a line, from its own folder on."""
+    """The paths in a text file, one a line, from its own folder on; lines that begin with # are comments."""
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; expected a text file with the path of an image on each line")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is no text file of paths: it is not UTF-8; save it as UTF-8") from error
-    listed = [(number, path.parent / line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    named = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    # A file may be called #1.png.
+    listed = [(n, path.parent / name) for n, name in named if name[0] != "#" or (path.parent / name).exists()]
     if not listed:
         raise DatasetError(f"{path} is empty; expected the path of an image on each line")
     for number, file in listed:
@@ -212,15 +215,14 @@ def _find_in_folder(folder: Path) -> list[tuple[Path, Path]]:
     files = sorted(files + [path for path in folders if is_zarr(path)], key=lambda path: path.name)
     if any(CLASS_FILE.fullmatch(path.name) for path in files):
         return [_name_by_folder(folder)]
-    if files:
-        return [_name_by_file(path) for path in files]
-    if (folder / "images").is_dir():
+    if not files and (folder / "images").is_dir():
         return _find_in_folder(folder / "images")
-    if any(path.stem == "image" for each in folders for path in list_images(each)):
+    if not files and any(path.stem == "image" for each in folders for path in list_images(each)):
         return [_name_by_folder(each) for each in folders]
     # A link to a folder above would lead round and round.
-    inner = [each for each in folders if not folder.resolve().is_relative_to(each.resolve())]
-    return [found for each in inner if each.name not in _LABEL_FOLDERS for found in _find_in_folder(each)]
+    inner = [each for each in folders if not folder.resolve().is_relative_to(each.resolve()) and not is_zarr(each)]
+    below = [each for each in inner if each.name.lower() not in LABEL_FOLDERS]
+    return [_name_by_file(path) for path in files] + [found for each in below for found in _find_in_folder(each)]
 
 
 def _find_class_image(folder: Path) -> Path:

@@ -23,6 +23,7 @@ class Finding:
         treatment: How training treats it as it is.
         remedy: What to do about it.
         is_fixable: Whether ``manymask inspect --fix`` does it.
+        part: Which part of the data it is in, ``train``, ``val`` or ``test``; None where there is only one.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Finding:
     treatment: str
     remedy: str
     is_fixable: bool = False
+    part: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from manymask.core import Category
 from manymask.errors import DatasetError
 from manymask.inspection.measurement import ImageFacts
+from manymask.wording import count_of
 
 _QUANTILES = {"min": 0, "p1": 1, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "p99": 99, "max": 100}
 
@@ -71,7 +72,8 @@ class Fingerprint(BaseModel):
         num_images: Images that can be read.
         num_empty_images: Images without an instance.
         num_instances: Instances with pixels, crowd regions left out.
-        num_crowd_regions: COCO's crowd regions.
+        num_crowd_regions: COCO's crowd regions; in label images one an image with pixels to ignore, for each class.
+        ignored_fraction: Share of all pixels that lie in crowd regions of a class, at most.
         heights: Of the images.
         widths: Of the images.
         areas: Pixels of an image, over images.
@@ -108,6 +110,7 @@ class Fingerprint(BaseModel):
     num_empty_images: int
     num_instances: int
     num_crowd_regions: int
+    ignored_fraction: float
     heights: Distribution
     widths: Distribution
     areas: Distribution
@@ -156,11 +159,12 @@ def make_fingerprint(
     """
     counts = np.array([int(image.instances.is_object.sum()) for image in facts])
     if not counts.any():
-        where = f"{len(facts)} images" + (f" of {root}" if root else "")
+        where = count_of(len(facts), "image") + (f" of {root}" if root else "")
         if num_crowd := sum(int(image.instances.iscrowd.sum()) for image in facts):
             raise DatasetError(
-                f"expected at least one labelled instance, but all {num_crowd} in {where} are crowd regions "
-                "(iscrowd 1); if they are single objects, as CVAT writes brush strokes, set crowd_as_objects=true"
+                f"expected at least one labelled instance, but all {num_crowd} in {where} are crowd regions (COCO's "
+                "iscrowd 1, or pixels of ignore_label); if they are single objects, as CVAT writes brush strokes, set "
+                "crowd_as_objects=true, or leave ignore_label out"
             )
         raise DatasetError(f"expected at least one labelled instance, found none in {where}; label some")
     usable = [image for image in facts if image.is_finite]
@@ -173,6 +177,7 @@ def make_fingerprint(
         num_empty_images=int((counts == 0).sum()),
         num_instances=int(counts.sum()),
         num_crowd_regions=sum(int(image.instances.iscrowd.sum()) for image in facts),
+        ignored_fraction=sum(map(_count_ignored, facts)) / int(pixels.sum()),
         heights=Distribution.of([image.size[0] for image in facts]),
         widths=Distribution.of([image.size[1] for image in facts]),
         areas=Distribution.of(pixels),
@@ -211,6 +216,12 @@ def find_cut(image: ImageFacts) -> Bool[np.ndarray, " objects"]:
     boxes = image.instances.boxes[image.instances.is_object]
     height, width = image.size
     return (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == [width, height]).any(axis=1)
+
+
+def _count_ignored(image: ImageFacts) -> int:
+    """Pixels of the crowd regions of a class, of the one that has most."""
+    found = image.instances
+    return int(np.bincount(found.labels[found.iscrowd], found.areas[found.iscrowd]).max(initial=0))
 
 
 def _sum_up_channels(facts: Sequence[ImageFacts]) -> tuple[tuple[float, float], ...]:

@@ -16,6 +16,7 @@ from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
 from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
 from manymask.inspection.repair import write_repaired
+from manymask.plan import GivenLabels
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def inspect(
     fix: str | Path | None = None,
     cap: int | None = None,
     crowd_as_objects: bool = False,
+    ignore_label: GivenLabels = (),
     progress: Progress | None = None,
 ) -> Inspection:
     """Look at every image and label of a data set: what is wrong, and what the data is like.
@@ -49,6 +51,7 @@ def inspect(
         fix: New or empty folder for a repaired copy of ``data``, or of its part to train on.
         cap: Names images that hold more instances than this; by default training takes its cap from the data.
         crowd_as_objects: Take COCO's crowd regions for objects like the others, in the copy too.
+        ignore_label: Value of pixels to ignore in label images, or several; they are -1 in the copy.
         progress: Called with the number of images done, their number, and what is being done.
 
     Returns:
@@ -62,31 +65,30 @@ def inspect(
     splits = find_splits(data)
     data = splits.pop("train", data)
     others = splits if val is None else splits | {"val": Path(val)}
-    dataset = open_dataset(data, data_format, crowd_as_objects=crowd_as_objects)
-    other_sets = [
-        open_dataset(path, dataset.format.name, crowd_as_objects=crowd_as_objects) for path in others.values()
-    ]
+    reading = {"crowd_as_objects": crowd_as_objects, "ignore_label": ignore_label}
+    dataset = open_dataset(data, data_format, **reading)
+    other_sets = [open_dataset(path, dataset.format.name, **reading) for path in others.values()]
     # What would stop the writing stops before the long look.
     if fix is not None:
         check_new_folder(Path(fix), dataset.root, "--fix")
     if output is not None:
         check_outputs(Path(output), "inspect", _NAMES)
     found = inspect_dataset(dataset, progress=progress, group_by=group_by, cap=cap)
-    other_findings: list[Finding] = []
-    looked_at = [found.facts]
-    for other in other_sets:
+    main = "train" if others else None
+    looked_at, findings = {main: found.facts}, {main: [*found.findings]}
+    for name, other in zip(others, other_sets, strict=True):
         other_found = inspect_dataset(other, progress=progress, cap=cap)
-        other_findings += other_found.findings
-        copies, *other_copies = [compare_sets(facts, other_found.facts) for facts in looked_at]
-        found = replace(found, findings=(*found.findings, *copies))
-        other_findings += [finding for findings in other_copies for finding in findings]
-        looked_at.append(other_found.facts)
-    other_findings = [replace(finding, is_fixable=False) for finding in other_findings]
+        for part, facts in looked_at.items():
+            findings[part] += compare_sets(facts, other_found.facts)
+        looked_at[name], findings[name] = other_found.facts, [*other_found.findings]
+    own, *other_findings = [[replace(one, part=part) for one in ones] for part, ones in findings.items()]
+    found = replace(found, findings=tuple(own))
     if fix is not None:
         if splits:
             logger.info(f"only {dataset.root} is copied; for another part give its folder")
         found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
-    found = replace(found, findings=sort_findings([*found.findings, *other_findings]))
+    others_of_all = [replace(one, is_fixable=False) for ones in other_findings for one in ones]
+    found = replace(found, findings=sort_findings([*own, *others_of_all]))
     if output is not None:
         with record_outputs(Path(output), "inspect", _NAMES):
             write_file(Path(output) / "fingerprint.json", found.fingerprint.model_dump_json(indent=2) + "\n")

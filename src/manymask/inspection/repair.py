@@ -14,6 +14,7 @@ from manymask.core.dataset import Dataset, DatasetWriter, Record
 from manymask.core.progress import Progress, track
 from manymask.errors import DatasetError, ManymaskError
 from manymask.formats.conversion import check_new_folder
+from manymask.formats.label_samples import IGNORED
 from manymask.inspection.checks import MAX_TINY_AREA, find_rows
 from manymask.inspection.findings import KINDS
 from manymask.inspection.inspector import Inspection, Repair
@@ -144,6 +145,8 @@ def _copy_image(dataset: Dataset, record: Record, writer: DatasetWriter, kinds: 
     if dataset.format.is_flat:
         table = _repair(_flatten(table))
     writer.write(record, table.instances, table.source)
+    if table.instances.iscrowd.any() and record.ignored and IGNORED not in record.ignored:
+        actions.append(f"wrote pixels to ignore as {IGNORED}, for --ignore-label {IGNORED}")
     if table.done:
         names = dataset.format.name_instances(record)
         actions += [_describe(kind, rows, names) for kind, rows in table.done.items()]
@@ -196,10 +199,13 @@ def _split(table: _Table, rows: Int64[np.ndarray, " rows"]) -> _Table:
 
 
 def _flatten(table: _Table) -> _Table:
-    """The instances as one label image holds them: an overlap goes to the first of them."""
+    """The instances as one label image holds them: an overlap goes to the first of them, what is ignored comes last."""
     ids, rows = paint_ids(table.instances)
-    hidden = np.setdiff1d(np.arange(len(table.source)), rows)
+    crowds = np.flatnonzero(table.instances.iscrowd)
+    hidden = np.setdiff1d(np.arange(len(table.source)), np.append(rows, crowds))
     if len(hidden):
         table.done["hidden-instance"].extend(table.source[hidden].tolist())
     layers = InstanceLayers(torch.from_numpy(ids[None].copy()))
-    return _Table(Instances.from_layers(layers, table.instances.labels[rows]), table.source[rows], table.done)
+    objects = Instances.from_layers(layers, table.instances.labels[rows])
+    instances = concatenate_instances([objects, table.instances[crowds]])
+    return _Table(instances, table.source[np.append(rows, crowds)], table.done)

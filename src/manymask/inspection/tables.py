@@ -23,6 +23,7 @@ def format_findings(findings: Sequence[Finding], data: Path) -> tuple[str, tuple
     rows: Rows = []
     for finding in findings:
         place = "whole data set" if finding.path is None else _shorten(finding.path, data)
+        place = place if finding.part is None else f"{finding.part}: {place}"
         what = finding.detail.removeprefix(f"{finding.path}").lstrip(": ")
         rows.append((finding.severity, place, what, finding.remedy + _describe_fix(finding)))
     return f"findings: {', '.join(counts)}", ("", "file", "what", "remedy"), rows
@@ -76,6 +77,8 @@ def format_fingerprint(fingerprint: Fingerprint) -> tuple[str, tuple[str, ...], 
         ("box IoU with the nearest one", _span(fingerprint.neighbor_box_iou)),
         ("cut by the border", f"{fingerprint.border_fraction:.0%} of the instances"),
     ]
+    if fingerprint.ignored_fraction:
+        rows.append(("ignored, in crowd regions", f"{fingerprint.ignored_fraction:.1%} of the pixels"))
     if fingerprint.group_by is not None:
         rows.append(("groups", f"{fingerprint.num_groups} by {fingerprint.group_by}"))
     for one in fingerprint.classes:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from manymask.modeling.targets import make_dense_targets
+from manymask.modeling.targets import make_dense_targets, place_cells
 
 HIDDEN_CHANNELS = 32
 # Borders between touching objects are few cells of many; each counts as this many others.
@@ -40,14 +40,22 @@ class DenseHead(nn.Sequential):
         Args:
             features: Of images that were padded to one size; cells of the padding do not count.
             image_shapes: (height, width) of each image without padding.
-            targets: Of each image, with ``boxes`` in its pixels and ``layers`` of any resolution.
+            targets: Of each image, with ``boxes`` in its pixels and ``layers`` of any resolution; cells at pixels of
+                ``ignored``, where that is given, do not count.
         """
         maps, wanted, is_inside = [], [], []
         for found, size, target in zip(self(features).float(), image_shapes, targets, strict=True):
             expected, has_offset = make_dense_targets(
                 target["layers"].as_subclass(Tensor), target["boxes"], size, self.stride
             )
-            maps.append(found[:, : expected.shape[1], : expected.shape[2]].flatten(1))
+            found = found[:, : expected.shape[1], : expected.shape[2]]
+            if (ignored := target.get("ignored")) is not None:
+                is_counted = ~ignored[
+                    place_cells(size, (ignored.shape[0], ignored.shape[1]), self.stride, ignored.device)
+                ]
+                is_counted[0, 0] |= ~is_counted.any()  # a loss of no cells is not a number
+                found, expected, has_offset = found[:, is_counted], expected[:, is_counted], has_offset[is_counted]
+            maps.append(found.flatten(1))
             wanted.append(expected.flatten(1))
             is_inside.append(has_offset.flatten())
         found, expected, inside = torch.cat(maps, dim=1), torch.cat(wanted, dim=1), torch.cat(is_inside)

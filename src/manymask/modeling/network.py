@@ -39,10 +39,10 @@ class MaskRCNN(GeneralizedRCNN):
     """Mask R-CNN for crowded images; parameters and state-dict keys are torchvision's.
 
     It takes images (C, H, W), three channels by default, as ``manymask.modeling.preprocessing`` makes them. In training
-    it takes targets too, with ``boxes`` (N, 4) in pixels of the image, ``labels`` (N,) and ``layers`` (L, H', W') of
-    any resolution, and returns the losses by name. Else it returns the ``Detections`` of each image, with mask
-    probabilities (N, 28, 28), which ``paste_masks`` turns into runs. ``manymask.modeling.build`` puts the parts
-    together.
+    it takes targets too, with ``boxes`` (N, 4) in pixels of the image, ``labels`` (N,), ``layers`` (L, H', W') of any
+    resolution, and where there are pixels that are no background ``ignored`` (H', W'); it returns the losses by name.
+    Else it returns the ``Detections`` of each image, with mask probabilities (N, 28, 28), which ``paste_masks`` turns
+    into runs. ``manymask.modeling.build`` puts the parts together.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from manymask.modeling.dense_head import DenseHead
 from manymask.modeling.detections import Detections
 from manymask.modeling.pooling import pool_boxes
 from manymask.modeling.rpn import Float32BoxCoder
-from manymask.modeling.targets import sample_mask_targets
+from manymask.modeling.targets import find_ignored, sample_mask_targets
 
 # Detections that go through the mask head at once: 256 x 256 channels x 14 x 14 are 51 MB in float32.
 DETECTIONS_AT_ONCE = 256
@@ -140,8 +140,9 @@ class CrowdRoIHeads(RoIHeads):
         """Losses in training, else detections."""
         if not self.training:
             return self._detect(features, proposals, image_shapes), {}
-        proposals, rows, labels, _ = self.select_training_samples(proposals, targets)
         targets = targets or []
+        proposals = self._drop_ignored(proposals, image_shapes, targets)
+        proposals, rows, labels, _ = self.select_training_samples(proposals, targets)
         outputs = self._run_box_head(features, proposals, image_shapes)
         own = self._compute_box_losses(*outputs, proposals, rows, labels, targets)
         second = {} if self.second is None else self._train_second(features, *outputs, proposals, image_shapes, targets)
@@ -157,6 +158,18 @@ class CrowdRoIHeads(RoIHeads):
         if self.dense_head is not None:
             losses["loss_dense"] = self.dense_head.compute_loss(features["0"], image_shapes, targets)
         return [], losses
+
+    def _drop_ignored(
+        self, proposals: list[Tensor], image_shapes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
+    ) -> list[Tensor]:
+        """The proposals without those that would be background where half of them is to be ignored."""
+        kept = []
+        for own, size, target in zip(proposals, image_shapes, targets, strict=True):
+            if "ignored" in target:
+                _, labels = self.assign_targets_to_proposals([own], [target["boxes"].to(own.dtype)], [target["labels"]])
+                own = own[(labels[0] > 0) | ~find_ignored(target["ignored"], own, size)]
+            kept.append(own)
+        return kept
 
     def _compute_box_losses(
         self,
@@ -190,6 +203,7 @@ class CrowdRoIHeads(RoIHeads):
         """The losses of the second stage, on all that the first made of its samples."""
         second: Any = self.second
         refined = self._refine(class_logits.detach(), box_regression.detach(), proposals, image_shapes)
+        refined = second._drop_ignored(refined, image_shapes, targets)
         boxes, classes = ([target[name] for target in targets] for name in ("boxes", "labels"))
         rows, labels = second.assign_targets_to_proposals(refined, [own.float() for own in boxes], classes)
         outputs = second._run_box_head(features, refined, image_shapes)

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from manymask.modeling.anchors import AnchorGrid, match_anchors
+from manymask.modeling.targets import find_ignored
 
 # So many proposals are taken in use where none is likely to be an object.
 _FALLBACK_PROPOSALS = 100
@@ -70,7 +71,7 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As torchvision's; remembers the sizes that the anchors' grids follow from."""
-        self._input_size = images.tensors.shape[-2:]
+        self._input_size, self._image_sizes = images.tensors.shape[-2:], images.image_sizes
         self._feature_sizes = [tuple(feature.shape[-2:]) for feature in features.values()]
         if self.training:
             return super().forward(images, features, targets)
@@ -120,7 +121,10 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Label every anchor 1 (object), 0 (background) or -1 (neither) and give it a box to regress to."""
+        """Label every anchor 1 (object), 0 (background) or -1 (neither) and give it a box to regress to.
+
+        What would be background where half of it is to be ignored is neither.
+        """
         grids = self._make_grids()
         labels, matched_boxes = [], []
         for image_anchors, target in zip(anchors, targets, strict=True):
@@ -133,6 +137,9 @@ class CrowdRegionProposalNetwork(RegionProposalNetwork):
             matches = match_anchors(boxes, grids, matcher.high_threshold, matcher.low_threshold)
             labels.append(torch.where(matches >= 0, 1.0, torch.where(matches == -1, 0.0, -1.0)))
             matched_boxes.append(boxes[matches.clamp(min=0)])
+        for own, image_anchors, target, size in zip(labels, anchors, targets, self._image_sizes, strict=True):
+            if "ignored" in target:
+                own[(own == 0) & find_ignored(target["ignored"], image_anchors, size)] = -1
         return labels, matched_boxes
 
     def _make_grids(self) -> list[AnchorGrid]:

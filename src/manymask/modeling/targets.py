@@ -76,6 +76,40 @@ def _place_samples(
     return low, (low + 1).clamp(max=length - 1), position - low, is_inside
 
 
+def find_ignored(
+    ignored: Bool[Tensor, "height width"], boxes: Float32[Tensor, "boxes 4"], size: tuple[int, int]
+) -> Bool[Tensor, " boxes"]:
+    """Whether half of what a box shows of the image, or more, is to be ignored; never all boxes, which have no loss.
+
+    Args:
+        ignored: The pixels to ignore, of any resolution.
+        boxes: x1 y1 x2 y2 in pixels of the image.
+        size: (height, width) of the image.
+    """
+    height, width = ignored.shape
+    # The number of such pixels above and to the left of each corner of a pixel.
+    counts = F.pad(ignored.long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    scale = boxes.new_tensor([width / size[1], height / size[0]])
+    corners = (boxes.view(-1, 2, 2) * scale).round().long()
+    (x1, x2), (y1, y2) = (corners[..., axis].clamp(0, side).T for axis, side in enumerate((width, height)))
+    inside = counts[y2, x2] - counts[y1, x2] - counts[y2, x1] + counts[y1, x1]
+    is_ignored = 2 * inside >= ((x2 - x1) * (y2 - y1)).clamp(min=1)
+    is_ignored[:1] &= ~is_ignored.all()
+    return is_ignored
+
+
+def place_cells(
+    size: tuple[int, int], own_size: tuple[int, int], stride: int, device: torch.device
+) -> tuple[Int64[Tensor, "rows 1"], Int64[Tensor, " columns"]]:
+    """Rows and columns of a map of ``own_size`` where the cells of an image of ``size`` have their centres."""
+    places = (torch.arange(0, length, stride, device=device) + 0.5 for length in size)
+    row, column = (
+        (place * (own / length)).long().clamp(max=own - 1)
+        for place, own, length in zip(places, own_size, size, strict=True)
+    )
+    return row[:, None], column
+
+
 def make_dense_targets(
     layers: Int32[Tensor, "layers height width"],
     boxes: Float32[Tensor, "instances 4"],
@@ -99,11 +133,7 @@ def make_dense_targets(
         in halves of the box's sides; then where these offsets hold: inside one object alone.
     """
     y, x = (torch.arange(0, length, stride, device=boxes.device) + 0.5 for length in size)
-    row, column = (
-        (place * (own / length)).long().clamp(max=own - 1)
-        for place, own, length in zip((y, x), layers.shape[-2:], size, strict=True)
-    )
-    ids = layers[:, row[:, None], column]
+    ids = layers[:, *place_cells(size, (layers.shape[1], layers.shape[2]), stride, boxes.device)]
     has_one = (ids > 0).sum(dim=0) == 1
     is_foreground = (ids > 0).any(dim=0)
     # The highest id around a cell, and the lowest counted down from above all ids; float32 holds both exactly.

@@ -1,8 +1,9 @@
 """Tables of measurements: CSV and Parquet."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,23 @@ class CsvTables(_Tables):
 
     def write(self, image: ImageEntry, instances: Instances) -> None:
         """Write the table of an image."""
-        with replace_file(self.folder / "measurements" / f"{image.name}.csv", "w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            for place, part in enumerate(self._measure(image, instances)):
-                if place == 0:
-                    table.writerow(part)
-                # Numbers of 32 bits are written with the digits that they have: 0.9, not 0.8999999761581421.
-                columns = [map(str, c) if c.dtype == np.float32 else c.tolist() for c in part.values()]
-                table.writerows(zip(*columns, strict=True))
+        write_csv(self.folder / "measurements" / f"{image.name}.csv", self._measure(image, instances))
+
+
+def write_csv(path: Path, parts: Iterable[Measurements]) -> None:
+    """Write a table in parts with equal columns, at least one, as CSV.
+
+    Raises:
+        ManymaskError: The disk is full or cannot be written to.
+    """
+    with replace_file(path, "w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        for place, part in enumerate(parts):
+            if place == 0:
+                table.writerow(part)
+            # Numbers of 32 bits are written with the digits that they have: 0.9, not 0.8999999761581421.
+            columns = [map(str, c) if c.dtype == np.float32 else c.tolist() for c in part.values()]
+            table.writerows(zip(*columns, strict=True))
 
 
 class ParquetTables(_Tables):

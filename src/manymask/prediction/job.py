@@ -22,18 +22,18 @@ from manymask.imaging.ome_zarr import is_zarr
 from manymask.imaging.raster import check_declared_size
 from manymask.modeling.catalogue import EXPORT_FILE
 from manymask.outputs import DEFAULT_OUTPUTS, OUTPUTS, ImageEntry, Submission, close_writers
-from manymask.plan import INFERENCE, list_marked
+from manymask.plan import INFERENCE, READING, list_marked
 from manymask.prediction.background import work_beside
 from manymask.prediction.model import Model
 from manymask.prediction.partial import PartialResults, digest_file
 from manymask.prediction.predicting import get_model, take_channels
 from manymask.prediction.tiling import LoadedImage, Tiling, find_instances, load_image
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of, find_name, list_some
 
 logger = logging.getLogger(__name__)
 
 # Settings that a trained model can be given and that do not change what is found.
-_WITHOUT_EFFECT = ("num_workers", "crowd_as_objects", "score_threshold")
+_WITHOUT_EFFECT = ("num_workers", "score_threshold", *list_marked(READING))
 
 
 def predict_files(
@@ -90,8 +90,7 @@ def predict_files(
             are given with all pages, or the folder holds finished tiles of another prediction.
         Interrupted: Ctrl-C, where finished tiles are kept.
     """
-    if unknown := set(formats) - set(OUTPUTS):
-        raise PlanError(f"there is no output format {min(unknown)!r}; there are: {', '.join(OUTPUTS)}")
+    formats = [find_name(name, OUTPUTS, f"there is no output format {name!r}") for name in formats]
     model, given, output = take_channels(get_model(model), planes), list_given(images), Path(output)
     tiling = Tiling.of(model.plan, tile_size)
     # All that can be refused is refused before the first prediction.

@@ -44,8 +44,8 @@ _MAGICS = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "WebP": (b"RIFF",),
 }
-FORMATS = tuple(_MAGICS)
-"""The formats that are taken."""
+FORMATS = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WebP": ".webp"}
+"""The formats that are taken, with the suffix of each."""
 
 
 def find_format(path: Path) -> str:
@@ -61,7 +61,8 @@ def find_format(path: Path) -> str:
     for name, magics in _MAGICS.items():
         if head.startswith(magics) and (name != "WebP" or head[8:12] == b"WEBP"):
             return name
-    raise Refusal(415, f"this is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; save it as one of these")
+    names = list(FORMATS)
+    raise Refusal(415, f"this is no {', '.join(names[:-1])} or {names[-1]} image; save it as one of these")
 
 
 @dataclass(frozen=True)

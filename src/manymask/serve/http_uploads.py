@@ -1,6 +1,5 @@
 """Multipart bodies, written to the disk part by part as they come."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,13 +129,10 @@ class _Receiver:
         if len(self.uploads) >= self.most:
             raise Refusal(413, f"there are more than {self.most} files in one request; send fewer at a time")
         folder = self.make_place()
-        given = clean_name(name.decode("utf-8", "replace"))
-        # Readers go by content, so that the suffix is for people who look into the folder.
-        suffix = match[0].lower() if (match := re.search(r"\.(tiff?|png|jpe?g|webp)$", given, re.IGNORECASE)) else ""
-        path = folder / f"{FILE_NAME}{suffix}"
+        path = folder / FILE_NAME
         with explain_writing(path):
             self._part.file = open(path, "wb")  # noqa: SIM115 - closed at the end of the part
-        self.uploads.append(Upload(given, path))
+        self.uploads.append(Upload(clean_name(name.decode("utf-8", "replace")), path))
 
     def _write(self, data: bytes, start: int, end: int) -> None:
         if self._part.file is not None:

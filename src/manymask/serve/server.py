@@ -18,7 +18,7 @@ from manymask.errors import ManymaskError
 from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization
 from manymask.prediction import Model
-from manymask.serve.decoding import Decoder, Facts, find_format
+from manymask.serve.decoding import FORMATS, Decoder, Facts, find_format
 from manymask.serve.events import Events
 from manymask.serve.improving import TASK_NAME, start_improving
 from manymask.serve.jobs import Job, Jobs
@@ -123,7 +123,8 @@ class Server:
         """
         if len(self.workspace.list_images()) >= self.limits.images:
             raise Refusal(507, f"this server holds {self.limits.images} images already; remove some first")
-        return self._add(received, file, name, file.name, is_trusted=False)
+        named = file.rename(file.with_suffix(FORMATS[find_format(file)]))  # by its content, whatever its sender says
+        return self._add(received, named, name, named.name, is_trusted=False)
 
     def _add(self, received: Path, file: Path, name: str, stored: str, *, is_trusted: bool) -> StoredImage:
         facts = (self._decode if is_trusted else self.decode_upload)(file, received, name)

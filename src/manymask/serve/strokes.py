@@ -1,12 +1,13 @@
 """Splitting the mask of an object along a stroke."""
 
 import numpy as np
+import scipy.sparse.csgraph  # noqa: F401 - which find_pieces would load, half a second long, in the first split
 from jaxtyping import Float64
 
 from manymask.core import RunLengths
 from manymask.core.components import find_pieces
 from manymask.core.runs import expand_ranges, subtract_runs
-from manymask.serve.edits import EditError
+from manymask.serve.errors import EditError
 
 MOST_STEPS = 1 << 20
 """Pixels that a stroke may be long."""

@@ -18,7 +18,7 @@ from manymask.serve.log import sync_folder
 from manymask.serve.masks import MaskStore
 from manymask.serve.table import Table
 
-_FOLDER, _ABOUT, _TABLE = "versions", "version.json", "table.npy"
+_FOLDER, _ABOUT, _TABLE = "versions", "version.json", "table.npz"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def write_version(folder: Path, version: Version, table: Table, masks: MaskStore
     temporary = target.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         masks.save(temporary)
+        save: Any = np.savez  # whose keywords are arrays but for one, which no column is named like
         with replace_file(temporary / _TABLE) as file:
-            np.save(file, table.rows)
+            save(file, **table.columns)
         write_json(temporary / _ABOUT, asdict(version))
         with explain_writing(target):
             os.rename(temporary, target)
@@ -92,10 +93,10 @@ def load_version(folder: Path, number: int | None = None) -> tuple[Version, Tabl
     version = versions[number or max(versions)]
     place = folder / _FOLDER / str(version.number)
     try:
-        rows = np.load(place / _TABLE)
         masks = MaskStore.load(place, version.size)
         table = Table(version.size)
-        table.load(rows)
+        with np.load(place / _TABLE) as columns:
+            table.load(columns)
     except (OSError, ValueError, EOFError, KeyError, IndexError) as error:
         raise FormatError(f"{place} is damaged ({error}); predict the image again") from error
     return version, table, masks

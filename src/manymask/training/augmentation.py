@@ -187,11 +187,15 @@ def make_target(
 ) -> dict[str, Tensor]:
     """The target of one image: ``boxes`` (N, 4), ``labels`` (N,), ``layers`` (L, H, W).
 
-    Crowd regions are left out, and so are ids without pixels; boxes are those of the pixels.
+    Crowd regions are left out, and so are ids without pixels; boxes are those of the pixels. Where there are crowd
+    regions, ``ignored`` (H, W) says which pixels are of them alone.
     """
+    stack = layers.as_subclass(Tensor)
     layers, kept = compact_layers(drop_crowds(layers, iscrowd), len(labels))
-    return {
+    target = {
         "boxes": torch.from_numpy(encode_layers(layers, len(kept)).boxes),
         "labels": torch.from_numpy(labels)[kept],
         "layers": layers,
     }
+    is_ignored = (stack > 0).any(dim=0) & ~(layers.as_subclass(Tensor) > 0).any(dim=0)
+    return {**target, "ignored": is_ignored} if is_ignored.any() else target

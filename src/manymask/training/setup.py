@@ -92,14 +92,15 @@ def read_data(parts: Parts, data_format: str | None, plan: Plan, progress: Progr
     Raises:
         DatasetError: A file cannot be used, or the classes of a data set's parts differ.
     """
-    dataset, val = read_dataset(parts.train, data_format, crowd_as_objects=plan.crowd_as_objects), None
+    dataset, val = read_dataset(parts.train, data_format, **plan.reading), None
     tell_mixed(dataset)
     if plan.channels == "auto":
         plan = plan.model_copy(update={"channels": _look_at_channels(dataset)})
     if parts.val is not None:
-        val = read_dataset(parts.val, dataset.format.name, crowd_as_objects=plan.crowd_as_objects)
+        val = read_dataset(parts.val, dataset.format.name, **plan.reading)
         if parts.are_one:
             check_same_classes(dataset, val)
+    _tell_notes(dataset, *([] if val is None else [val]))
     doubts, val_doubts = LabelDoubts(), LabelDoubts()
     scales: Scales = {}
     inspection = inspect_dataset(
@@ -131,12 +132,24 @@ def _read_as_training(dataset: Dataset, plan: Plan, doubts: LabelDoubts, scales:
     normalization = Normalization.of(plan)
 
     def read(record: Record, categories: tuple[Category, ...]) -> Sample:
-        sample = dataset.read_record(record, categories)
+        try:
+            sample = dataset.read_record(record, categories)
+            sample.load()
+        except DatasetError as error:
+            copy = f"manymask inspect {dataset.root} --fix COPY"
+            raise type(error)(f"{error}; or train on a copy without what is broken: {copy}") from error
         scales[sample.path, normalization] = measure_scale(sample.image, str(sample.path), normalization)
         doubts.add(sample, sample.to_instances())
         return sample
 
     return replace(dataset, read_record=read)
+
+
+def _tell_notes(*datasets: Dataset) -> None:
+    """Say what readers took in their own way; one that two parts share, such as that of their one file, only once."""
+    notes = (one.message for dataset in datasets for one in dataset.problems if one.severity == "note")
+    for message in dict.fromkeys(notes):
+        logger.info(message)
 
 
 def _tell_doubts(dataset: Dataset, doubts: LabelDoubts) -> None:
@@ -231,8 +244,8 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
     )
     _warn_of_copies(record)
     logger.info(
-        f"{len(train_set)} images to train on, {len(val_set)} to validate on; {len(dataset.categories)} classes; "
-        f"at most {record.max_instances} instances an image"
+        f"{count_of(len(train_set), 'image')} to train on, {len(val_set)} to validate on; "
+        f"{count_of(len(dataset.categories), 'class')}; at most {count_of(record.max_instances, 'instance')} an image"
     )
     # What the plan cannot do for these images, said before the first step.
     if plan.touching_share and plan.crop_size == 0:
