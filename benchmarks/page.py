@@ -1,8 +1,8 @@
 """How fast the page of ``manymask serve`` is with a million made objects: ``python benchmarks/page.py``.
 
 In headless Chromium without a GPU, 1920 x 1080 pixels, the page on the tests' own server: the time from opening the
-page to its first objects, from a move of a filter to the end of its frame, of a hover, the memory of the page's process;
-and the frames of a flight over 3,000 objects. Needs the extra ``dev``, and Chromium.
+page to its first objects, from a move of a filter to the end of its frame, of a hover, the memory of its process; and
+the frames of a flight over 3,000 objects. Needs the extra ``dev``, and Chromium.
 """
 
 import argparse
@@ -25,6 +25,11 @@ UNTIL_SHOWN = """async () => {
   while (!globalThis.manymask?.viewer.firstShown) await new Promise((resolve) => setTimeout(resolve, 20));
 }"""
 
+IN_VIEW = """() => {
+  const [layer] = manymask.viewer.overlays[0].layers;
+  return layer ? new Set(layer.map((id) => id & 0x7fffffff)).size - 1 : 0;
+}"""
+
 # Milliseconds from a slider's event to the task after the frame that it asked for was drawn, and those of script in it.
 FILTER = """async () => {
   const input = document.querySelector("#filter-score input"), times = [], work = [];
@@ -34,7 +39,11 @@ FILTER = """async () => {
     input.dispatchEvent(new Event("input"));
     await new Promise(requestAnimationFrame);
     work.push(performance.now() - begin);
-    await new Promise((resolve) => { const { port1, port2 } = new MessageChannel(); port2.onmessage = resolve; port1.postMessage(0); });
+    await new Promise((resolve) => {
+      const { port1, port2 } = new MessageChannel();
+      port2.onmessage = resolve;
+      port1.postMessage(0);
+    });
     times.push(performance.now() - begin);
   }
   input.value = 0;
@@ -47,7 +56,8 @@ HOVER = """async () => {
   for (let i = 0; i < 400; i++) {
     const x = box.x + 100 + ((i * 37) % (box.width - 200)), y = box.y + 50 + ((i * 53) % (box.height - 100));
     const begin = performance.now();
-    stage.querySelector(".openseadragon-canvas").dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: x, clientY: y, pointerType: "mouse" }));
+    const move = new PointerEvent("pointermove", { bubbles: true, clientX: x, clientY: y, pointerType: "mouse" });
+    stage.querySelector(".openseadragon-canvas").dispatchEvent(move);
     times.push(performance.now() - begin);
     if (i % 20 === 0) await new Promise(requestAnimationFrame);
   }
@@ -79,7 +89,8 @@ FLY = """async () => {
 
 def summarize(times: list[float]) -> str:
     ordered = sorted(times)
-    return f"median {ordered[len(ordered) // 2]:.1f}, p95 {ordered[int(len(ordered) * 0.95)]:.1f}, longest {ordered[-1]:.1f} ms ({len(ordered)})"
+    middle, high = (ordered[int(len(ordered) * share)] for share in (0.5, 0.95))
+    return f"median {middle:.1f}, p95 {high:.1f}, longest {ordered[-1]:.1f} ms ({len(ordered)})"
 
 
 def read_memory(renderer: int) -> float:
@@ -118,7 +129,17 @@ def trace(browser: sync_api.Browser, page: sync_api.Page, script: str) -> tuple[
 
 
 def measure(browser: sync_api.Browser, number: int, size: int) -> None:
-    command = [sys.executable, "-m", "tests.serve.fake_server", "--objects", str(number), "--size", str(size), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.serve.fake_server",
+        "--objects",
+        str(number),
+        "--size",
+        str(size),
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -126,7 +147,9 @@ def measure(browser: sync_api.Browser, number: int, size: int) -> None:
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
             page.goto(address)
             page.evaluate(UNTIL_SHOWN)
-            shown, loaded = page.evaluate("[manymask.viewer.firstShown, performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd]")
+            shown, loaded = page.evaluate(
+                "[manymask.viewer.firstShown, performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd]"
+            )
             print(f"\n{number:,} objects on {size:,} pixels a side")
             print(f"first objects {shown:.0f} ms after the address was opened, {shown - loaded:.0f} ms after the page")
             page.wait_for_timeout(1500)
@@ -135,13 +158,16 @@ def measure(browser: sync_api.Browser, number: int, size: int) -> None:
                     page.evaluate(act)
                     page.wait_for_timeout(2500)
                 (frames, work), used = trace(browser, page, FILTER)
-                in_view = page.evaluate("manymask.viewer.overlays[0].layers[0] ? new Set(manymask.viewer.overlays[0].layers[0].map((id) => id & 0x7fffffff)).size - 1 : 0")
-                print(f"{view} ({in_view} objects in the id buffer): filter to frame {summarize(frames)}; of it script {summarize(work)}; processor a frame {summarize(used)}")
-                print(f"{view}: hover {summarize(page.evaluate(HOVER))}; painting {page.evaluate('manymask.viewer.overlays[0].cost'):.1f} ms")
+                in_view = page.evaluate(IN_VIEW)
+                print(f"{view}, {in_view} objects in the id buffer: filter to frame {summarize(frames)}")
+                print(f"{view}: of it script {summarize(work)}; processor a frame {summarize(used)}")
+                print(f"{view}: hover {summarize(page.evaluate(HOVER))}")
             (frames, follow), used = trace(browser, page, FLY)
-            print(f"flight: between frames {summarize(frames)}; overlay {summarize(follow)}; processor a frame {summarize(used)}")
+            print(f"flight: between frames {summarize(frames)}; overlay {summarize(follow)}")
+            print(f"flight: processor a frame {summarize(used)}")
             heap = page.evaluate("performance.memory.usedJSHeapSize / 2 ** 20")
-            print(f"memory of the page's process {read_memory(find_renderer(browser)):.0f} MB, of it JavaScript's {heap:.0f} MB")
+            memory = read_memory(find_renderer(browser))
+            print(f"memory of the page's process {memory:.0f} MB, of it JavaScript's {heap:.0f} MB")
             page.close()
         finally:
             server.terminate()

@@ -21,7 +21,7 @@ def until(page, condition: str):
 
 
 def until_drawn(page):
-    until(page, "globalThis.manymask?.viewer.overlays[0].objects && manymask.viewer.overlays[0].painted && manymask.viewer.overlays[0].hasObjects")
+    until(page, "globalThis.manymask?.viewer.overlays[0].hasObjects")
     until_still(page)
 
 
@@ -84,7 +84,9 @@ def read_selected(page) -> list[int]:
 
 
 def set_range(page, label: str, value: int) -> None:
-    page.get_by_label(label).evaluate("(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value)
+    page.get_by_label(label).evaluate(
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
+    )
     page.wait_for_timeout(100)
 
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -48,7 +49,11 @@ def pack_mask(mask: np.ndarray) -> tuple[bytes, bytes, bytes]:
     column, top = np.nonzero(steps == 1)
     bottom = np.nonzero(steps == -1)[1]
     counts = np.bincount(column, minlength=mask.shape[1]).astype("u1")
-    return counts.tobytes(), np.diff(top, prepend=0).astype("<i2").tobytes(), np.diff(bottom, prepend=0).astype("<i2").tobytes()
+    return (
+        counts.tobytes(),
+        np.diff(top, prepend=0).astype("<i2").tobytes(),
+        np.diff(bottom, prepend=0).astype("<i2").tobytes(),
+    )
 
 
 @cache
@@ -100,15 +105,19 @@ class Slide:
             "id": self.id, "name": self.name, "width": self.size, "height": self.size, "status": self.status,
             "progress": [self.revision % 9, 9] if self.status == "predicting" else [9, 9],
             "num_objects": int(alive.sum()), "num_edited": int((self.flags & EDITED > 0).sum()),
-            "num_unsure": int((self.score[alive] < 30000).sum()), "checked": self.checked, "model": "nuclei", "version": 1,
-            "revision": self.revision, "error": self.error,
+            "num_unsure": int((self.score[alive] < 30000).sum()), "checked": self.checked, "model": "nuclei",
+            "version": 1, "revision": self.revision, "error": self.error,
         }  # fmt: skip
 
     def describe_fully(self) -> dict:
         return self.describe() | {
-            "levels": int(np.ceil(np.log2(self.size))) + 1, "tile_size": TILE, "num_channels": 3, "pixel_size": [0.25, 0.25],
-            "classes": CLASSES, "block_size": BLOCK, "can_undo": bool(self.done), "can_redo": bool(self.undone),
-            "versions": [{"number": n, "model": m, "num_objects": self.number, "time": ""} for n, m in ((0, "old"), (1, "nuclei"))],
+            "levels": int(np.ceil(np.log2(self.size))) + 1, "tile_size": TILE, "num_channels": 3,
+            "pixel_size": [0.25, 0.25], "classes": CLASSES, "block_size": BLOCK,
+            "can_undo": bool(self.done), "can_redo": bool(self.undone),
+            "versions": [
+                {"number": n, "model": model, "num_objects": self.number, "time": 0.0}
+                for n, model in enumerate(("old", "nuclei"))
+            ],
         }  # fmt: skip
 
     def pack_table(self) -> bytes:
@@ -116,7 +125,11 @@ class Slide:
             np.arange(1, len(self.x) + 1, dtype="<u4"), self.score, self.cls, self.flags, self.area,
             (self.x >> self.shift).astype("<u2"), (self.y >> self.shift).astype("<u2"),
         )  # fmt: skip
-        return b"MMT1" + struct.pack("<3I", len(self.x), self.revision, self.shift) + b"".join(c.tobytes() for c in columns)
+        return (
+            b"MMT1"
+            + struct.pack("<3I", len(self.x), self.revision, self.shift)
+            + b"".join(c.tobytes() for c in columns)
+        )
 
     def get_mask(self, id: int) -> tuple[int, int, np.ndarray]:
         """(left, top, mask) of an object."""
@@ -144,7 +157,10 @@ class Slide:
 
     def snapshot(self, ids: list[int]) -> dict:
         keep = [id for id in ids if id <= len(self.x)]
-        columns = {name: getattr(self, name)[np.array(keep, dtype=int) - 1].copy() for name in ("x", "y", "area", "score", "cls", "flags")}
+        columns = {
+            name: getattr(self, name)[np.array(keep, dtype=int) - 1].copy()
+            for name in ("x", "y", "area", "score", "cls", "flags")
+        }
         return {"ids": keep, "columns": columns, "own": {id: self.own.get(id) for id in keep}}
 
     def apply(self, edit: dict) -> dict:
@@ -156,7 +172,12 @@ class Slide:
                 if op == "class":
                     self.cls[id - 1] = [entry["id"] for entry in CLASSES].index(edit["value"])
                 flags = int(self.flags[id - 1])
-                self.flags[id - 1] = {"delete": flags | DELETED, "restore": flags & ~DELETED, "accept": flags | ACCEPTED, "class": flags | EDITED}[op]
+                self.flags[id - 1] = {
+                    "delete": flags | DELETED,
+                    "restore": flags & ~DELETED,
+                    "accept": flags | ACCEPTED,
+                    "class": flags | EDITED,
+                }[op]
         elif op == "merge":
             self.set_pixels(ids[0], np.concatenate([self.list_pixels(id) for id in ids]))
             self.flags[np.array(ids[1:]) - 1] |= DELETED
@@ -174,12 +195,12 @@ class Slide:
         added = list(range(first_new, len(self.x) + 1))
         self.done.append({"before": before, "added": added, "edit": edit})
         self.undone.clear()
-        return self.tell(before["ids"] + added, added, [] if op == "merge" else [], f"{op} {len(ids)}")
+        return self.tell(before["ids"] + added, added, [], f"{op} {len(ids)}")
 
     def split(self, id: int, stroke: np.ndarray) -> list[int]:
         left, top, mask = self.get_mask(id)
         cut = np.zeros_like(mask)
-        for (ax, ay), (bx, by) in zip(stroke[:-1], stroke[1:], strict=True):
+        for (ax, ay), (bx, by) in pairwise(stroke):
             for share in np.linspace(0, 1, 200):
                 x, y = int(ax + share * (bx - ax)) - left, int(ay + share * (by - ay)) - top
                 if 0 <= x < mask.shape[1] and 0 <= y < mask.shape[0]:
@@ -214,7 +235,15 @@ class Slide:
         self.flags[id - 1] |= EDITED
 
     def add(self, pixels: np.ndarray, label: int, flags: int) -> int:
-        for name, value in {"x": 0, "y": 0, "shape": 0, "area": 0, "score": 65535, "cls": label, "flags": flags}.items():
+        for name, value in {
+            "x": 0,
+            "y": 0,
+            "shape": 0,
+            "area": 0,
+            "score": 65535,
+            "cls": label,
+            "flags": flags,
+        }.items():
             column = getattr(self, name)
             setattr(self, name, np.append(column, np.array(value, dtype=column.dtype)))
         self.set_pixels(len(self.x), pixels)
@@ -244,12 +273,18 @@ class Slide:
     def tell(self, ids: list[int], added: list[int], removed: list[int], what: str) -> dict:
         self.revision += 1
         touched = np.array(sorted(set(ids)), dtype=int)
-        columns = {"id": touched, "class": self.cls[touched - 1], "x": self.x[touched - 1] >> self.shift, "y": self.y[touched - 1] >> self.shift}
+        columns = {
+            "id": touched,
+            "class": self.cls[touched - 1],
+            "x": self.x[touched - 1] >> self.shift,
+            "y": self.y[touched - 1] >> self.shift,
+        }
         columns |= {name: getattr(self, name)[touched - 1] for name in ("score", "flags", "area")}
         rows = {name: column.tolist() for name, column in columns.items()}
         return {
             "revision": self.revision, "added": added, "removed": removed, "changed": sorted(set(ids) - set(added)),
-            "blocks": self.find_blocks(ids), "rows": rows, "can_undo": bool(self.done), "can_redo": bool(self.undone), "what": what,
+            "blocks": self.find_blocks(ids), "rows": rows, "can_undo": bool(self.done), "can_redo": bool(self.undone),
+            "what": what,
         }  # fmt: skip
 
     def draw_tile(self, level: int, column: int, row: int) -> bytes:
@@ -263,7 +298,9 @@ class Slide:
         reach = 24
         near = np.zeros(0, dtype=int)
         if scale <= 8:
-            inside = (np.abs(self.x - left - TILE * scale / 2) < TILE * scale / 2 + reach) & (np.abs(self.y - top - TILE * scale / 2) < TILE * scale / 2 + reach)
+            inside = (np.abs(self.x - left - TILE * scale / 2) < TILE * scale / 2 + reach) & (
+                np.abs(self.y - top - TILE * scale / 2) < TILE * scale / 2 + reach
+            )
             near = np.flatnonzero(inside[: self.number])
         for index in near.tolist():
             mask = make_shape(int(self.shape[index]))
@@ -368,7 +405,17 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/session":
             models = [{"name": name, "classes": CLASSES, "note": ""} for name in ("nuclei", "old")]
             images = [slide.describe() for slide in self.server.slides.values()]
-            return self.reply({"version": "0.0", "models": models, "current": "nuclei", "images": images, "limits": {}, "formats": [], "outputs": ["coco", "csv", "geojson", "imagej", "labels"]})
+            return self.reply(
+                {
+                    "version": "0.0",
+                    "models": models,
+                    "current": "nuclei",
+                    "images": images,
+                    "limits": {},
+                    "formats": [],
+                    "outputs": ["coco", "csv", "geojson", "imagej", "labels"],
+                }
+            )
         match = re.fullmatch(r"/api/images/(\w+)/(.+)", path)
         slide = self.server.slides.get(match[1]) if match else None
         if slide is None:
@@ -389,7 +436,9 @@ class Handler(BaseHTTPRequestHandler):
             id = int(match[1])
             return self.reply({"id": id, "area": int(slide.area[id - 1]), "perimeter": 71.2, "eccentricity": 0.62})
         if match := re.fullmatch(r"download/(\w+)", what):
-            return self.reply({"format": match[1], "query": query}, Content_Disposition=f'attachment; filename="{slide.id}.json"')
+            return self.reply(
+                {"format": match[1], "query": query}, Content_Disposition=f'attachment; filename="{slide.id}.json"'
+            )
         return self.reply({"detail": "There is no such page."}, status=404)
 
     def stream(self) -> None:
@@ -419,11 +468,27 @@ class Handler(BaseHTTPRequestHandler):
         if self.path in ("/api/images", "/api/images/example"):
             names = re.findall(rb'filename="([^"]+)"', body) or [b"example.png"]
             if self.server.refusal:
-                return self.reply({"images": [], "refused": [{"name": name.decode(), "status": 415, "detail": self.server.refusal} for name in names]})
+                return self.reply(
+                    {
+                        "images": [],
+                        "refused": [
+                            {"name": name.decode(), "status": 415, "detail": self.server.refusal} for name in names
+                        ],
+                    }
+                )
             return self.reply({"images": [self.server.add(name.decode()).describe() for name in names], "refused": []})
         value = json.loads(body or b"{}")
         if self.path == "/api/improve":
-            self.server.job = {"id": "j1", "kind": "improve", "status": "running", "progress": [0, 10], "what": "training", "rows": [], "result": None, "error": None}
+            self.server.job = {
+                "id": "j1",
+                "kind": "improve",
+                "status": "running",
+                "progress": [0, 10],
+                "what": "training",
+                "rows": [],
+                "result": None,
+                "error": None,
+            }
             return self.reply(self.server.job)
         if self.path == "/api/models/current":
             return self.reply({})

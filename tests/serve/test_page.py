@@ -2,7 +2,19 @@
 
 import pytest
 
-from tests.serve.browsing import drag, go_to, locate, pick, read_selected, read_shown, set_range, until, until_drawn, until_still, zoom_to
+from tests.serve.browsing import (
+    drag,
+    go_to,
+    locate,
+    pick,
+    read_selected,
+    read_shown,
+    set_range,
+    until,
+    until_drawn,
+    until_still,
+    zoom_to,
+)
 from tests.serve.fake_server import FakeServer, Slide
 
 
@@ -32,7 +44,10 @@ def read_ids(page) -> dict[int, int]:
     return page.evaluate(
         """() => {
             const counts = {};
-            for (const value of manymask.viewer.overlays[0].layers[0]) if (value) counts[value & 0x7fffffff] = (counts[value & 0x7fffffff] ?? 0) + 1;
+            for (const value of manymask.viewer.overlays[0].layers[0]) {
+                const id = value & 0x7fffffff;
+                if (id) counts[id] = (counts[id] ?? 0) + 1;
+            }
             return counts;
         }"""
     )
@@ -259,7 +274,7 @@ def test_folders_are_dropped(page):
             const transfer = new DataTransfer();
             transfer.items.add(new File(["x"], "dropped.png"));
             for (const name of ["dragenter", "drop"])
-                document.body.dispatchEvent(new DragEvent(name, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+                dispatchEvent(new DragEvent(name, { cancelable: true, dataTransfer: transfer }));
         }"""
     )
     page.get_by_text("dropped.png", exact=True).wait_for()
@@ -274,10 +289,15 @@ def test_objects_appear_while_they_are_predicted(page, server):
     until(page, "manymask.state.objects?.number === 50")
     assert page.get_by_role("button", name="Cancel", exact=True).is_visible()
     for number in (120, 200):
-        server.slides[slide.id] = grown = Slide(slide.id, "growing.tif", 700, number, status="predicting", revision=number)
+        server.slides[slide.id] = grown = Slide(
+            slide.id, "growing.tif", 700, number, status="predicting", revision=number
+        )
         server.tell({"type": "blocks", "id": slide.id, "blocks": [[0, 0]], "revision": number})
         until(page, f"manymask.state.objects?.number === {number}")
-    until(page, "Object.keys(manymask.viewer.overlays[0].layers[0].reduce((ids, id) => ((ids[id & 0x7fffffff] = 1), ids), {})).length > 150")
+    until(
+        page,
+        "new Set(manymask.viewer.overlays[0].layers[0].map((id) => id & 0x7fffffff)).size > 150",
+    )
     grown.status = "done"
     server.tell({"type": "image", "image": grown.describe()})
     page.get_by_text("200 objects", exact=True).wait_for()
@@ -305,7 +325,7 @@ def test_table_sorts_and_finds(page, server):
     row.click()
     page.wait_for_timeout(450)
     assert read_selected(page) == [best]
-    x, y = locate(page, best)
+    x, _ = locate(page, best)
     box = page.locator("#stage").bounding_box()
     assert abs(x - box["x"] - box["width"] / 2) < 60
 
@@ -345,7 +365,9 @@ def test_all_is_reached_by_keys(page):
     reached = []
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.dataset.tool || document.activeElement.dataset.image || ''"))
+        reached.append(
+            page.evaluate("(({ id, dataset }) => id || dataset.tool || dataset.image || '')(document.activeElement)")
+        )
     for name in ("model", "predict", "download", "i2", "select", "brush", "only-edited", "colour-by", "open-table"):
         assert name in reached
     page.keyboard.press("?")

@@ -1,15 +1,31 @@
 """The page in a real browser, on the real server with the model ``nuclei``."""
 
 import base64
+import gzip
 import io
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
+import tifffile
 from PIL import Image
 
+from manymask.outputs import OUTPUTS
 from manymask.serve.objects import ImageObjects
-from tests.serve.browsing import drag, go_to, locate, read_selected, read_shown, set_range, until, until_drawn, until_still
+from tests.serve.browsing import (
+    drag,
+    go_to,
+    locate,
+    read_selected,
+    read_shown,
+    set_range,
+    until,
+    until_drawn,
+    until_still,
+)
 from tests.serve.live_server import run_server
 
 
@@ -46,7 +62,7 @@ def page(browser, live):
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), transfer = new DataTransfer();
             transfer.items.add(new File([bytes], "plate <1>.png"));
             for (const name of ["dragenter", "drop"])
-                document.body.dispatchEvent(new DragEvent(name, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+                dispatchEvent(new DragEvent(name, { cancelable: true, dataTransfer: transfer }));
         }""",
         base64.b64encode(draw_nuclei()).decode(),
     )
@@ -64,7 +80,9 @@ def read_objects(live) -> ImageObjects:
 
 
 def read_ids(page) -> list[int]:
-    return page.evaluate("Array.from(manymask.state.objects.table.keys()).filter((id) => manymask.state.objects.isShown(id))")
+    return page.evaluate(
+        "Array.from(manymask.state.objects.table.keys()).filter((id) => manymask.state.objects.isShown(id))"
+    )
 
 
 def test_objects_are_shown_filtered_and_told(page):
@@ -114,3 +132,44 @@ def test_every_correction_is_on_the_server_and_undone(page, live):
     assert np.array_equal(after.runs.start, before.runs.start)
     assert np.array_equal(after.runs.length, before.runs.length)
     assert read_shown(page) == (len(before), len(before))
+
+
+@pytest.mark.parametrize("format", OUTPUTS)
+def test_every_format_is_downloaded_and_read_back(page, live, format, tmp_path):
+    number = read_objects(live).num_objects
+    page.get_by_role("button", name="Download").click()
+    page.locator("#formats").select_option(format)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="All objects").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert count_objects(path, format) in (number, None)
+
+
+def count_objects(path: Path, format: str) -> int | None:
+    """The objects in a downloaded file; None where it is a picture."""
+    if zipfile.is_zipfile(path):
+        names = zipfile.ZipFile(path).namelist()
+        assert len(names) > 1 or format == "imagej"
+        if format == "imagej":
+            return len(names)
+        zipfile.ZipFile(path).extractall(path.parent)
+        path = next(
+            file
+            for name in names
+            if (file := path.parent / name).suffix in (".tif", ".json") and "images.json" not in name
+        )
+    if format == "coco":
+        return len(json.loads(path.read_text()))
+    if format == "geojson":
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = json.loads(text)
+        return len(content["features"] if isinstance(content, dict) else content)
+    if format == "labels":
+        return len(np.unique(tifffile.imread(path))) - 1
+    if format == "csv":
+        return len(path.read_text().splitlines()) - 1
+    if format == "parquet":
+        return len(pandas.read_parquet(path))
+    assert Image.open(path).size == (200, 160)
+    return None

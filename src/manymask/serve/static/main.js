@@ -50,6 +50,9 @@ async function openImage(image, version = null) {
   const ticket = ++state.ticket; // what arrives for an image that was left is not shown
   const isOther = state.meta?.id !== image.id;
   closePanels();
+  // The table is asked for before tiles of the picture, which are many.
+  const objects = makeObjects(image, version), loading = image.version === null ? null : objects.load();
+  loading?.catch(() => {}); // told below
   if (isOther) {
     Object.assign(state, { meta: null, objects: null, other: null });
     viewer.open(image);
@@ -58,8 +61,7 @@ async function openImage(image, version = null) {
   }
   document.body.classList.add("loading");
   try {
-    const objects = makeObjects(image, version);
-    const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), image.version === null ? null : objects.load()]);
+    const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), loading]);
     if (ticket !== state.ticket) return;
     Object.assign(state, { meta, objects, other: null });
     filters.show(objects, meta.classes, micrometres(meta));

@@ -49,7 +49,7 @@ export class Overlay {
 
   /** Whether what was painted has objects, or is still waiting for them. */
   get hasObjects() {
-    return this.objects.shown > 0 && (this.isDense(this.painted) || this.layers.some((layer) => layer.some((id) => id !== 0)));
+    return Boolean(this.painted && this.objects?.shown) && (this.isDense(this.painted) || this.layers.some((layer) => layer.some((id) => id !== 0)));
   }
 
   /** Whether objects of this view are too small to be told apart. */
