@@ -23,7 +23,7 @@ def no_faults(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.ckpt", detections_per_image=300)
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.ckpt", detections_per_image=300, score_threshold=0.5)
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,12 @@ class LiveServer:
     def upload(self, *files: tuple[str, bytes]) -> httpx.Response:
         return self.client.post("/api/images", files=[("files", file) for file in files])
 
-    def wait(self, image_id: str, *statuses: str, seconds: float = 60) -> dict:
+    def wait(self, image_id: str, *statuses: str, seconds: float = 30) -> dict:
         """The image, once its status is one of these."""
         end = time.monotonic() + seconds
         while (image := self.client.get(f"/api/images/{image_id}/meta").json())["status"] not in statuses:
             assert time.monotonic() < end, image
+            assert image["status"] in ("waiting", "predicting"), image
             time.sleep(0.02)
         return image
 

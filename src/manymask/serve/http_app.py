@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from manymask import __version__
 from manymask.errors import ManymaskError
 from manymask.serve import http_api, http_events, http_images, http_objects
-from manymask.serve.edits import Conflict
+from manymask.serve.errors import Conflict
 from manymask.serve.http_safety import Access, Safety
 from manymask.serve.refusals import Refusal
 from manymask.serve.server import Server

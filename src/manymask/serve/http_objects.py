@@ -5,15 +5,19 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from manymask.outputs import OUTPUTS
+from manymask.outputs import OUTPUTS, ImageEntry
+from manymask.serve.changes import Change, Filter
+from manymask.serve.downloads import write_download
 from manymask.serve.http_schemas import ChangeInfo, EditsBody, list_problems
-from manymask.serve.objects import Change, Filter, ImageObjects
+from manymask.serve.measuring import measure_object, write_measurements
+from manymask.serve.objects import ImageObjects
 from manymask.serve.refusals import Refusal
 from manymask.serve.server import Server
 from manymask.serve.workspace import StoredImage
@@ -47,10 +51,8 @@ def make_router(server: Server) -> APIRouter:
     @router.get("/api/images/{image_id}/objects/{object_id}", responses=list_problems())
     def get_object(image_id: str, object_id: int, version: int | None = None) -> dict[str, Any]:
         """The numbers of one object, under the names of the table of measurements."""
-        from manymask.serve.downloads import measure_object
-
         image = server.workspace.get(image_id)
-        return measure_object(server.get_objects(image, version), object_id, image.source)
+        return measure_object(server.get_objects(image, version), image.source, object_id)
 
     @router.get(
         "/api/images/{image_id}/measurements.csv",
@@ -60,7 +62,14 @@ def make_router(server: Server) -> APIRouter:
     def get_measurements(image_id: str) -> Response:
         """The numbers of all objects."""
         image = server.workspace.get(image_id)
-        return _download(server, image, "csv", Filter())
+        objects = server.get_objects(image)
+
+        def write(folder: Path) -> Path:
+            path = folder / f"{image.stem}.csv"
+            write_measurements(path, objects, image.source)
+            return path
+
+        return _send(server, write)
 
     @router.post("/api/images/{image_id}/edits", response_model=ChangeInfo, responses=list_problems(409, 413, 507))
     def edit(
@@ -141,12 +150,14 @@ def _download(server: Server, image: StoredImage, format: str, only: Filter) -> 
     if format not in OUTPUTS:
         raise Refusal(404, f"there is no output format {format!a}; there are: {', '.join(OUTPUTS)}")
     objects = server.get_objects(image)
-    from manymask.serve.downloads import write_download
+    entry = ImageEntry(1, image.stem, image.meta.name, image.source)
+    return _send(server, lambda folder: write_download(folder, objects, entry, format, only))
 
-    instances, categories = objects.to_instances(only), objects.version.categories
+
+def _send(server: Server, write: Callable[[Path], Path]) -> FileResponse:
+    """A file that is written to a folder of its own, which goes away when it is sent."""
     with ExitStack() as stack:
-        folder = stack.enter_context(server.workspace.receive())
-        path = write_download(folder, format, instances, categories, image.source, image.stem)
+        path = write(stack.enter_context(server.workspace.receive()))
         kept = stack.pop_all()
     return FileResponse(path, filename=path.name, background=BackgroundTask(kept.close))
 

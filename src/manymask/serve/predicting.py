@@ -66,13 +66,12 @@ class ImageTask(Protocol):
     name: str
     model: str
 
-    @property
-    def source(self) -> ImageSource:
-        """Its pixels."""
+    def open(self) -> ImageSource | None:
+        """Its pixels; None where nobody wants it any more."""
         ...
 
-    def begin(self, model: Model, num_tiles: int) -> bool:
-        """Say that it begins; False where nobody wants it any more."""
+    def begin(self, model: Model, num_tiles: int) -> None:
+        """Say that it begins; raises ``Cancelled`` where it was called off."""
         ...
 
     def show(self, instances: Instances) -> None:
@@ -251,11 +250,13 @@ class Predictor:
 
     def _predict_task(self, task: ImageTask) -> None:
         try:
+            source = task.open()
+            if source is None:
+                return
             model = self.models.get(task.model)
             tiling = Tiling.of(model.plan)
-            loaded = _load(task.source, task.name, model, tiling)
-            if not task.begin(model, max(len(loaded.tiles), 1)):
-                return
+            loaded = _load(source, task.name, model, tiling)
+            task.begin(model, max(len(loaded.tiles), 1))
 
             def show(instances: Instances) -> None:
                 if self._is_closed:

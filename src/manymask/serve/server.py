@@ -18,6 +18,7 @@ from manymask.errors import ManymaskError
 from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization
 from manymask.prediction import Model
+from manymask.serve.checked import CheckedImage, write_checked
 from manymask.serve.decoding import FORMATS, Decoder, Facts, find_format
 from manymask.serve.events import Events
 from manymask.serve.improving import TASK_NAME, start_improving
@@ -303,8 +304,6 @@ class Server:
         return job
 
     def _improve(self, job: Job, base: Path, minutes: float, checked: Sequence[StoredImage]) -> None:
-        from manymask.serve.dataset import write_checked
-
         try:
             folder = self._make_run_folder()
             num_held = max(round(len(checked) * _HELD_OUT), 1)
@@ -331,18 +330,9 @@ class Server:
         folder.mkdir()
         return folder
 
-    def _describe_checked(self, image: StoredImage) -> Any:
-        from manymask.serve.dataset import CheckedImage
-
-        objects = self.get_objects(image)
-        return CheckedImage(
-            name=f"{image.stem}-{image.id}",
-            file=image.folder / image.meta.file,
-            image=image.source,
-            instances=objects.to_instances(),
-            categories=objects.version.categories,
-            region=image.meta.region,
-        )
+    def _describe_checked(self, image: StoredImage) -> CheckedImage:
+        name, file = f"{image.stem}-{image.id}", image.folder / image.meta.file
+        return CheckedImage(name, file, image.source, self.get_objects(image), image.meta.region)
 
 
 def check_channels(facts: Facts, name: str, model: Model) -> None:
@@ -367,24 +357,25 @@ class PageTask:
         self._objects: ImageObjects | None = None
         self._told = 0.0
 
-    @property
-    def source(self) -> ImageSource:
-        """The image's pixels."""
-        return self.image.source
+    def open(self) -> ImageSource | None:
+        """The image's pixels; None where it was removed, called off, or is to be predicted by another model."""
+        image = self.image
+        with image.lock:
+            is_wanted = (image.meta.status, image.meta.model) == ("waiting", self.model)
+            return image.source if is_wanted and not image.is_cancelled else None
 
-    def begin(self, model: Model, num_tiles: int) -> bool:
+    def begin(self, model: Model, num_tiles: int) -> None:
         """Begin a new version."""
         image = self.image
         with image.lock:
-            if image.is_cancelled or (image.meta.status, image.meta.model) != ("waiting", self.model):
-                return False
+            if image.is_cancelled:
+                raise Cancelled
             image.progress = (0, num_tiles)
             image.change(status="predicting")
         categories: tuple[Category, ...] = model.categories
         self._objects = ImageObjects.create(image.folder, image.meta.facts.size, categories, self.model)
         self.server.hold((image.id, None), self._objects)
         self.server.tell_image(image)
-        return True
 
     def show(self, instances: Instances) -> None:
         """Add what some tiles show, and tell which blocks changed."""
