@@ -175,6 +175,10 @@ def test_delete_class_accept_undo_redo(page, server):
     assert slide.flags[99] & 16
     until_still(page)
     assert "saved" in page.locator("#saved").inner_text()
+    page.wait_for_timeout(450)  # the view moves to the next object
+    page.keyboard.press("0")
+    page.wait_for_timeout(450)
+    until_still(page)
     page.keyboard.down("Control")
     page.mouse.click(*locate(page, 101))
     page.keyboard.up("Control")
@@ -334,7 +338,14 @@ def test_improving_shows_its_curve(page, server):
     page.get_by_role("button", name="Checked").click()
     page.get_by_text("✓ checked").wait_for()
     page.get_by_role("button", name="Improve").click()
-    page.get_by_text("1 checked image, 300 objects.").wait_for()
+    page.get_by_text("1 checked image, 300 objects. Two or more are needed").wait_for()
+    assert page.get_by_role("button", name="Train").is_disabled()
+    page.keyboard.press("Escape")
+    server.slides["i2"].checked = True
+    server.tell({"type": "image", "image": server.slides["i2"].describe()})
+    page.locator("#images small").get_by_text("✓ checked").nth(1).wait_for()
+    page.get_by_role("button", name="Improve").click()
+    page.get_by_text("2 checked images, 400 objects.").wait_for()
     page.get_by_role("button", name="Train").click()
     rows = [{"epoch": i, "loss": 1.0, "val_mask_AP50": 0.5 + i / 50} for i in range(1, 6)]
     job = server.job | {"rows": rows, "progress": [5, 10]}

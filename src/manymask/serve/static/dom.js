@@ -51,6 +51,8 @@ export function tell(text, { isError = false, retry = null } = {}) {
   const remove = () => note.remove();
   if (retry) note.append(make("button", { type: "button", textContent: "Try again", onclick: () => (remove(), retry()) }));
   note.append(make("button", { type: "button", className: "plain", textContent: "×", ariaLabel: "Close", onclick: remove }));
+  // Over an open dialog, which is above all of the page but what is in it.
+  (document.querySelector("dialog[open]") ?? document.body).append(find("notes"));
   find("notes").replaceChildren(...[...find("notes").children].slice(-2), note);
   if (!retry) setTimeout(remove, isError ? 12000 : 5000);
 }

@@ -3,6 +3,7 @@
 import { post, remove } from "./api.js";
 import { countOf, find, make, makeSvg, tell } from "./dom.js";
 
+const LEAST = 2; // checked images: one to learn from, one to score
 const WIDTH = 460, HEIGHT = 170, LEFT = 36, BOTTOM = 22;
 
 export class Improve {
@@ -18,10 +19,10 @@ export class Improve {
   open() {
     const checked = this.getImages().filter((image) => image.checked), { models, current } = this.getModels();
     find("improve-base").replaceChildren(...models.map(({ name }) => make("option", { value: name, textContent: name, selected: name === current })));
-    find("improve-data").textContent = checked.length
-      ? `${countOf(checked.length, "checked image")}, ${countOf(checked.reduce((sum, image) => sum + image.num_objects, 0), "object")}.`
-      : "No image is checked yet. Correct one, then press Checked below it: what you looked at becomes the data.";
-    find("improve-start").disabled = !checked.length;
+    const number = `${countOf(checked.length, "checked image")}, ${countOf(checked.reduce((sum, image) => sum + image.num_objects, 0), "object")}.`;
+    find("improve-data").textContent = checked.length >= LEAST ? number
+      : `${number} Two or more are needed, one of which scores the result: correct images, and press Checked below each.`;
+    find("improve-start").disabled = checked.length < LEAST;
     this.draw();
     find("improve-dialog").showModal();
   }
