@@ -29,7 +29,8 @@ export class Improve {
 
   async start() {
     try {
-      this.follow(await post("/api/improve", { minutes: Number(find("improve-minutes").value), base: find("improve-base").value }));
+      const job = await post("/api/improve", { minutes: Number(find("improve-minutes").value), base: find("improve-base").value });
+      if (this.job?.id !== job.id) this.follow(job); // unless events were faster than the answer, and so tell more
     } catch (error) {
       tell(error.message, { isError: true });
     }
