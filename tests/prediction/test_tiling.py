@@ -501,3 +501,24 @@ def test_evaluation_sees_the_same_tiles(scene, model, monkeypatch):
     scores = evaluate(capped, folder)
     assert pytest.approx(1) == scores.mask.AP
     assert len(truth) > 800
+
+
+def test_objects_are_shown_tile_by_tile_until_the_viewer_ends_it(model, monkeypatch):
+    truth = draw_truth((200, 300))
+    monkeypatch.setattr(tiling, "predict_tensor", answer_from(truth))
+    loaded = load_image(Coordinates((200, 300)), "image", model.plan, TILES)
+    shown: list[Instances] = []
+    found = find_instances(model, loaded, TILES, show=shown.append, is_quiet=True)
+    assert len(shown) == len(loaded.tiles)
+    assert all(part.size == (200, 300) for part in shown)
+    # Each once, where it lies; but for those longer than a tile's margin, which the merge puts together.
+    is_whole = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1) <= TILES.overlap
+    listed = [str(each) for part in shown for each in list_objects(part)]
+    assert len(listed) == len(set(listed)) > 100
+    assert {str(each) for each in list_objects(found[is_whole])} <= set(listed)
+
+    def end(_: Instances) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        find_instances(model, loaded, TILES, show=end)

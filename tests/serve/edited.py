@@ -53,17 +53,15 @@ def make_edit(random, objects):
     }.get(op, {"ids": ids})
 
 
-def edit_at_random(objects, random, number):
-    """Make so many edits, with some undone and done again between; those that cannot be made are left out."""
+def edit_at_random(objects, random, number, undone=0.15):
+    """Do so many acts, of which a share undoes or does again; edits that cannot be made are left out."""
     done = 0
     while done < number:
         act = random.random()
         try:
-            if act < 0.1:
-                objects.undo("u")
-            elif act < 0.15:
-                objects.redo("u")
-            elif act < 0.25:
+            if act < undone:
+                objects.undo("u") if act < undone * 2 / 3 else objects.redo("u")
+            elif act < undone + 0.1:
                 objects.edit([make_edit(random, objects) for _ in range(2)], objects.revision, "u")
             else:
                 objects.edit(make_edit(random, objects), objects.revision, "u")

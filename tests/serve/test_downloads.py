@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from manymask.core import ArraySource, Instances, encode_crops
+from manymask.core import ArraySource, Instances, encode_crops, intersect_runs
 from manymask.formats import read_dataset
 from manymask.formats.records import write_pixels
 from manymask.formats.stored import read_predictions
@@ -19,7 +19,7 @@ from manymask.serve.checked import CheckedImage, write_checked
 from manymask.serve.downloads import write_download
 from manymask.serve.measuring import measure_object, write_measurements
 from manymask.training.augmentation import make_target
-from tests.serve.edited import edit_at_random, make_objects
+from tests.serve.edited import edit_at_random, make_instances, make_objects
 
 SIZE = (120, 160)
 
@@ -40,11 +40,21 @@ def make_edited(folder):
     return objects
 
 
-def make_entry(folder, size=SIZE):
+def make_image(folder, size=SIZE):
     """An image in a file."""
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
     write_pixels(folder / "a.tif", pixels)
-    return ImageEntry(1, "a", "a.tif", open_image(folder / "a.tif"))
+    return open_image(folder / "a.tif")
+
+
+def download_objects(folder, objects, image, kind, only=None):
+    """A download of an image ``a``."""
+    return write_download(folder / "out", objects, ImageEntry(1, "a", "a.tif", image), kind, only)
+
+
+def check(folder, name, objects, image, region=None):
+    """A checked image, whose file is there or not."""
+    return CheckedImage(name, folder / "a.tif", image, objects, region)
 
 
 def read_back(folder, download):
@@ -79,7 +89,7 @@ def list_masks(instances):
 def test_downloads_give_the_objects_again(tmp_path, kind):
     objects = make_edited(tmp_path / "image")
     expected = objects.to_instances()
-    download = write_download(tmp_path / "out", objects, make_entry(tmp_path), kind)
+    download = download_objects(tmp_path, objects, make_image(tmp_path), kind)
     found = read_back(tmp_path, download)
     assert len(found) == len(expected)
     assert list_masks(found) == list_masks(expected)
@@ -87,10 +97,20 @@ def test_downloads_give_the_objects_again(tmp_path, kind):
         assert np.allclose(np.sort(found.scores), np.sort(expected.scores))
 
 
+@pytest.mark.parametrize("kind", ["coco", "geojson", "imagej"])
+def test_objects_that_overlap_come_back_whole(tmp_path, kind):
+    objects = make_objects(tmp_path / "image", make_instances(size=SIZE))
+    edit_at_random(objects, np.random.default_rng(2), 40)
+    expected = objects.to_instances()
+    assert len(intersect_runs(expected.runs, expected.runs)) > len(expected)
+    found = read_back(tmp_path, download_objects(tmp_path, objects, make_image(tmp_path), kind))
+    assert list_masks(found) == list_masks(expected)
+
+
 @pytest.mark.parametrize("kind", list(OUTPUTS))
 def test_every_output_is_one_file(tmp_path, kind):
     objects = make_objects(tmp_path / "image")  # of which some overlap
-    download = write_download(tmp_path / "out", objects, make_entry(tmp_path, (220, 300)), kind)
+    download = download_objects(tmp_path, objects, make_image(tmp_path, (220, 300)), kind)
     assert download.is_file()
     assert download.stat().st_size > 100
     if kind == "labels":
@@ -100,9 +120,7 @@ def test_every_output_is_one_file(tmp_path, kind):
 
 def test_downloads_of_a_choice(tmp_path):
     objects = make_edited(tmp_path / "image")
-    download = write_download(
-        tmp_path / "out", objects, make_entry(tmp_path), "geojson", Filter(classes=[7], min_score=0.8)
-    )
+    download = download_objects(tmp_path, objects, make_image(tmp_path), "geojson", Filter(classes=[7], min_score=0.8))
     with gzip.open(download) as file:
         features = json.load(file)["features"]
     shown = objects.to_instances()
@@ -111,9 +129,9 @@ def test_downloads_of_a_choice(tmp_path):
 
 
 def test_measurements_of_all_and_of_one_are_equal(tmp_path):
-    objects, entry = make_edited(tmp_path / "image"), make_entry(tmp_path)
+    objects, image = make_edited(tmp_path / "image"), make_image(tmp_path)
     objects.edit({"op": "accept", "ids": [5]}, None, "u")
-    write_measurements(tmp_path / "m.csv", objects, entry.image)
+    write_measurements(tmp_path / "m.csv", objects, image)
     with open(tmp_path / "m.csv", newline="") as file:
         rows = {int(row["id"]): row for row in csv.DictReader(file)}
     selection = objects.select()
@@ -122,7 +140,7 @@ def test_measurements_of_all_and_of_one_are_equal(tmp_path):
     assert [int(row["area"]) for row in rows.values()] == selection.instances.runs.areas.tolist()
     assert (rows[1]["edited"], rows[1]["accepted"], rows[5]["edited"], rows[5]["accepted"]) == ("1", "0", "0", "1")
     for each in (1, 5, 9, selection.ids[-1]):
-        one = measure_object(objects, entry.image, int(each))
+        one = measure_object(objects, image, int(each))
         assert list(one) == list(rows[each])
         for name, value in one.items():
             if name == "class":
@@ -130,33 +148,33 @@ def test_measurements_of_all_and_of_one_are_equal(tmp_path):
             else:
                 assert float(rows[each][name]) == pytest.approx(value, abs=1e-6)
     json.dumps(one, allow_nan=False)
-    assert measure_object(objects, entry.image, 3)["edited"] == 1  # deleted ones have numbers, too
+    assert measure_object(objects, image, 3)["edited"] == 1  # deleted ones have numbers, too
     with pytest.raises(LookupError, match="no object 999"):
-        measure_object(objects, entry.image, 999)
+        measure_object(objects, image, 999)
 
 
 def test_checked_images_are_a_data_set(tmp_path):
-    objects, entry = make_edited(tmp_path / "image"), make_entry(tmp_path)
-    folder = write_checked(tmp_path / "set", [CheckedImage("first", tmp_path / "a.tif", entry.image, objects)])
+    objects, image = make_edited(tmp_path / "image"), make_image(tmp_path)
+    write_checked(folder := tmp_path / "set", [check(tmp_path, "first", objects, image)])
     dataset = read_dataset(folder)
     assert dataset.categories == objects.version.categories
     assert dataset.problems == ()
     (whole,) = dataset
     assert not whole.iscrowd.any()
     assert list_masks(whole.to_instances()) == list_masks(objects.to_instances())
-    np.testing.assert_array_equal(whole.pixels, entry.image.read())
+    np.testing.assert_array_equal(whole.pixels, image.read())
 
 
 def test_what_nobody_looked_at_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr("manymask.serve.checked.MARGIN", 20)
-    objects, entry = make_edited(tmp_path / "image"), make_entry(tmp_path)
-    part = CheckedImage("second", tmp_path / "a.tif", entry.image, objects, (30, 10, 60, 50))
-    folder = write_checked(tmp_path / "set", [part])
+    objects, image = make_edited(tmp_path / "image"), make_image(tmp_path)
+    part = check(tmp_path, "second", objects, image, (30, 10, 60, 50))
+    write_checked(folder := tmp_path / "set", [part])
     with pytest.warns(UserWarning, match="2 of 13 annotations are crowd regions"):
         dataset = read_dataset(folder)
     (sample,) = dataset
     window = np.s_[0:80, 10:110]
-    np.testing.assert_array_equal(sample.pixels, entry.image.read()[window])
+    np.testing.assert_array_equal(sample.pixels, image.read()[window])
     all_masks = objects.to_instances().to_masks()
     is_seen = all_masks[:, 10:60, 30:90].any(axis=(1, 2))
     expected = [
@@ -177,11 +195,11 @@ def test_what_nobody_looked_at_is_ignored(tmp_path, monkeypatch):
 
 
 def test_checked_images_that_cannot_be_used_are_named(tmp_path):
-    objects, entry = make_edited(tmp_path / "image"), make_entry(tmp_path)
+    objects, image = make_edited(tmp_path / "image"), make_image(tmp_path)
     with pytest.raises(Exception, match="no image is marked"):
         write_checked(tmp_path / "set", [])
-    outside = CheckedImage("first", tmp_path / "a.tif", entry.image, objects, (500, 0, 5, 5))
-    with pytest.raises(Exception, match="outside"):
+    outside = check(tmp_path, "first", objects, image, (500, 0, 5, 5))
+    with pytest.raises(Exception, match="no pixels in the image"):
         write_checked(tmp_path / "set", [outside])
 
 
@@ -190,6 +208,6 @@ def test_round_trips_of_random_edits(tmp_path):
     edit_at_random(objects, np.random.default_rng(5), 80)
     expected = objects.to_instances()
     image = ArraySource(np.zeros((*objects.size, 1), dtype=np.uint8))
-    folder = write_checked(tmp_path / "set", [CheckedImage("a", tmp_path / "none", image, objects)])
+    write_checked(folder := tmp_path / "set", [check(tmp_path, "a", objects, image)])
     (sample,) = read_dataset(folder)
     assert list_masks(sample.to_instances()) == list_masks(expected)

@@ -1,4 +1,5 @@
 import json
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from manymask.serve.changes import Filter
 from manymask.serve.errors import Conflict, EditError
 from manymask.serve.objects import ImageObjects
 from manymask.serve.table import ACCEPTED, BORDER, DELETED, DRAWN, EDITED, ODD_SIZE
-from tests.serve.edited import CATEGORIES, edit_at_random, make_instances, make_objects, pack_all
+from tests.serve.edited import CATEGORIES, edit_at_random, make_edit, make_instances, make_objects, pack_all
 from tests.serve.packed import read_block, read_table
 
 
@@ -228,6 +229,7 @@ def test_objects_of_unusual_size_are_flagged(tmp_path):
 BAD_EDITS = [
     (None, "expected an edit"),
     ([], "at least one"),
+    ({"op": "delete", "ids": [1], "note": float("nan")}, "that JSON has"),
     ({"op": "burn", "ids": [1]}, "there is no edit 'burn'"),
     ({"op": "delete", "ids": []}, "expected ids"),
     ({"op": "delete", "ids": [1.0]}, "expected ids"),
@@ -242,7 +244,7 @@ BAD_EDITS = [
     ({"op": "merge", "ids": [1]}, "two objects"),
     ({"op": "split", "id": 1, "stroke": [[1, 1]]}, "two points"),
     ({"op": "split", "id": 1, "stroke": [[1, 1], [2]]}, "two points"),
-    ({"op": "split", "id": 1, "stroke": [[1, 1], [float("nan"), 5]]}, "far outside"),
+    ({"op": "split", "id": 1, "stroke": [[1, 1], [float("nan"), 5]]}, "that JSON has"),
     ({"op": "split", "id": 1, "stroke": [[0, 0], [1 << 29, 5]]}, "pixels long"),
     ({"op": "draw", "class": 1, "runs": []}, "expected runs"),
     ({"op": "draw", "class": 1, "runs": [[1, 2]]}, "expected runs"),
@@ -477,3 +479,42 @@ def test_filter(tmp_path):
     assert count(edited_only=True) == 1
     assert count(border=True) == sum(flags & BORDER for flags in table["flags"])
     assert count(border=True) + count(border=False) == 60
+
+
+def test_many_threads_at_once(tmp_path):
+    objects = make_objects(tmp_path)
+    before, problems = pack_all(objects), []
+
+    def look():
+        for _ in range(20):
+            header, table = read_table(objects.pack_table())
+            assert len(table["id"]) == header[0]
+            read_block(objects.pack_block(0, 0))
+            objects.to_instances()
+
+    def act(seed):
+        random = np.random.default_rng(seed)
+        for _ in range(20):
+            try:
+                objects.edit(make_edit(random, objects), objects.revision, f"user {seed}")
+            except (EditError, Conflict):
+                continue
+
+    def note(target, *arguments):
+        try:
+            target(*arguments)
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [Thread(target=note, args=(act, seed)) for seed in range(3)] + [Thread(target=note, args=(look,))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    revisions = [json.loads(line)["revision"] for line in (tmp_path / "edits.jsonl").read_text().splitlines()]
+    assert revisions == list(range(revisions[0], revisions[0] + len(revisions)))
+    assert pack_all(ImageObjects.open(tmp_path)) == pack_all(objects)
+    while objects.can_undo:
+        objects.undo("u")
+    assert pack_all(objects) == before

@@ -23,7 +23,6 @@ from manymask.core.runs import subtract_runs
 from manymask.errors import DatasetError
 from manymask.formats import encode_coco_results
 from manymask.formats.records import write_pixels
-from manymask.serve.changes import Filter
 from manymask.serve.objects import ImageObjects
 
 MARGIN = 128
@@ -46,10 +45,10 @@ class CheckedImage:
     path: Path
     image: ImageSource
     objects: ImageObjects
-    region: tuple[int, int, int, int] | None = None
+    region: Sequence[int] | None = None
 
 
-def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | None = None) -> Path:
+def write_checked(folder: Path, images: Sequence[CheckedImage]) -> None:
     """Write a COCO data set that ``train`` reads: ``annotations.json`` and ``images/``.
 
     Of an image of which a region was checked, that region becomes an image, with a margin around it for context. The
@@ -59,10 +58,6 @@ def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | N
     Args:
         folder: A new folder.
         images: The images, at least one.
-        only: Which of their objects count; by default all that are shown.
-
-    Returns:
-        The folder.
 
     Raises:
         DatasetError: There is no image, their models have different classes, or a region lies outside of its image.
@@ -80,7 +75,7 @@ def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | N
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, each in enumerate(images, start=1):
-        instances, ignored, path = _write_image(folder / "images", each, each.objects.to_instances(only))
+        instances, ignored, path = _write_image(folder / "images", each)
         if len(ignored.start):
             crowds = concatenate_runs([ignored] * len(categories))
             is_crowd = np.ones(len(crowds), dtype=bool)
@@ -91,7 +86,6 @@ def write_checked(folder: Path, images: Sequence[CheckedImage], only: Filter | N
         annotations += _encode(instances, number, categories, len(annotations) + 1)
     content = {"categories": [asdict(category) for category in categories], "images": entries}
     write_json(folder / "annotations.json", content | {"annotations": annotations})
-    return folder
 
 
 def _encode(instances: Instances, image_id: int, categories: Sequence[Category], first_id: int) -> list[dict[str, Any]]:
@@ -104,19 +98,20 @@ def _encode(instances: Instances, image_id: int, categories: Sequence[Category],
     ]
 
 
-def _write_image(folder: Path, checked: CheckedImage, instances: Instances) -> tuple[Instances, RunLengths, Path]:
+def _write_image(folder: Path, checked: CheckedImage) -> tuple[Instances, RunLengths, Path]:
     """Write what was checked of an image; its objects there, what nobody looked at as one mask, and the file."""
     whole = Window(0, 0, *checked.image.size)
     region = whole if checked.region is None else _cut(checked.region, 0, whole)
     window = whole if checked.region is None else _cut(checked.region, MARGIN, whole)
     if min(region.height, region.width) <= 0:
-        raise DatasetError(f"the checked region {checked.region} of {checked.name} lies outside of the image")
+        raise DatasetError(f"the checked region {checked.region} of {checked.name} has no pixels in the image")
     if window == whole and checked.path.is_file():
         path = folder / f"{checked.name}{checked.path.suffix}"
         copy_file(checked.path, path)
     else:
         path = folder / f"{checked.name}.tif"
         write_pixels(path, checked.image.read(window))
+    instances = checked.objects.to_instances()
     seen = instances[crop_runs(instances.runs, region).areas > 0]
     objects = Instances.from_runs(crop_runs(seen.runs, window), seen.labels)
     size = window.height, window.width
@@ -133,7 +128,7 @@ def _write_image(folder: Path, checked: CheckedImage, instances: Instances) -> t
     return objects, subtract_runs(everything, looked_at), path
 
 
-def _cut(region: tuple[int, int, int, int], margin: int, whole: Window) -> Window:
+def _cut(region: Sequence[int], margin: int, whole: Window) -> Window:
     """A region and a margin around it, as far as the image reaches."""
     x, y, width, height = region
     left, top = max(x - margin, 0), max(y - margin, 0)

@@ -64,22 +64,28 @@ class Client:
             raise PlanError(f"{token_file} cannot be read as a token ({error})") from error
         return cls(url.rstrip("/"), token, model)
 
-    def check(self) -> None:
-        """Refuse, before any work, a server that is not there or does not let us in.
+    def describe_model(self) -> tuple[tuple[Category, ...], float]:
+        """The classes and the score threshold of the model.
 
         Raises:
-            ManymaskError: It is so.
+            ManymaskError: The server is not there, does not let us in, or has no such model.
         """
-        self._ask("GET", "/api/session")
+        session: dict[str, Any] = json.loads(self._ask("GET", "/api/session")[1])
+        models = {each["name"]: each for each in session["models"]}
+        if (name := self.model or session["current"]) not in models:
+            raise PlanError(f"{self.url} has no model {name!r}; there are: {', '.join(models)}")
+        categories = tuple(Category(each["id"], each["name"]) for each in models[name]["classes"])
+        return categories, models[name]["score_threshold"]
 
-    def predict(self, path: Path) -> tuple[Instances, tuple[Category, ...], float]:
-        """What the server finds in an image: all instances by falling score, the classes, and the score threshold.
+    def predict(self, path: Path) -> Instances:
+        """What the server finds in an image: all instances that the model keeps, by falling score.
 
         Raises:
             DatasetError: The server does not take the image.
             ManymaskError: The server is gone, or does not let us in.
         """
-        query = {"format": "packed", "wait": str(_WAIT_SECONDS)} | ({"model": self.model} if self.model else {})
+        query: dict[str, str] = {"format": "packed", "wait": str(_WAIT_SECONDS)}
+        query |= {"model": self.model} if self.model else {}
         boundary = uuid4().hex
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '
@@ -175,7 +181,7 @@ def predict_files(
     stems = [stem for stem, _ in found]
     names = [name for kind in kinds for name in kind.list_files(stems)]
     check_outputs(output, "predict", names)
-    client.check()
+    categories, shown_score = client.describe_model()
     root = os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent) for path in given])
     broken: list[str] = []
 
@@ -183,7 +189,7 @@ def predict_files(
         place, stem, path = image
         try:
             entry = ImageEntry(place, stem, Path(os.path.relpath(path, root)).as_posix(), open_image(path))
-            return entry, *client.predict(path)
+            return entry, client.predict(path)
         except DatasetError as error:
             if len(found) == 1:
                 raise
@@ -196,16 +202,11 @@ def predict_files(
         yield from track(answers, len(tasks), "predicting", progress)
 
     with record_outputs(output, "predict", names):
-        writers: list[Any] = []
+        writers = [kind(output, stems, categories, shown_score) for kind in kinds]
         with close_writers(writers):
             for answer in list_answers():
-                if answer is None:
-                    continue
-                entry, instances, categories, shown_score = answer
-                if not writers:
-                    writers += [kind(output, stems, categories, shown_score) for kind in kinds]
-                for writer in writers:
-                    writer.write(entry, instances)
+                for writer in writers if answer is not None else ():
+                    writer.write(*answer)
     if len(broken) == len(found):
         raise DatasetError(broken[0])
     if broken:

@@ -30,13 +30,13 @@ def write_download(
     """
     output = OUTPUTS[kind]
     output.check()
-    categories = objects.version.categories
-    with close_writers([writer := output(folder, [image.name], categories, 0.0)]):
+    name = image.name
+    with close_writers([writer := output(folder, [name], objects.version.categories, 0.0)]):
         writer.write(image, objects.to_instances(only))
-    files = [folder / name for name in output.list_files([image.name]) if (folder / name).is_file()]
+    files = [folder / each for each in output.list_files([name]) if (folder / each).is_file()]
     if len(files) == 1:
         return files[0]
-    path = folder / f"{image.name}.{kind}.zip"
+    path = folder / f"{name}.{kind}.zip"
     with replace_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for each in files:
             archive.write(each, each.relative_to(folder).as_posix())

@@ -1,5 +1,6 @@
 """What people do to objects: edits as JSON, checked and turned into changes of values."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,15 @@ def plan_edit(edit: Any, state: ObjectState) -> tuple[Patch, str]:
     return plan(edit, state)
 
 
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON, which has no NaN; readers of requests let it pass."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def _delete(edit: dict[str, Any], state: ObjectState) -> tuple[Patch, str]:
     ids = _read_ids(edit, state)
     return _set_flags(ids, state, DELETED | EDITED), f"deleted {count_of(len(ids), 'object')}"
@@ -41,8 +51,8 @@ def _restore(edit: dict[str, Any], state: ObjectState) -> tuple[Patch, str]:
     ids = _read_ids(edit, state, is_deleted=True)
     # Others may have been drawn over them.
     layers = state.choose_layers(state.gather_masks(ids), ids)
-    flags = {each: state.get_flags(each) & ~DELETED | EDITED for each in ids}
-    return {"flags": flags, "layer": dict(zip(ids, layers, strict=True))}, f"restored {count_of(len(ids), 'object')}"
+    patch = _set_flags(ids, state, EDITED, cleared=DELETED) | {"layer": dict(zip(ids, layers, strict=True))}
+    return patch, f"restored {count_of(len(ids), 'object')}"
 
 
 def _classify(edit: dict[str, Any], state: ObjectState) -> tuple[Patch, str]:
@@ -103,16 +113,17 @@ _PLANS: dict[str, Callable[[dict[str, Any], ObjectState], tuple[Patch, str]]] = 
 }  # fmt: skip
 
 
-def _set_flags(ids: Sequence[int], state: ObjectState, flags: int) -> Patch:
-    return {"flags": {each: state.get_flags(each) | flags for each in ids}}
+def _set_flags(ids: Sequence[int], state: ObjectState, flags: int, cleared: int = 0) -> Patch:
+    values = state.get_flags(ids).astype(np.int64) & ~cleared | flags
+    return {"flags": dict(zip(ids, values.tolist(), strict=True))}
 
 
 def _change_mask(state: ObjectState, object_id: int, runs: RunLengths, without: Sequence[int] = ()) -> Patch:
     """Another mask for an object, with the flags that follow from it."""
     (layer,) = state.choose_layers(runs, without or [object_id])
     (described,) = state.describe_masks(runs, state.get_class(object_id)[0])
-    flags = state.get_flags(object_id) & ~(BORDER | ODD_SIZE) | EDITED | described
-    return {"flags": {object_id: flags}, "layer": {object_id: layer}, "runs": {object_id: runs_to_strips(runs)}}
+    patch = _set_flags([object_id], state, EDITED | described, cleared=BORDER | ODD_SIZE)
+    return patch | {"layer": {object_id: layer}, "runs": {object_id: runs_to_strips(runs)}}
 
 
 def _make_object(
@@ -135,11 +146,11 @@ def _read_ids(edit: dict[str, Any], state: ObjectState, *, is_deleted: bool = Fa
         raise EditError("expected ids of objects, whole numbers such as [1, 2]")
     if len(set(ids)) < len(ids):
         raise EditError("an object is named twice")
-    for each in ids:
-        if not 0 < each < state.next_id or (flags := state.get_flags(each)) & ABSENT:
-            raise EditError(f"there is no object {each}")
-        if bool(flags & DELETED) != is_deleted:
-            raise EditError(f"object {each} is deleted" if flags & DELETED else f"object {each} is not deleted")
+    flags = state.get_flags(ids)
+    if (is_absent := flags & ABSENT != 0).any():
+        raise EditError(f"there is no object {ids[int(is_absent.argmax())]}")
+    if (is_wrong := (flags & DELETED != 0) != is_deleted).any():
+        raise EditError(f"object {ids[int(is_wrong.argmax())]} is {'not ' if is_deleted else ''}deleted")
     return ids
 
 

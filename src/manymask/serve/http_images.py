@@ -195,7 +195,7 @@ def describe_refusal(upload: Upload, error: ManymaskError) -> dict[str, Any]:
 
 
 def _add_example(server: Server) -> StoredImage:
-    pixels, _ = make_sample(0, size=(768, 768), num_instances=400, num_classes=1, diameter=22)
+    pixels, _ = make_sample(0, size=(768, 768), num_instances=400, num_classes=1, diameter=22.0)
     with server.workspace.receive() as folder:
         file = folder / EXAMPLE_NAME
         write_file(file, encode_webp(pixels, is_exact=True))

@@ -52,7 +52,10 @@ def make_router(server: Server) -> APIRouter:
     def get_object(image_id: str, object_id: int, version: int | None = None) -> dict[str, Any]:
         """The numbers of one object, under the names of the table of measurements."""
         image = server.workspace.get(image_id)
-        return measure_object(server.get_objects(image, version), image.source, object_id)
+        try:
+            return measure_object(server.get_objects(image, version), image.source, object_id)
+        except LookupError as error:
+            raise Refusal(404, str(error)) from error
 
     @router.get(
         "/api/images/{image_id}/measurements.csv",

@@ -47,6 +47,7 @@ class ModelInfo(BaseModel):
 
     name: str
     classes: list[Category]
+    score_threshold: float
     note: str
 
 

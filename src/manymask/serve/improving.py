@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from manymask.errors import Interrupted, ManymaskError
-from manymask.metrics.catalogue import TOLD
+from manymask.metrics.catalogue import COMPARED, TOLD
 from manymask.run_folder import read_metrics
 from manymask.serve.jobs import Job
 from manymask.serve.models import RESULT_NAME, write_result
@@ -73,7 +73,7 @@ def _watch(
     with process.stdout:
         for line in process.stdout:
             try:
-                told = json.loads(line)
+                told = json.loads(line.replace(json.dumps(str(folder))[1:-1], "the checked images"))
             except ValueError:  # of a library that prints
                 continue
             if "error" in told:
@@ -134,7 +134,7 @@ def improve(folder: Path, tell: Callable[[int, int, str], None]) -> dict[str, An
         {"before": [task["weights"]], "new": [folder / "run"]}, folder / "val", device=task["device"], progress=tell
     )
     pair = compared["comparisons"][0]
-    label = TOLD[0].label
+    label = next(metric.label for metric in COMPARED if metric in TOLD)  # that of the first sentence
     before, new = (variant["metrics"][label] for variant in compared["variants"])
     difference = next(each for each in pair["differences"] if each["metric"] == label)
     return {

@@ -55,7 +55,7 @@ class Models:
         self._device, self._lock = device, threading.RLock()
         self._listed: dict[str, ListedModel] = {}
         self._loaded: OrderedDict[str, Model] = OrderedDict()
-        self._classes: dict[str, tuple[Category, ...]] = {}
+        self._described: dict[str, tuple[tuple[Category, ...], float]] = {}
         for source in sources:
             find_checkpoint(Path(source))  # refuses what is no model
             self._listed[name] = ListedModel(name := self._find_name(source), Path(source), _describe(source))
@@ -76,7 +76,8 @@ class Models:
             Refusal: There is none of this name.
         """
         with self._lock:
-            if (wanted := name or self.current) not in self._listed:
+            wanted = self.current if name is None else name
+            if wanted not in self._listed:
                 raise Refusal(404, f"there is no model {wanted!r}; there are: {', '.join(self._listed)}")
             return self._listed[wanted]
 
@@ -96,16 +97,17 @@ class Models:
             self._loaded.move_to_end(listed.name)
             return self._loaded[listed.name]
 
-    def list_classes(self, name: str) -> tuple[Category, ...]:
-        """The classes of a model, which is loaded once to know them.
+    def describe(self, name: str) -> tuple[tuple[Category, ...], float]:
+        """The classes and the score threshold of a model, which is loaded once to know them.
 
         Raises:
             ManymaskError: There is none of this name, or it cannot be loaded.
         """
         with self._lock:
-            if name not in self._classes:
-                self._classes[name] = self.get(name).categories
-            return self._classes[name]
+            if name not in self._described:
+                model = self.get(name)
+                self._described[name] = model.categories, model.plan.shown_score
+            return self._described[name]
 
     def choose(self, name: str) -> None:
         """Let a model predict new images from now on.

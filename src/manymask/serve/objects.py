@@ -15,7 +15,7 @@ from manymask.core import Category, Instances
 from manymask.errors import FormatError, ManymaskError
 from manymask.serve import blocks
 from manymask.serve.changes import Change, Filter, describe_change, filter_ids
-from manymask.serve.edits import plan_edit
+from manymask.serve.edits import is_json, plan_edit
 from manymask.serve.errors import Conflict, EditError
 from manymask.serve.log import LOG_NAME, EditLog
 from manymask.serve.state import ObjectState, Patch, merge_patches, read_patch
@@ -170,11 +170,9 @@ class ImageObjects:
     @_locked
     def num_unsure(self) -> int:
         """The objects that people should look at: of low score or unusual size, and neither changed nor accepted."""
-        columns = self._state.table.columns
-        is_unsure = (columns["score"] < UNSURE_SCORE) | (columns["flags"] & ODD_SIZE != 0)
-        return int(
-            np.count_nonzero(is_unsure & is_shown(columns["flags"]) & (columns["flags"] & (EDITED | ACCEPTED) == 0))
-        )
+        scores, flags = (self._state.table.columns[name] for name in ("score", "flags"))
+        is_unsure = (scores < UNSURE_SCORE) | (flags & ODD_SIZE != 0)
+        return int(np.count_nonzero(is_unsure & is_shown(flags) & (flags & (EDITED | ACCEPTED) == 0)))
 
     @property
     def can_undo(self) -> bool:
@@ -224,8 +222,8 @@ class ImageObjects:
         if not self.is_finished:
             raise EditError("the objects of this image are still being found; wait for the end, or cancel it")
         steps = edit if isinstance(edit, list) else [edit]
-        if not steps:
-            raise EditError("expected at least one edit")
+        if not steps or not is_json(edit):
+            raise EditError("expected at least one edit, of values that JSON has")
         before: Patch = {}
         after: Patch = {}
         what: list[str] = []
@@ -293,9 +291,8 @@ class ImageObjects:
         Raises:
             LookupError: One is not there.
         """
-        for each in ids:
-            if not 0 < each < self._state.next_id or self._state.get_flags(each) & ABSENT:
-                raise LookupError(f"there is no object {each}")
+        if (is_absent := self._state.get_flags(ids) & ABSENT != 0).any():
+            raise LookupError(f"there is no object {ids[int(is_absent.argmax())]}")
         return self._gather(np.array(ids, dtype=np.int64))
 
     def to_instances(self, only: Filter | None = None) -> Instances:

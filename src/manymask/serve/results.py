@@ -44,7 +44,7 @@ def encode(found: Found, format: Format, workspace: Workspace) -> tuple[bytes, s
     """The content and its media type; but for ``packed``, which holds all, of what the model's threshold shows."""
     model, shown_score = found.model, found.model.plan.shown_score
     if format == "packed":
-        return encode_packed(found.instances, model.categories, shown_score), MEDIA_TYPE
+        return encode_packed(found.instances), MEDIA_TYPE
     shown = found.instances[found.instances.scores >= shown_score]
     if format == "geojson":
         names = [category.name for category in model.categories]

@@ -258,14 +258,12 @@ class Server:
 
     def describe_models(self) -> list[dict[str, Any]]:
         """The models as pages and programs see them."""
-        return [
-            {
-                "name": each.name,
-                "classes": [{"id": own.id, "name": own.name} for own in self.models.list_classes(each.name)],
-                "note": each.note,
-            }
-            for each in self.models.list_models()
-        ]
+        described: list[dict[str, Any]] = []
+        for each in self.models.list_models():
+            categories, threshold = self.models.describe(each.name)
+            classes = [{"id": category.id, "name": category.name} for category in categories]
+            described.append({"name": each.name, "classes": classes, "score_threshold": threshold, "note": each.note})
+        return described
 
     def tell_image(self, image: StoredImage) -> None:
         """Tell all pages how an image is."""

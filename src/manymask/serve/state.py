@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from manymask.core import Instances, RunLengths, concatenate_runs
 from manymask.core.layers import assign_layers
@@ -85,9 +85,13 @@ class ObjectState:
             is_odd = (columns["area"] < low) | (columns["area"] > high)
             columns["flags"][is_odd & (columns["label"] == label)] |= ODD_SIZE
 
-    def get_flags(self, object_id: int) -> int:
-        """The flags of an object."""
-        return int(self.table.columns["flags"][object_id - 1])
+    def get_flags(self, ids: Sequence[int]) -> UInt8[np.ndarray, " ids"]:
+        """The flags of objects; ``ABSENT`` for numbers that none has."""
+        number = len(self.table)
+        known = np.array([each if 0 < each <= number else 0 for each in ids], dtype=np.int64)
+        flags = np.full(len(ids), ABSENT, dtype=np.uint8)
+        flags[known > 0] = self.table.columns["flags"][known[known > 0] - 1]
+        return flags
 
     def get_class(self, object_id: int) -> tuple[int, float]:
         """The label and the score of an object."""
