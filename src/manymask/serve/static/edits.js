@@ -14,7 +14,7 @@ export class Edits {
     find("redo").onclick = () => this.redo();
   }
 
-  /** Sends an edit as the contract in docs/serve.md has it; the answer says what changed. */
+  /** Sends an edit in the words of docs/corrections.md; the answer says what changed. */
   act(edit) {
     const number = edit.ids?.length ?? 1;
     return this.send("edits", { edits: [edit] }, `${WORDS[edit.op]} ${countOf(number, "object")}`);
