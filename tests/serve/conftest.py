@@ -1,11 +1,13 @@
 """One server for many tests; those that fill it up, stop it or set limits start their own."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright import sync_api
 
+from tests.serve.browsing import ARGUMENTS, CHROMIUM
 from tests.serve.live_server import LiveServer, run_server
 from tests.tiny_model import write_tiny_model
 
@@ -29,3 +31,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with run_server(tiny_model, tmp_path_factory.mktemp("workspace")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser(require: Callable[[str, object], None]) -> Iterator[sync_api.Browser]:
+    require("chromium", CHROMIUM)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
