@@ -277,7 +277,7 @@ def split_data(data: InspectedData, plan: Plan) -> TrainingData:
 def _find_cost(image: ImageCheck, crop_size: int) -> float:
     """What a crop of an image (0: the whole) costs, in pixels."""
     height, width = image.size
-    share = min(crop_size / height, 1) * min(crop_size / width, 1) if crop_size else 1.0
+    share = min(crop_size / height, 1.0) * min(crop_size / width, 1.0) if crop_size else 1.0
     return share * (height * width + INSTANCE_PIXELS * image.num_instances)
 
 
