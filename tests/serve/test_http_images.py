@@ -234,14 +234,14 @@ def test_an_example_needs_no_file(live):
 
 
 def test_images_of_a_folder_stay_where_they_are(live, tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", CELLS)
+    tifffile.imwrite(tmp_path / "of_folder.tif", CELLS)
     (tmp_path / "broken.png").write_bytes(b"no image")
     live.server.add_folder(tmp_path)
     live.server.add_folder(tmp_path)  # is there already
-    (image,) = [each for each in live.client.get("/api/images").json() if each["name"] == "a.tif"]
+    (image,) = [each for each in live.client.get("/api/images").json() if each["name"] == "of_folder.tif"]
     assert live.wait(image["id"], "done")["num_objects"]
     assert live.client.delete(f"/api/images/{image['id']}").status_code == 204
-    assert (tmp_path / "a.tif").is_file()
+    assert (tmp_path / "of_folder.tif").is_file()
 
 
 def test_decoding_takes_only_so_long_and_so_much(tiny_model, tmp_path):
