@@ -109,15 +109,14 @@ def test_two_sizes_take_two_passes(caplog):
     assert max(max(size) for size in seen) <= 240
 
 
-@pytest.mark.slow  # failed once in a long test process, never alone: the cause is not found yet
 def test_progress_counts_the_tiles_that_were_planned():
     model = make_model([], SHAPE)
     model = dataclasses.replace(model, detector=PlantedInWindows(np.zeros((0, 4)), model.preprocessing))
     tiles = Tiling.of(model.plan)
     loaded = load_image(Coordinates(SHAPE), "a.tif", model.plan, tiles)
-    passes = [loaded.tiles, loaded.tiles[:3]]
+    passes = [loaded.tiles, loaded.tiles[:1]]
     told, nothing = [], Instances.from_runs(RunLengths.empty((8, 8)), np.zeros(0, dtype=np.int64))
-    sizes = {"num_told": len(loaded.tiles), "num_tiles": len(loaded.tiles) + 3, "num_pixels": 2 * SHAPE[0] * SHAPE[1]}
+    sizes = {"num_told": len(loaded.tiles), "num_tiles": sum(map(len, passes)), "num_pixels": 2 * SHAPE[0] * SHAPE[1]}
     pace = Pace("a.tif", 0.5, lambda number, _: told.append(number), **sizes)
     for tile in itertools.chain(*passes):
         pace.tell([tile], [nothing], is_new=True)

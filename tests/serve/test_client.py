@@ -14,9 +14,6 @@ from tests.serve.live_server import TOKEN
 
 FORMATS = ("coco", "labels", "geojson", "csv", "overlay")
 
-# Beside the tests of the page its server is gone, alone they pass: the cause is not found yet.
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:

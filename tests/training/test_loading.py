@@ -164,7 +164,6 @@ class TestWeights:
 
 
 class TestLoaders:
-    @pytest.mark.slow  # failed once in a long test process, never alone: the cause is not found yet
     @pytest.mark.parametrize("num_workers", [1, 2])
     def test_crops_and_turns_do_not_hang_on_the_workers(self, num_workers):
         settings = {"crop_size": 2, "augmentation": "dihedral", "epoch_steps": 6, "normalization": "type"}

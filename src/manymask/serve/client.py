@@ -119,9 +119,11 @@ class Client:
         """Send a request, again where the server has no room for it."""
         own = (headers or {}) | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
         request = urllib.request.Request(f"{self.url}{place}", body, own, method=method)
+        # Not urlopen, which keeps the proxies of the process's first request for all others.
+        opener = urllib.request.build_opener()
         for last in (*[False] * _TRIES, True):
             try:
-                with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+                with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
                     return answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 sentence = _read_detail(error)

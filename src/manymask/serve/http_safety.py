@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -288,8 +289,17 @@ class _Body:
         self._num_bytes += len(message.get("body", b""))
         self._is_whole = not message.get("more_body", False)
         if self._num_bytes > self._most:
+            await self._drop_rest()
             raise self._refuse(413, self._too_large)
         return message
+
+    async def _drop_rest(self) -> None:
+        """Take as much again and drop it: who is still sending when the connection ends may never see the answer."""
+        with suppress(TimeoutError):
+            while not self._is_whole and self._num_bytes <= 2 * self._most:
+                message = await asyncio.wait_for(self._receive(), self._idle_seconds)
+                self._num_bytes += len(message.get("body", b""))
+                self._is_whole = not message.get("more_body", False)
 
     def _refuse(self, status: int, sentence: str) -> Refusal:
         self.refusal = Refusal(status, sentence)
