@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -71,14 +70,3 @@ def strict_log(monkeypatch: pytest.MonkeyPatch) -> None:
     log = logging.getLogger("manymask")
     monkeypatch.setattr(log, "handlers", [_AsWarning()])
     log.setLevel(logging.INFO)
-
-
-@pytest.fixture(autouse=True)
-def _leave_children_to_the_system():
-    """Take back the SIGCHLD handler that torch's first loader with processes sets for good.
-
-    Long test processes died of it with SIGSEGV while the system delivered that signal, in whatever test ended a child.
-    """
-    yield
-    if callable(signal.getsignal(signal.SIGCHLD)):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

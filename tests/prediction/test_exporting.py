@@ -1,5 +1,6 @@
 """Exported models find what their network finds, through the same commands; and what cannot be exported is refused."""
 
+import ctypes
 import json
 import shutil
 import sys
@@ -114,6 +115,25 @@ def test_files_and_scores(folders, checkpoint, cells, tmp_path, engine):
     settings = {"precision": "fp32"}
     scores = [evaluate(source, cells, draws=0, settings=settings) for source in (folders[engine], checkpoint)]
     assert scores[0].num_predictions == scores[1].num_predictions > 0
+
+
+def test_models_that_come_and_go_leave_the_stack_of_signals(folders):
+    """Each OpenVINO ``Core`` brings one, which signals to Python would use after its memory is given back."""
+    kept = load_model(folders["openvino"])
+    stack = find_signal_stack()
+    for _ in range(3):
+        kept, earlier = load_model(folders["openvino"]), kept
+        del earlier
+        assert find_signal_stack() == stack
+
+
+def find_signal_stack() -> int:
+    class Stack(ctypes.Structure):
+        _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.pointer
 
 
 def test_folder_says_what_it_is(folders):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -175,15 +176,22 @@ def _open_onnx(path: Path, precision: str) -> Graph:
 
 
 def _open_openvino(path: Path, precision: str) -> Graph:
-    import openvino
-
     types = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": types[choose_precision(precision, torch.device("cpu"))],
     }
-    compiled = openvino.Core().compile_model(path, "CPU", options)
+    compiled = _openvino_core().compile_model(path, "CPU", options)
     return lambda values: list(compiled(values).values())
+
+
+@cache
+def _openvino_core() -> Any:
+    # One for the process: each brings an alternate stack for signals, and one of several that goes leaves the thread
+    # with a stack that is already unmapped, on which the next signal to Python overwrites memory or ends the process.
+    import openvino
+
+    return openvino.Core()
 
 
 def quantize_graph(path: Path, files: Sequence[Path], prepare: Callable[[Path], np.ndarray]) -> None:
