@@ -51,6 +51,24 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run folder with a best checkpoint."""
+    # Not at the top: what is loaded with this file is not checked for its types.
+    from tests.tiny_model import write_tiny_model
+
+    folder = tmp_path_factory.mktemp("run")
+    write_tiny_model(folder / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    from manymask.prediction import load_model
+
+    return load_model(run)
+
+
 class _AsWarning(logging.Handler):
     """Makes what the package warns of in its log a Python warning, which fails a test that does not expect it."""
 

@@ -27,19 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # few images, a 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run folder with a best checkpoint."""
-    folder = tmp_path_factory.mktemp("run")
-    write_tiny_model(folder / "best.ckpt")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(run) -> Model:
-    return load_model(run)
-
-
-@pytest.fixture(scope="module")
 def cells(tmp_path_factory) -> Dataset:
     """Three labelled images of two classes."""
     return write_cells(tmp_path_factory.mktemp("data") / "cells")

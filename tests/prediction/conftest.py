@@ -3,25 +3,7 @@ from pathlib import Path
 import pytest
 
 from manymask.formats import write_class_folder
-from manymask.prediction import (
-    Model,
-    load_model,
-)
 from manymask.synthetic import make_categories, make_sample
-from tests.tiny_model import write_tiny_model
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run folder with a best checkpoint."""
-    folder = tmp_path_factory.mktemp("run")
-    write_tiny_model(folder / "best.ckpt")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(run) -> Model:
-    return load_model(run)
 
 
 @pytest.fixture(scope="module")

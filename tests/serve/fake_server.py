@@ -71,6 +71,7 @@ class Slide:
     number: int
     status: str = "done"
     checked: bool = False
+    region: list[int] | None = None
     revision: int = 0
     error: str | None = None
     own: dict[int, tuple[int, int, np.ndarray]] = field(default_factory=dict)
@@ -105,8 +106,8 @@ class Slide:
             "id": self.id, "name": self.name, "width": self.size, "height": self.size, "status": self.status,
             "progress": [self.revision % 9, 9] if self.status == "predicting" else [9, 9],
             "num_objects": int(alive.sum()), "num_edited": int((self.flags & EDITED > 0).sum()),
-            "num_unsure": int((self.score[alive] < 30000).sum()), "checked": self.checked, "model": "nuclei",
-            "version": 1, "revision": self.revision, "error": self.error,
+            "num_unsure": int((self.score[alive] < 30000).sum()), "checked": self.checked, "region": self.region,
+            "model": "nuclei", "version": 1, "revision": self.revision, "error": self.error,
         }  # fmt: skip
 
     def describe_fully(self) -> dict:
@@ -509,7 +510,7 @@ class Handler(BaseHTTPRequestHandler):
         if what in ("undo", "redo"):
             return self.reply(slide.undo() if what == "undo" else slide.apply(slide.undone[-1]["edit"]))
         if what == "checked":
-            slide.checked = value["checked"]
+            slide.checked, slide.region = value["checked"], value["region"] if value["checked"] else None
         return self.reply(slide.describe())
 
     def do_DELETE(self) -> None:

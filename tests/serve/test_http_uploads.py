@@ -12,6 +12,8 @@ from tests.serve.live_server import LiveServer, run_server
 
 CELLS = make_cells()
 PNG = encode(CELLS)
+FORM = "multipart/form-data; boundary=x"
+HEAD = b"--x\r\nContent-Disposition: form-data; name=files"
 
 
 def assert_refused(live: LiveServer, content: bytes, status: int, *words: str, name: str = "a.png") -> None:
@@ -109,25 +111,15 @@ def test_good_files_are_taken_beside_bad_ones(live):
 @pytest.mark.parametrize(
     ("content", "kind", "status", "word"),
     [
-        (b"", "multipart/form-data; boundary=x", 400, "cut short"),
-        (b"--x\r\n", "multipart/form-data; boundary=x", 400, "cut short"),
-        (b"nonsense", "multipart/form-data; boundary=x", 400, "damaged"),
-        (
-            b"--x\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\nabc",
-            "multipart/form-data; boundary=x",
-            400,
-            "cut",
-        ),
-        (b"--x--\r\n", "multipart/form-data; boundary=x", 422, "no file"),
+        (b"", FORM, 400, "cut short"),
+        (b"--x\r\n", FORM, 400, "cut short"),
+        (b"nonsense", FORM, 400, "damaged"),
+        (HEAD + b"; filename=a\r\n\r\nabc", FORM, 400, "cut"),
+        (b"--x--\r\n", FORM, 422, "no file"),
         (b"{}", "application/json", 415, "multipart"),
         (b"", "multipart/form-data", 415, "multipart"),
         (b"", "", 415, "multipart"),
-        (
-            b"--x\r\nContent-Disposition: form-data; name=files\r\n\r\nabc\r\n--x--\r\n",
-            "multipart/form-data; boundary=x",
-            422,
-            "no file",
-        ),
+        (HEAD + b"\r\n\r\nabc\r\n--x--\r\n", FORM, 422, "no file"),
     ],
 )
 def test_broken_bodies_are_refused(live, content, kind, status, word):

@@ -479,6 +479,7 @@ def test_filter(tmp_path):
     assert count(edited_only=True) == 1
     assert count(border=True) == sum(flags & BORDER for flags in table["flags"])
     assert count(border=True) + count(border=False) == 60
+    assert 0 < count(odd_only=True) == sum(flags & ODD_SIZE > 0 for flags in table["flags"])
 
 
 def test_many_threads_at_once(tmp_path):

@@ -334,8 +334,31 @@ def test_table_sorts_and_finds(page, server):
     assert abs(x - box["x"] - box["width"] / 2) < 60
 
 
+def test_a_part_is_checked(page, server):
+    part = page.get_by_role("button", name="Checked in view")
+    assert page.evaluate("() => manymask.viewer.seen") == [0, 0, 700, 700]  # all of the image is seen
+    go_to(page, 1)
+    left, top, width, height = page.evaluate("() => manymask.viewer.seen")
+    x, y = int(server.slides["i1"].x[0]), int(server.slides["i1"].y[0])
+    assert 0 <= left < x < left + width < 700
+    assert 0 <= top < y < top + height < 700
+    part.click()
+    page.get_by_text("✓ a part checked").wait_for()
+    assert server.slides["i1"].region == [left, top, width, height]
+    assert page.locator("#checked").get_attribute("aria-pressed") == "false"
+    page.keyboard.press("0")
+    until_still(page)
+    box, frame = page.locator("#stage").bounding_box(), page.locator(".region").bounding_box()
+    scale = page.evaluate("() => manymask.viewer.view.scale")
+    assert abs(frame["width"] - width * scale) < 2
+    assert box["x"] <= frame["x"]
+    part.click()
+    page.locator(".region").wait_for(state="detached")
+    assert (server.slides["i1"].checked, server.slides["i1"].region) == (False, None)
+
+
 def test_improving_shows_its_curve(page, server):
-    page.get_by_role("button", name="Checked").click()
+    page.get_by_role("button", name="Checked", exact=True).click()
     page.get_by_text("✓ checked").wait_for()
     page.get_by_role("button", name="Improve").click()
     page.get_by_text("1 checked image, 300 objects. Two or more are needed").wait_for()

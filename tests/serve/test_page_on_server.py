@@ -175,7 +175,6 @@ def count_objects(path: Path, format: str) -> int | None:
     return None
 
 
-@pytest.mark.slow
 def test_a_model_is_trained_from_corrections(page, live):
     page.locator("#files").set_input_files([{"name": "b.png", "mimeType": "image/png", "buffer": draw_nuclei()}])
     page.locator("#images .done").nth(1).wait_for(timeout=120_000)

@@ -9,7 +9,7 @@ import tifffile
 from manymask.errors import CheckpointError, DatasetError, PlanError
 from manymask.plan import Plan, read_plan
 from manymask.training import train
-from manymask.training.run import check_changes
+from manymask.training.resuming import check_changes
 from tests.training.runs import (
     SETTINGS,
     find_differences,

@@ -9,7 +9,8 @@ from manymask.errors import DatasetError, PlanError
 from manymask.formats.datasets import FORMATS
 from manymask.formats.splits import Parts
 from manymask.plan import make_plan
-from manymask.training.run import prepare, reload_data
+from manymask.training.resuming import reload_data
+from manymask.training.run import prepare
 from manymask.training.setup import check_start, read_data, split_data, split_dataset
 from tests.cells import write_half_crowd
 from tests.formats.format_files import make_coco

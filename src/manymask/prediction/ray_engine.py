@@ -122,7 +122,7 @@ class RayWorkers:
         from ray._private import worker
 
         # What Ray says of processes that end would stand on stdout; ``Lost`` tells of it.
-        setattr(worker, "_worker_logs_enabled", False)  # noqa: B010
+        worker._worker_logs_enabled = False  # pyright: ignore[reportPrivateUsage]
         resources = ray.cluster_resources()
         self._num_cpus, self._num_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         if num_workers is not None and not 1 <= num_workers <= self._num_cpus:
@@ -261,7 +261,7 @@ def _make_answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> by
     log.setLevel(logging.INFO)
     try:
         result, failure = function(*arguments), None
-    except Exception as error:
+    except Exception as error:  # of any kind: it is raised where the answer is taken
         error.add_note(f"In a Ray worker on {socket.gethostname()}:\n{traceback.format_exc()}")
         result, failure = None, error
     return pickle.dumps((result, failure, notes.told))

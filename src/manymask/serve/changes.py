@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from manymask.serve.state import ObjectState, Patch
-from manymask.serve.table import ABSENT, BORDER, EDITED, Table, is_shown
+from manymask.serve.table import ABSENT, BORDER, EDITED, ODD_SIZE, Table, is_shown
 
 MOST_ROWS = 10_000
 """Rows that a change tells; after larger ones the table is read anew."""
@@ -27,6 +27,7 @@ class Filter:
         classes: Ids of classes.
         edited_only: Only what people changed, drew or split.
         border: Only objects that touch the image's border, or only those that do not.
+        odd_only: Only objects of an unusual size.
     """
 
     min_score: float = 0.0
@@ -36,6 +37,7 @@ class Filter:
     classes: Sequence[int] | None = None
     edited_only: bool = False
     border: bool | None = None
+    odd_only: bool = False
 
 
 def filter_ids(state: ObjectState, only: Filter) -> Int64[np.ndarray, " ids"]:
@@ -53,6 +55,8 @@ def filter_ids(state: ObjectState, only: Filter) -> Int64[np.ndarray, " ids"]:
         is_meant &= columns["flags"] & EDITED != 0
     if only.border is not None:
         is_meant &= (columns["flags"] & BORDER != 0) == only.border
+    if only.odd_only:
+        is_meant &= columns["flags"] & ODD_SIZE != 0
     return np.flatnonzero(is_meant) + 1
 
 

@@ -4,7 +4,6 @@ import gzip
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from starlette.background import BackgroundTask
 from manymask.outputs import OUTPUTS, ImageEntry
 from manymask.serve.changes import Change, Filter
 from manymask.serve.downloads import write_download
-from manymask.serve.http_schemas import ChangeInfo, EditsBody, list_problems
+from manymask.serve.http_schemas import EditsBody, list_problems
 from manymask.serve.measuring import measure_object, write_measurements
 from manymask.serve.objects import ImageObjects
 from manymask.serve.refusals import Refusal
@@ -74,13 +73,13 @@ def make_router(server: Server) -> APIRouter:
 
         return _send(server, write)
 
-    @router.post("/api/images/{image_id}/edits", response_model=ChangeInfo, responses=list_problems(409, 413, 507))
+    @router.post("/api/images/{image_id}/edits", responses=list_problems(409, 413, 507))
     def edit(
         request: Request,
         image_id: str,
         body: EditsBody,
         if_match: Annotated[str | None, Header(description='The revision that the user saw, as in "12".')] = None,
-    ) -> Any:
+    ) -> Change:
         """Correct objects; all of the edits are done or none, and are on the disk before the answer."""
         if len(body.edits) > server.limits.edits:
             raise Refusal(413, f"there are {len(body.edits)} edits; send at most {server.limits.edits} at a time")
@@ -88,14 +87,14 @@ def make_router(server: Server) -> APIRouter:
         objects = server.get_objects(image)
         return _tell(server, image, objects.edit(body.edits, _read_revision(if_match), _name_user(request)))
 
-    @router.post("/api/images/{image_id}/undo", response_model=ChangeInfo, responses=list_problems(507))
-    def undo(request: Request, image_id: str) -> Any:
+    @router.post("/api/images/{image_id}/undo", responses=list_problems(507))
+    def undo(request: Request, image_id: str) -> Change:
         """Undo the last correction that is not undone."""
         image = server.workspace.get(image_id)
         return _tell(server, image, server.get_objects(image).undo(_name_user(request)))
 
-    @router.post("/api/images/{image_id}/redo", response_model=ChangeInfo, responses=list_problems(507))
-    def redo(request: Request, image_id: str) -> Any:
+    @router.post("/api/images/{image_id}/redo", responses=list_problems(507))
+    def redo(request: Request, image_id: str) -> Change:
         """Do again what was undone last."""
         image = server.workspace.get(image_id)
         return _tell(server, image, server.get_objects(image).redo(_name_user(request)))
@@ -115,11 +114,12 @@ def make_router(server: Server) -> APIRouter:
         classes: Annotated[str | None, Query(description="Ids of classes with commas.", examples=["1,2"])] = None,
         edited: bool = False,
         border: bool | None = None,
+        odd: bool = False,
     ) -> Response:
         """The objects, or those that a filter lets through, in a format of ``manymask predict``."""
         image = server.workspace.get(image_id)
         largest = Filter().max_area if max_area is None else max_area
-        only = Filter(min_score, max_score, min_area, largest, _read_classes(classes), edited, border)
+        only = Filter(min_score, max_score, min_area, largest, _read_classes(classes), edited, border, odd)
         return _download(server, image, format, only)
 
     return router
@@ -141,12 +141,12 @@ def pack_response(request: Request, content: bytes, media_type: str, headers: di
     return Response(content, media_type=media_type, headers=headers)
 
 
-def _tell(server: Server, image: StoredImage, change: Change) -> dict[str, Any]:
+def _tell(server: Server, image: StoredImage, change: Change) -> Change:
     """Tell all pages of a correction, also the one that made it."""
     server.counts["edits"] += 1
     server.events.tell("blocks", id=image.id, blocks=change.blocks, revision=change.revision)
     server.tell_image(image)
-    return asdict(change)
+    return change
 
 
 def _download(server: Server, image: StoredImage, format: str, only: Filter) -> FileResponse:

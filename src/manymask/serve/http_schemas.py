@@ -123,20 +123,6 @@ class Session(BaseModel):
     outputs: list[str]
 
 
-class ChangeInfo(BaseModel):
-    """What an act did."""
-
-    revision: int
-    added: list[int]
-    removed: list[int]
-    changed: list[int]
-    blocks: list[tuple[int, int]]
-    can_undo: bool
-    can_redo: bool
-    what: str
-    rows: dict[str, list[float]] | None
-
-
 class JobInfo(BaseModel):
     """Work that takes longer than a request."""
 

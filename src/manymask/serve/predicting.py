@@ -222,7 +222,7 @@ class Predictor:
             for request, found in zip(batch, self._find(model, batch), strict=True):
                 self._count(found, model)
                 request.future.set_result((model, found))
-        except Exception as error:
+        except Exception as error:  # of any kind: those who wait get it, and the thread goes on
             if not isinstance(error, ManymaskError | Cancelled):
                 logger.exception("a prediction failed")
             for request in batch:
@@ -273,7 +273,7 @@ class Predictor:
             task.fail(None)
         except ManymaskError as error:
             task.fail(str(error))
-        except Exception:
+        except Exception:  # of any kind: the image is marked as failed, and the thread goes on
             logger.exception("a prediction failed")
             task.fail("the prediction failed by a fault of the program; its log says more")
 

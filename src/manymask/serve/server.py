@@ -315,7 +315,7 @@ class Server:
             write_json(folder / TASK_NAME, task)
             if job.status != "cancelled":
                 start_improving(folder, job, self.tell_job, lambda folder: self.models.add_trained(folder).name)
-        except Exception as error:
+        except Exception as error:  # of any kind: the page waits for an end, which the job must have
             if not isinstance(error, ManymaskError):
                 logger.exception("training could not begin")
             job.status, job.error = "failed", str(error) or type(error).__name__

@@ -1,6 +1,5 @@
 """Train a model, from the check of every file to the last checkpoint."""
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,39 +17,42 @@ from lightning.pytorch.strategies import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 
 from manymask.core import Category
-from manymask.core.files import explain_reading, write_file
+from manymask.core.files import write_file
 from manymask.core.progress import Progress
 from manymask.errors import DatasetError, PlanError
-from manymask.formats.splits import Parts, choose_parts
-from manymask.imaging.orientation import CHOICE_NAME
+from manymask.formats.splits import choose_parts
 from manymask.modeling.build import assemble_model
-from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.modeling.device import choose_device, choose_precision
 from manymask.modeling.weights import load_starting_weights
 from manymask.plan import (
     AUTO,
-    LENGTH,
     SETTINGS,
     Plan,
     change_plan,
-    list_changes,
-    load_plan,
     make_plan,
     read_plan,
     write_plan,
 )
 from manymask.planning.planner import Decision, write_explanation
-from manymask.run_folder import MetricsRow, RunFolder, count_epochs, read_rows
+from manymask.run_folder import MetricsRow, RunFolder, count_epochs
 from manymask.training.callbacks import EndOnSignal, ReportProgress, RunWriter, WholeFileIO
 from manymask.training.diagnosis import LEAST_SECONDS, TIME_SHARE, diagnose_run
 from manymask.training.failures import explain_failures
 from manymask.training.global_state import keep_global_state
-from manymask.training.loading import InstanceDataModule, check_batches, count_steps
-from manymask.training.module import HOLD_SHARE, TrainingModule
+from manymask.training.loading import InstanceDataModule, check_batches
+from manymask.training.module import TrainingModule
 from manymask.training.processes import TIMEOUT, Processes, explain_lost, join_processes, quiet_lightning
+from manymask.training.resuming import (
+    check_changes,
+    check_length,
+    check_plan_file,
+    check_retired,
+    find_resume,
+    reload_data,
+)
 from manymask.training.setup import TrainingData, check_start, decide_settings, read_data, split_data
 from manymask.training.time_budget import Pace
-from manymask.wording import count_of, list_some
+from manymask.wording import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +170,7 @@ def _begin(
     else:
         plan = read_plan(folder.plan_file)
         if checkpoint is not None:
-            _check_retired(folder.plan_file)
+            check_retired(folder.plan_file)
             check_plan_file(plan, folder.plan_file, checkpoint)
         plan = check_changes(plan, recipe, settings)
         choose_device(plan.device)
@@ -235,121 +237,6 @@ def _choose_folder(data: Path) -> Path:
     """The default run folder, named after the data's folder."""
     data = data.resolve()
     return Path("runs") / (data.parent.name if data.is_file() else data.name)
-
-
-@explain_reading()
-def find_resume(path: Path) -> tuple[RunFolder, Path | None]:
-    """The run folder and the checkpoint to go on from; None where no epoch was finished.
-
-    Raises:
-        CheckpointError: The checkpoint is damaged.
-        PlanError: There is no such run.
-    """
-    if path.is_file():
-        read_checkpoint(path)
-        root = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        return RunFolder(root), path
-    folder = RunFolder(path)
-    return folder, folder.find_resume_checkpoint() if folder.plan_file.exists() else None
-
-
-def check_plan_file(plan: Plan, file: Path, checkpoint: Path) -> None:
-    """Refuse a ``plan.json`` that was changed by hand.
-
-    Raises:
-        PlanError: A setting that changes the result is another than the checkpoint's.
-    """
-    original = load_plan(read_checkpoint(checkpoint)[CHECKPOINT_KEY]["plan"], str(checkpoint))
-    if changed := list_changes(original, plan):
-        name, found, expected = changed[0], getattr(plan, changed[0]), getattr(original, changed[0])
-        raise PlanError(f"{file} says {name}={found}, but the checkpoint was made with {name}={expected}; restore it")
-
-
-def _check_retired(file: Path) -> None:
-    """Refuse to go on with a run whose images this version would normalize otherwise.
-
-    Raises:
-        PlanError: The ``plan.json`` of an earlier version limited how far the contrast of an image was stretched.
-    """
-    values = json.loads(file.read_bytes())
-    if values.get("min_contrast") and values.get("normalization") == "image":
-        raise PlanError(
-            f"the run began with min_contrast={values['min_contrast']} in {file}, which this version no longer has, so "
-            "its remaining epochs would see other intensities; start a new run"
-        )
-
-
-def check_changes(plan: Plan, recipe: str | None, settings: Mapping[str, Any]) -> Plan:
-    """The plan of a run that is resumed with some settings given again.
-
-    Raises:
-        PlanError: A setting that changes the result is another than it was.
-    """
-    if recipe is not None and recipe != plan.recipe:
-        raise PlanError(f"the run began with recipe {plan.recipe!r}; a resume cannot change it to {recipe!r}")
-    new_plan = change_plan(plan, settings).resolve_detections(plan.data.max_instances if plan.data else 0)
-    if changed := list_changes(plan, new_plan):
-        name, old, new = changed[0], getattr(plan, changed[0]), getattr(new_plan, changed[0])
-        raise PlanError(
-            f"the run began with {name}={old}; a resume cannot change it to {new}: leave it out, or start a new run"
-        )
-    return new_plan
-
-
-def check_length(plan: Plan, checkpoint: Path, steps_per_epoch: int) -> bool:
-    """Whether a run that is resumed is to be longer or shorter than it was to be at a checkpoint.
-
-    Raises:
-        PlanError: Its learning rate was falling already at the checkpoint, or would have been.
-    """
-    old = load_plan(read_checkpoint(checkpoint)[CHECKPOINT_KEY]["plan"], str(checkpoint))
-    if all(getattr(old, name) == getattr(plan, name) for name in LENGTH):
-        return False
-    num_steps = min(count_steps(either, steps_per_epoch) for either in (old, plan))
-    if (read_rows(checkpoint)[-1]["step"] or 0) > HOLD_SHARE * num_steps:
-        raise PlanError(
-            f"the learning rate falls from step {HOLD_SHARE * num_steps:.0f} of {num_steps} on, which {checkpoint} is "
-            "past; resume from an earlier epoch's checkpoint, of which keep_checkpoints=all keeps all, or start a new "
-            "run from these weights"
-        )
-    return True
-
-
-def reload_data(
-    plan: Plan, data: str | Path | None, val: str | Path | None, data_format: str | None, progress: Progress | None
-) -> TrainingData:
-    """The data of a run that is resumed, from where it was or has moved to.
-
-    Raises:
-        DatasetError: The data is not what the run began with.
-        PlanError: The reader is another than it was, a validation set is given to a run without one, or the plan does
-            not say what the run began with.
-    """
-    old = plan.data
-    if old is None:
-        raise PlanError("plan.json does not say what the run was trained on; start a new run")
-    if data_format not in (None, old.data_format):
-        raise PlanError(f"the run began with data format {old.data_format}; a resume cannot change it to {data_format}")
-    if val is not None and old.val_path is None:
-        raise PlanError("the run began without a separate validation set; leave --val out")
-    own_val = Path(val) if val else None
-    given = Parts(Path(old.path), own_val) if data is None else choose_parts(Path(data), own_val)
-    parts = Parts(given.train, (given.val or Path(old.val_path)) if old.val_path else None)
-    inspected = read_data(parts, old.data_format, plan, progress)
-    found = split_data(inspected, plan)
-    # The fingerprint holds all pixels and labels; plans of before have no digests of single images, and no sizes.
-    places = ("path", "val_path", "train_digests", "val_digests", "object_sizes", "longest_object")
-    if found.record.model_copy(update={name: getattr(old, name) for name in places}) != old:
-        changed = sorted({*old.train_names, *old.val_names} ^ {*found.record.train_names, *found.record.val_names})
-        what = (
-            f"images added or removed: {list_some(changed)}"
-            if changed
-            else f"pixels, labels or classes changed, or {CHOICE_NAME} is set otherwise"
-        )
-        raise DatasetError(
-            f"the data in {data or old.path} is not what the run began with ({what}); restore it, or start a new run"
-        )
-    return found
 
 
 def fit(start: Start, processes: Processes, progress: Progress | None) -> None:

@@ -167,6 +167,7 @@ export class Filters {
     if (filter.hiddenClasses.size) query.set("classes", this.classes.filter((_, i) => !filter.hiddenClasses.has(i)).map(({ id }) => id).join(","));
     if (filter.editedOnly) query.set("edited", "true");
     if (filter.hideBorder) query.set("border", "false");
+    if (filter.oddOnly) query.set("odd", "true");
     return query;
   }
 }

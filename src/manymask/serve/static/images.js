@@ -117,14 +117,14 @@ export class ImageList {
   }
 }
 
-function describe({ status, progress, num_objects: number, num_edited: edited, checked, error }) {
+function describe({ status, progress, num_objects: number, num_edited: edited, checked, region, error }) {
   if (status === "waiting") return "waiting";
   if (status === "predicting") return `${formatCount(number)} so far, ${progress?.[1] ? Math.round((100 * progress[0]) / progress[1]) : 0} %`;
   if (status === "failed") return error || "failed";
   const parts = [countOf(number, "object")];
   if (status === "cancelled") parts.push("cancelled");
   if (edited) parts.push(`${formatCount(edited)} edited`);
-  if (checked) parts.push("✓ checked");
+  if (checked) parts.push(region ? "✓ a part checked" : "✓ checked");
   return parts.join(" · ");
 }
 

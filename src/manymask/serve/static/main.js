@@ -112,7 +112,9 @@ function drawFacts() {
   find("versions").replaceChildren(...names.map(([value, textContent]) => make("option", { value, textContent, selected: value === (meta.version ?? names.at(-1)[0]) })));
   find("compare").replaceChildren(make("option", { value: "", textContent: "nothing" }), ...names.map(([value, textContent]) => make("option", { value, textContent })));
   find("version-choice").hidden = names.length < 2;
-  find("checked").setAttribute("aria-pressed", String(Boolean(meta.checked)));
+  find("checked").setAttribute("aria-pressed", String(Boolean(meta.checked && !meta.region)));
+  find("checked-part").setAttribute("aria-pressed", String(Boolean(meta.region)));
+  viewer.frame(meta.region);
   const isBusy = meta.status === "predicting" || meta.status === "waiting", [done, total] = meta.progress ?? [0, 0];
   document.body.classList.toggle("predicting", isBusy);
   find("busy").hidden = !isBusy;
@@ -223,8 +225,10 @@ async function ask(path, value) {
   }
 }
 
-async function toggleChecked() {
-  const image = await ask(`/api/images/${state.meta.id}/checked`, { checked: !state.meta.checked, region: null });
+/** Says that all of the image, or a region of it, was looked at; or takes that back. */
+async function toggleChecked(button, region) {
+  const checked = button.getAttribute("aria-pressed") === "false";
+  const image = await ask(`/api/images/${state.meta.id}/checked`, { checked, region });
   if (image) takeImage(image);
 }
 
@@ -337,7 +341,8 @@ function wire() {
   listen(acts);
   for (const button of document.querySelectorAll("[data-act]")) button.onclick = () => acts[button.dataset.act](button.dataset.key);
   find("delete-hidden").onclick = deleteHidden;
-  find("checked").onclick = toggleChecked;
+  find("checked").onclick = (event) => toggleChecked(event.currentTarget, null);
+  find("checked-part").onclick = (event) => toggleChecked(event.currentTarget, viewer.seen);
   find("predict").onclick = () => state.meta && ask(`/api/images/${state.meta.id}/predict`, { model: find("model").value });
   find("cancel").onclick = () => ask(`/api/images/${state.meta.id}/cancel`);
   find("model").onchange = () => ask("/api/models/current", { name: find("model").value });
@@ -364,7 +369,7 @@ function openDownload() {
   const { objects, meta } = state;
   if (!objects) return tell("Open an image first.");
   find("download-what").textContent = objects.shown === objects.number ? `${countOf(objects.number, "object")} of ${meta.name}.` : `${formatCount(objects.shown)} of ${countOf(objects.number, "object")} of ${meta.name} are shown.`;
-  find("download-shown").hidden = objects.shown === objects.number || objects.filter.oddOnly; // which the server cannot filter by
+  find("download-shown").hidden = objects.shown === objects.number;
   const link = (query) => `${objects.base}/download/${find("formats").value}?${query}`;
   const write = () => {
     find("download-shown").href = link(filters.query);

@@ -1,6 +1,6 @@
 // The image in OpenSeadragon, and the overlays that follow its view.
 
-import { clamp } from "./dom.js";
+import { clamp, make } from "./dom.js";
 import { Overlay } from "./overlay.js";
 
 const OpenSeadragon = window.OpenSeadragon;
@@ -48,13 +48,17 @@ export class Viewer {
     this.pace = 0; // milliseconds between frames of movements, on average
     this.osd.addHandler("animation-start", () => (this.lastFrame = Infinity));
     this.osd.addHandler("animation-finish", () => (this.smooth(true), this.repaintSoon()));
-    this.osd.addHandler("open", () => this.repaint());
-    new ResizeObserver(() => this.repaint()).observe(stage);
+    this.osd.addHandler("open", () => (this.frame(this.region), this.repaint()));
+    // Measured here, as each frame asks for it, and asking the page makes it lay itself out.
+    this.measure = () => ([this.wide, this.tall] = [stage.clientWidth, stage.clientHeight]);
+    this.measure();
+    new ResizeObserver(() => (this.measure(), this.repaint())).observe(stage);
   }
 
   /** Opens an image; its objects come with `show`. */
   open(image) {
     this.image = image;
+    this.region = null;
     const { width, height } = image, maxLevel = countLevels(width, height);
     const tile = (level, x, y) => `/api/images/${image.id}/tiles/${level}/${x}_${y}.webp${image.window ?? ""}`;
     for (const overlay of this.overlays) overlay.clear();
@@ -94,7 +98,25 @@ export class Viewer {
   /** What the screen shows, in image pixels. */
   get view() {
     const bounds = this.osd.viewport.getBounds(true), { width } = this.image;
-    return { left: bounds.x * width, top: bounds.y * width, scale: this.stage.clientWidth / (bounds.width * width) };
+    return { left: bounds.x * width, top: bounds.y * width, scale: this.wide / (bounds.width * width) };
+  }
+
+  /** The part of the image that the screen shows: left, top, width and height in whole pixels. */
+  get seen() {
+    const { left, top, scale } = this.view, { width, height } = this.image;
+    const [x, right] = [left, left + this.wide / scale].map((place) => Math.round(clamp(place, 0, width)));
+    const [y, bottom] = [top, top + this.tall / scale].map((place) => Math.round(clamp(place, 0, height)));
+    return [x, y, right - x, bottom - y];
+  }
+
+  /** Frames a part of the image, as `seen` gives it, or none. */
+  frame(region) {
+    this.region = region;
+    const element = this.stage.querySelector(".region") ?? make("div", { className: "region" });
+    this.osd.removeOverlay(element);
+    if (!region || !this.osd.isOpen()) return;
+    const [x, y, width, height] = region.map((length) => length / this.image.width);
+    this.osd.addOverlay(element, new OpenSeadragon.Rect(x, y, width, height));
   }
 
   toImage(x, y) {
@@ -141,9 +163,9 @@ export class Viewer {
     clearTimeout(this.timer);
     this.timer = null;
     this.isAsked = false;
-    const { view } = this, { clientWidth, clientHeight } = this.stage;
+    const { view } = this;
     for (const overlay of this.active) {
-      overlay.resize(clientWidth, clientHeight, window.devicePixelRatio);
+      overlay.resize(this.wide, this.tall, window.devicePixelRatio);
       overlay.draw(view);
       if (overlay.hasObjects) this.firstShown ??= performance.now(); // measured in benchmarks/page.py
     }
@@ -168,7 +190,7 @@ export class Viewer {
 
   /** The overlay of the version at a place on the screen. */
   overlayAt(x) {
-    return this.overlays[1].objects && x > this.split * this.stage.clientWidth ? this.overlays[1] : this.overlays[0];
+    return this.overlays[1].objects && x > this.split * this.wide ? this.overlays[1] : this.overlays[0];
   }
 
   zoomBy(factor) {
@@ -181,13 +203,13 @@ export class Viewer {
 
   /** One screen pixel for each image pixel. */
   zoomToPixels() {
-    this.osd.viewport?.zoomTo(this.image.width / this.stage.clientWidth).applyConstraints();
+    this.osd.viewport?.zoomTo(this.image.width / this.wide).applyConstraints();
   }
 
   /** Brings a place to the middle, near enough to see an object of `diameter` pixels. */
   goTo([x, y], diameter) {
     const { width } = this.image, wide = Math.min(width, Math.max(12 * diameter, 40));
-    const tall = (wide * this.stage.clientHeight) / this.stage.clientWidth;
+    const tall = (wide * this.tall) / this.wide;
     this.osd.viewport.fitBounds(new OpenSeadragon.Rect((x - wide / 2) / width, (y - tall / 2) / width, wide / width, tall / width));
   }
 }
