@@ -40,6 +40,8 @@ def start_server(folder):
     deadline = time.monotonic() + 120
     while not answers(client):
         if time.monotonic() > deadline or process.poll() is not None:
+            process.kill()
+            process.wait()
             raise SystemExit("the server does not answer")
         time.sleep(1)
     return process, client

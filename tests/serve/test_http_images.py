@@ -138,11 +138,13 @@ def test_edits_that_are_none_are_refused(live, image, body, headers, status):
 def test_predicting_again_makes_a_version(live, image):
     place = f"/api/images/{image['id']}"
     live.client.post(f"{place}/edits", json={"edits": [{"op": "delete", "ids": [1]}]})
+    assert live.client.post(f"{place}/checked", json={"checked": True, "region": [0, 0, 9, 9]}).status_code == 200
     assert live.client.post(f"{place}/predict", json={"model": "tiny.ckpt"}).json()["status"] in ("waiting", "done")
     time.sleep(0.05)
     again = live.wait(image["id"], "done")
     assert [version["number"] for version in again["versions"]] == [1, 2]
     assert (again["num_objects"], again["version"]) == (image["num_objects"], 2)
+    assert (again["checked"], again["region"]) == (False, None)  # nobody has looked at it yet
     old = live.client.get(f"{place}/table.bin", params={"version": 1}).content
     flags = np.frombuffer(old, "u1", image["num_objects"], 16 + 7 * image["num_objects"])
     assert flags[0] & 4  # what was corrected in it stays
@@ -155,6 +157,25 @@ def test_regions_that_were_looked_at(live, image):
     assert (answer["checked"], answer["region"]) == (True, [10, 20, 100, 50])
     assert live.client.post(place, json={"checked": True, "region": [10, 20, 1000, 50]}).status_code == 422
     assert live.client.post(place, json={"checked": False}).json()["region"] is None
+    live.server.workspace.get(image["id"]).change(status="predicting")
+    answer = live.client.post(place, json={"checked": True})
+    assert (answer.status_code, answer.json()["detail"][:29]) == (409, "this image is being predicted")
+
+
+def test_nothing_is_trained_from_images_without_objects(tiny_model, tmp_path):
+    with run_server(tiny_model, tmp_path) as live:
+        live.upload(*((f"{number}.png", encode(make_cells())) for number in range(2)))
+        for image in live.client.get("/api/images").json():
+            image, place = live.wait(image["id"], "done"), f"/api/images/{image['id']}"
+            ids = list(range(1, image["num_objects"] + 1))
+            assert live.client.post(f"{place}/edits", json={"edits": [{"op": "delete", "ids": ids}]}).status_code == 200
+            assert live.client.post(f"{place}/checked", json={"checked": True}).status_code == 200
+        job = live.client.post("/api/improve", json={"minutes": 1}).json()
+        end = time.monotonic() + 30
+        while (job := live.client.get(f"/api/jobs/{job['id']}").json())["status"] != "failed":
+            assert time.monotonic() < end, job
+            time.sleep(0.05)
+        assert job["error"].startswith("the checked images that are trained on have no objects where they were checked")
 
 
 def test_what_is_not_there(live):

@@ -119,6 +119,9 @@ def test_filters_reach_the_download(page):
     assert "download/geojson?min_score=0.7&" in download.value.url
     assert "classes=1%2C3" in download.value.url
     assert "max_area" in download.value.url
+    page.keyboard.press("Escape")
+    page.get_by_label("only unusual sizes").check()
+    until(page, "manymask.filters.query.get('odd') === 'true'")
 
 
 def test_pointer_tells_what_lies_under_it(page):
@@ -349,10 +352,24 @@ def test_a_part_is_checked(page, server):
     page.keyboard.press("0")
     until_still(page)
     box, frame = page.locator("#stage").bounding_box(), page.locator(".region").bounding_box()
-    scale = page.evaluate("() => manymask.viewer.view.scale")
-    assert abs(frame["width"] - width * scale) < 2
-    assert box["x"] <= frame["x"]
-    part.click()
+    view = page.evaluate("() => manymask.viewer.view")
+    expected = {
+        "x": box["x"] + (left - view["left"]) * view["scale"],
+        "y": box["y"] + (top - view["top"]) * view["scale"],
+        "width": width * view["scale"],
+        "height": height * view["scale"],
+    }
+    assert frame == pytest.approx(expected, abs=1)
+    page.locator("#images [data-image]").nth(1).click()
+    until_drawn(page)
+    assert page.locator(".region").count() == 0
+    assert part.get_attribute("aria-pressed") == "false"
+    page.locator("#images [data-image]").nth(0).click()
+    until_drawn(page)
+    page.locator(".region").wait_for()
+    part.click()  # elsewhere: that part instead
+    until(page, "manymask.state.meta.region?.[2] === 700")
+    part.click()  # the same again takes it back
     page.locator(".region").wait_for(state="detached")
     assert (server.slides["i1"].checked, server.slides["i1"].region) == (False, None)
 

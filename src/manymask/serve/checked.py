@@ -48,7 +48,19 @@ class CheckedImage:
     region: Sequence[int] | None = None
 
 
-def write_checked(folder: Path, images: Sequence[CheckedImage]) -> None:
+def check_classes(images: Sequence[CheckedImage]) -> None:
+    """Refuse images whose objects are of different classes.
+
+    Raises:
+        DatasetError: They are.
+    """
+    if any(each.objects.version.categories != images[0].objects.version.categories for each in images):
+        raise DatasetError(
+            "the checked images were predicted by models with different classes; predict them by one model"
+        )
+
+
+def write_checked(folder: Path, images: Sequence[CheckedImage]) -> int:
     """Write a COCO data set that ``train`` reads: ``annotations.json`` and ``images/``.
 
     Of an image of which a region was checked, that region becomes an image, with a margin around it for context. The
@@ -59,6 +71,9 @@ def write_checked(folder: Path, images: Sequence[CheckedImage]) -> None:
         folder: A new folder.
         images: The images, at least one.
 
+    Returns:
+        How many objects there are.
+
     Raises:
         DatasetError: There is no image, their models have different classes, or a region lies outside of its image.
         ManymaskError: The disk is full or cannot be written to.
@@ -66,16 +81,14 @@ def write_checked(folder: Path, images: Sequence[CheckedImage]) -> None:
     """
     if not images:
         raise DatasetError("no image is marked as checked; check the objects of one, and mark it")
-    categories = images[0].objects.version.categories
-    if any(each.objects.version.categories != categories for each in images):
-        raise DatasetError(
-            "the checked images were predicted by models with different classes; predict them by one model"
-        )
+    check_classes(images)
+    categories, num_objects = images[0].objects.version.categories, 0
     labels = range(1, len(categories) + 1)
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, each in enumerate(images, start=1):
         instances, ignored, path = _write_image(folder / "images", each)
+        num_objects += len(instances)
         if len(ignored.start):
             crowds = concatenate_runs([ignored] * len(categories))
             is_crowd = np.ones(len(crowds), dtype=bool)
@@ -86,6 +99,7 @@ def write_checked(folder: Path, images: Sequence[CheckedImage]) -> None:
         annotations += _encode(instances, number, categories, len(annotations) + 1)
     content = {"categories": [asdict(category) for category in categories], "images": entries}
     write_json(folder / "annotations.json", content | {"annotations": annotations})
+    return num_objects
 
 
 def _encode(instances: Instances, image_id: int, categories: Sequence[Category], first_id: int) -> list[dict[str, Any]]:

@@ -152,10 +152,14 @@ def make_router(server: Server) -> APIRouter:
         server.cancel(image)
         return server.describe(image)
 
-    @router.post("/api/images/{image_id}/checked", response_model=ImageInfo, responses=list_problems(507))
+    @router.post("/api/images/{image_id}/checked", response_model=ImageInfo, responses=list_problems(409, 507))
     def mark_checked(image_id: str, body: CheckedBody) -> Any:
         """Say that a person looked at all of an image, or at a part of it, so that it can be trained on."""
         image = server.workspace.get(image_id)
+        if body.checked:
+            server.get_objects(image)  # refuses what was not predicted
+            if image.meta.status in ("waiting", "predicting"):
+                raise Refusal(409, "this image is being predicted; wait for the end, then look at what was found")
         if body.region is not None:
             _check_region(body.region, image)
         image.change(checked=body.checked, region=body.region if body.checked else None)

@@ -119,7 +119,16 @@ def make_router(server: Server) -> APIRouter:
         """The objects, or those that a filter lets through, in a format of ``manymask predict``."""
         image = server.workspace.get(image_id)
         largest = Filter().max_area if max_area is None else max_area
-        only = Filter(min_score, max_score, min_area, largest, _read_classes(classes), edited, border, odd)
+        only = Filter(
+            min_score,
+            max_score,
+            min_area,
+            largest,
+            _read_classes(classes),
+            edited_only=edited,
+            border=border,
+            odd_only=odd,
+        )
         return _download(server, image, format, only)
 
     return router

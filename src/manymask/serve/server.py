@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from manymask.core import ArraySource, Category, ImageSource, Instances, write_json
-from manymask.errors import ManymaskError
+from manymask.errors import DatasetError, ManymaskError
 from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization
 from manymask.prediction import Model
-from manymask.serve.checked import CheckedImage, write_checked
+from manymask.serve.checked import CheckedImage, check_classes, write_checked
 from manymask.serve.decoding import FORMATS, Decoder, Facts, find_format
 from manymask.serve.events import Events
 from manymask.serve.improving import TASK_NAME, start_improving
@@ -31,6 +31,7 @@ from manymask.serve.refusals import Refusal
 from manymask.serve.tiles import Tiles
 from manymask.serve.versions import list_versions
 from manymask.serve.workspace import StoredImage, Workspace
+from manymask.wording import list_some
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +176,8 @@ class Server:
                 raise Refusal(409, "this image is being predicted; wait for the end, or cancel it")
             image.is_cancelled, image.progress = False, (0, 1)
             image.change(status="waiting", model=name, error=None)
+            if not is_new:  # nobody has looked at what will be found
+                image.change(checked=False, region=None)
         self.predictor.submit_image(PageTask(self, image, name))
         self.tell_image(image)
 
@@ -308,9 +311,15 @@ class Server:
             # Spread over all images, as people often go through them in an order that means something.
             step = len(checked) / num_held
             held = {int(step * number + step / 2) for number in range(num_held)}
-            for part in ("train", "val"):
-                images = [image for place, image in enumerate(checked) if (place in held) == (part == "val")]
-                write_checked(folder / part, [self._describe_checked(image) for image in images])
+            described = [self._describe_checked(image) for image in checked]
+            check_classes(described)
+            for part, use in (("train", "are trained on"), ("val", "score the new model")):
+                images = [image for place, image in enumerate(described) if (place in held) == (part == "val")]
+                if not write_checked(folder / part, images):
+                    raise DatasetError(
+                        f"the checked images that {use} have no objects where they were checked: "
+                        f"{list_some([image.name for image in images])}; check other images, or larger parts"
+                    )
             task = {"minutes": minutes, "weights": str(base), "device": self.device}
             write_json(folder / TASK_NAME, task)
             if job.status != "cancelled":

@@ -19,9 +19,10 @@ export class Improve {
   open() {
     const checked = this.getImages().filter((image) => image.checked), { models, current } = this.getModels();
     find("improve-base").replaceChildren(...models.map(({ name }) => make("option", { value: name, textContent: name, selected: name === current })));
-    const number = `${countOf(checked.length, "checked image")}, ${countOf(checked.reduce((sum, image) => sum + image.num_objects, 0), "object")}.`;
+    const what = checked.some((image) => image.region) ? "of some only a part" : countOf(checked.reduce((sum, image) => sum + image.num_objects, 0), "object");
+    const number = `${countOf(checked.length, "checked image")}, ${what}.`;
     find("improve-data").textContent = checked.length >= LEAST ? number
-      : `${number} Two or more are needed, one of which scores the result: correct images, and press Checked below each.`;
+      : `${number} Two or more are needed, one of which scores the result: correct images, and press Checked or Checked in view below each.`;
     find("improve-start").disabled = checked.length < LEAST;
     this.draw();
     find("improve-dialog").showModal();

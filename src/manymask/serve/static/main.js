@@ -56,6 +56,7 @@ async function openImage(image, version = null) {
   if (isOther) {
     Object.assign(state, { meta: null, objects: null, other: null });
     viewer.open(image);
+    drawChecked({});
     showSelection(null, context());
     setMessage(image.status === "failed" ? image.error : "");
   }
@@ -112,15 +113,19 @@ function drawFacts() {
   find("versions").replaceChildren(...names.map(([value, textContent]) => make("option", { value, textContent, selected: value === (meta.version ?? names.at(-1)[0]) })));
   find("compare").replaceChildren(make("option", { value: "", textContent: "nothing" }), ...names.map(([value, textContent]) => make("option", { value, textContent })));
   find("version-choice").hidden = names.length < 2;
-  find("checked").setAttribute("aria-pressed", String(Boolean(meta.checked && !meta.region)));
-  find("checked-part").setAttribute("aria-pressed", String(Boolean(meta.region)));
-  viewer.frame(meta.region);
+  drawChecked(meta);
   const isBusy = meta.status === "predicting" || meta.status === "waiting", [done, total] = meta.progress ?? [0, 0];
   document.body.classList.toggle("predicting", isBusy);
   find("busy").hidden = !isBusy;
   find("busy-text").textContent = meta.status === "waiting" ? "Waiting for its turn" : `${total ? Math.round((100 * done) / total) : 0} %: ${countOf(meta.num_objects, "object")} so far`;
   listClassButtons(meta.classes, setClass);
   drawSelection();
+}
+
+function drawChecked({ checked = false, region = null }) {
+  find("checked").setAttribute("aria-pressed", String(checked && !region));
+  find("checked-part").setAttribute("aria-pressed", String(Boolean(region)));
+  viewer.frame(region);
 }
 
 async function compare(number) {
@@ -166,11 +171,14 @@ function hover(id, place) {
 }
 
 function act(edit) {
-  if (state.meta.version !== undefined && find("versions").value && Number(find("versions").value) !== state.meta.version) {
-    tell("Corrections go to the current version. Choose it above first.", { isError: true });
-    return null;
-  }
-  return edits.act(edit);
+  return isCurrent() ? edits.act(edit) : null;
+}
+
+/** Whether the newest version is shown, which corrections and checks are of. */
+function isCurrent() {
+  const isOlder = state.meta.version !== undefined && find("versions").value && Number(find("versions").value) !== state.meta.version;
+  if (isOlder) tell("Corrections and checks go to the current version. Choose it above first.", { isError: true });
+  return !isOlder;
 }
 
 async function takeChange(objects, change) {
@@ -225,10 +233,13 @@ async function ask(path, value) {
   }
 }
 
-/** Says that all of the image, or a region of it, was looked at; or takes that back. */
-async function toggleChecked(button, region) {
-  const checked = button.getAttribute("aria-pressed") === "false";
-  const image = await ask(`/api/images/${state.meta.id}/checked`, { checked, region });
+/** Says that all of the image, or a region of it, was looked at; a second time takes that back. */
+async function toggleChecked(event, getRegion) {
+  if (event.detail) event.currentTarget.blur(); // by a pointer: the space bar goes to the next object again
+  const { meta } = state;
+  if (!meta || !isCurrent()) return;
+  const region = getRegion(), isSame = meta.checked && String(meta.region) === String(region);
+  const image = await ask(`/api/images/${meta.id}/checked`, { checked: !isSame, region });
   if (image) takeImage(image);
 }
 
@@ -341,8 +352,8 @@ function wire() {
   listen(acts);
   for (const button of document.querySelectorAll("[data-act]")) button.onclick = () => acts[button.dataset.act](button.dataset.key);
   find("delete-hidden").onclick = deleteHidden;
-  find("checked").onclick = (event) => toggleChecked(event.currentTarget, null);
-  find("checked-part").onclick = (event) => toggleChecked(event.currentTarget, viewer.seen);
+  find("checked").onclick = (event) => toggleChecked(event, () => null);
+  find("checked-part").onclick = (event) => toggleChecked(event, () => viewer.seen);
   find("predict").onclick = () => state.meta && ask(`/api/images/${state.meta.id}/predict`, { model: find("model").value });
   find("cancel").onclick = () => ask(`/api/images/${state.meta.id}/cancel`);
   find("model").onchange = () => ask("/api/models/current", { name: find("model").value });

@@ -58,7 +58,6 @@ export class Viewer {
   /** Opens an image; its objects come with `show`. */
   open(image) {
     this.image = image;
-    this.region = null;
     const { width, height } = image, maxLevel = countLevels(width, height);
     const tile = (level, x, y) => `/api/images/${image.id}/tiles/${level}/${x}_${y}.webp${image.window ?? ""}`;
     for (const overlay of this.overlays) overlay.clear();
