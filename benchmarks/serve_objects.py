@@ -82,7 +82,7 @@ def main(num_objects):
         measure("undo that", lambda: objects.undo("u"))
     number = int.from_bytes(block[4:8], "little")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    packed = len(gzip.compress(block, 6))
+    packed = len(gzip.compress(block, 3))
     print(f"table {len(table) / 1e6:.1f} MB; peak {peak:.0f} MB")
     print(f"a block: {number} objects of {len(block) / number:.1f} bytes, with gzip {packed / number:.1f}")
 
@@ -101,7 +101,7 @@ def pack_dataset(path):
             blocks += [objects.pack_block(x, y) for y in range(down) for x in range(across)]
     number = sum(map(len, images))
     plain, packed = (
-        sum(len(pack(block)) for block in blocks) for pack in (bytes, lambda block: gzip.compress(block, 6))
+        sum(len(pack(block)) for block in blocks) for pack in (bytes, lambda block: gzip.compress(block, 3))
     )
     print(f"{number} objects of {plain / number:.1f} bytes, with gzip {packed / number:.1f}")
 
