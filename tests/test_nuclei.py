@@ -65,7 +65,7 @@ def test_dim_images_in_any_type(nuclei, dtype):
 def test_file_is_small_and_tells_where_it_is_from(nuclei):
     path = list_shipped()["nuclei"]
     assert path.stat().st_size < BYTES_AT_MOST
-    assert sum(parameter.numel() for parameter in nuclei.detector.network.parameters()) < 12e6
+    assert sum(parameter.numel() for parameter in nuclei.detector.network.parameters()) < 12.5e6  # 25 MB in fp16
     card = read_cards()["nuclei"]
     assert (card.licence, card.classes, card.box_sizes) == ("CC0", ("nucleus",), (6, 90))
     assert nuclei.plan.data is not None
