@@ -26,7 +26,12 @@ def until_drawn(page):
 
 
 def until_still(page):
-    until(page, "!manymask.edits.pending && manymask.viewer.isSame(manymask.viewer.view)")
+    # A movement is painted in each of its frames, so that what is painted does not tell whether it is over.
+    is_over = """(({ viewport }) => {
+        const now = viewport.getBounds(true), end = viewport.getBounds();
+        return ["x", "y", "width"].every((key) => Math.abs(now[key] - end[key]) < 1e-9);
+    })(manymask.viewer.osd)"""
+    until(page, f"!manymask.edits.pending && manymask.viewer.isSame(manymask.viewer.view) && {is_over}")
 
 
 def read_shown(page) -> tuple[int, int]:
