@@ -107,6 +107,33 @@ def test_filters_count_and_hide(page, server):
     assert read_shown(page)[0] == int((slide.cls == 0).sum())
 
 
+def test_a_moved_slider_leaves_what_colouring_all_would(page):
+    """Only objects between where the slider was and is are looked at, in the table and in the density."""
+    differences = page.evaluate(
+        """async () => {
+            const { state: { objects }, select } = manymask, inputs = [...document.querySelectorAll(".range input")];
+            const read = () => JSON.stringify([...objects.table, objects.shown, ...objects.getDensity().pixels, ...objects.getDensity().sums]);
+            const full = objects.colour.bind(objects), wrong = [];
+            let numFull = 0;
+            objects.colour = () => (numFull++, full());
+            objects.getDensity();
+            for (let i = 0; i < 60; i++) {
+                const input = inputs[i % 4], isUpper = i % 2;
+                input.value = (isUpper ? 1000 : 0) + (isUpper ? -1 : 1) * ((i * 37) % 450);
+                input.dispatchEvent(new Event("input"));
+                if (i % 9 === 5) select([1 + ((i * 31) % 300), 2 + ((i * 17) % 290)]);
+                await new Promise(requestAnimationFrame);
+                const moved = read();
+                full();
+                if (read() !== moved) wrong.push(i);
+            }
+            return [wrong, numFull];
+        }"""
+    )
+    assert differences[0] == []
+    assert differences[1] < 40  # of 60 moves and 7 selections: the others did not look at all objects
+
+
 def test_filters_reach_the_download(page):
     set_range(page, "lowest score", 700)
     set_range(page, "highest size", 500)
@@ -321,6 +348,9 @@ def test_two_versions_beside_each_other(page):
     assert divider.bounding_box()["x"] < before
     page.keyboard.press("c")
     assert page.evaluate("manymask.viewer.split") in (0, 1)
+    set_range(page, "lowest score", 700)  # one filter for both
+    shown, other = page.evaluate("[manymask.state.objects.shown, manymask.state.other.shown]")
+    assert shown == other < 300
 
 
 def test_table_sorts_and_finds(page, server):

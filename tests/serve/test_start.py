@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import httpx
 import pytest
@@ -23,7 +24,11 @@ def test_all_options(tiny_model, tmp_path):
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     options = {"--images": "images", "--workspace": "work", "--token-file": "token", "--allow-host": "cells.example"}
     arguments = [tiny_model, "--model", other, "--device", "cpu", *(part for pair in options.items() for part in pair)]
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # A shell starts what runs in the background with Ctrl-C ignored, which its processes would take over.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     try:
         link = read_link(process.stderr)
         with httpx.Client(base_url=link.split("?")[0], timeout=30) as client:

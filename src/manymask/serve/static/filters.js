@@ -145,8 +145,8 @@ export class Filters {
     filter.editedOnly = find("only-edited").checked;
     filter.oddOnly = find("only-odd").checked;
     filter.hideBorder = find("hide-border").checked;
-    objects.opacity = find("opacity").value / 100;
-    objects.colour();
+    filter.opacity = find("opacity").value / 100;
+    objects.refilter();
     this.count();
   }
 

@@ -22,7 +22,7 @@ const list = new ImageList({ onOpen: openImage, onNone: closeImage });
 const context = () => ({ classes: state.meta?.classes ?? [], pixelSize: micrometres(state.meta) });
 // The side of a square as large as a pixel, which are as wide as tall but for few images.
 const micrometres = (meta) => (meta?.pixel_size ? Math.sqrt(meta.pixel_size[0] * meta.pixel_size[1]) : null);
-const filters = new Filters(() => (viewer.recolour(), drawSelection()), (by) => (eachVersion((objects) => objects.paintBy(by)), filters.apply(), viewer.recolour()));
+const filters = new Filters(() => (state.other?.refilter(), viewer.recolour(), drawSelection()), (by) => (eachVersion((objects) => objects.paintBy(by)), filters.apply(), viewer.recolour()));
 const edits = new Edits(() => state.objects, { onChange: takeChange, onConflict: reload });
 const table = new ObjectTable((id) => (select([id]), viewer.goTo(state.objects.center(id), Math.sqrt(state.objects.area[id]))));
 const improve = new Improve({ getImages: () => list.sorted, getModels: () => state.session, onModel: (name) => ((state.session.current = name), loadSession()) });
@@ -98,7 +98,6 @@ async function reload(objects) {
 
 function redraw() {
   filters.update();
-  viewer.forget();
   viewer.repaint();
   drawSelection();
 }

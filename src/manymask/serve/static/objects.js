@@ -2,6 +2,8 @@
 
 import { getBytes } from "./api.js";
 import { chooseColour, SELECTED_PIXEL } from "./colours.js";
+import { Density } from "./density.js";
+import { Order } from "./order.js";
 import { boundObject, FLAG, readBlock, readTable } from "./packed.js";
 
 export const BLOCK_SIZE = 2048;
@@ -13,7 +15,8 @@ function copyLonger(column, longer) {
   return longer;
 }
 
-export const NO_FILTER = { score: [0, 65535], area: [0, Infinity], hiddenClasses: new Set(), editedOnly: false, oddOnly: false, hideBorder: false };
+const SELECTED = SELECTED_PIXEL | (110 << 24);
+const NO_FILTER = { score: [0, 65535], area: [0, Infinity], editedOnly: false, oddOnly: false, hideBorder: false, opacity: 0.3 };
 
 export class Objects {
   constructor(imageId, version) {
@@ -25,7 +28,6 @@ export class Objects {
     this.selected = new Set();
     this.filter = { ...NO_FILTER, hiddenClasses: new Set() };
     this.colourBy = "class";
-    this.opacity = 0.3;
     this.hovered = 0;
     this.allocate(1);
     this.measure();
@@ -73,6 +75,8 @@ export class Objects {
 
   /** What does not change with the filter: how many there are, of which sizes. */
   measure() {
+    this.orders = {};
+    this.density = null;
     let number = 0, least = Infinity, most = 0, sum = 0;
     this.numByClass = new Uint32Array(256);
     for (let id = 1; id < this.size; id++) {
@@ -98,23 +102,65 @@ export class Objects {
     this.colour();
   }
 
-  /** Colour of each id under the filter, the alpha of its filling in the highest byte; 0: not shown. */
-  colour() {
-    const { size, score, area, cls, flags, pixels, table, filter } = this, alpha = Math.max(1, Math.round(this.opacity * 255)) << 24;
+  /** A function from an id to its colour under the filter, the alpha of its filling in the highest byte; 0: not shown. */
+  chooseShown() {
+    const { score, area, cls, flags, pixels, filter } = this, alpha = Math.max(1, Math.round(filter.opacity * 255)) << 24;
     const [minScore, maxScore] = filter.score, [minArea, maxArea] = filter.area.map((end) => Math.min(end, 0x7fffffff) | 0);
     const without = FLAG.gone | (filter.hideBorder ? FLAG.border : 0), needed = (filter.editedOnly ? FLAG.edited : 0) | (filter.oddOnly ? FLAG.odd : 0);
     // -1 for classes and flags that are not shown.
     const classOff = Int32Array.from({ length: 256 }, (_, index) => (filter.hiddenClasses.has(index) ? -1 : 0));
     const flagsOff = Int32Array.from({ length: 256 }, (_, value) => (value & without || (needed && !(value & needed)) ? -1 : 0));
-    let shown = size - 1;
+    // Signs instead of branches, which a processor guesses wrong for every second object: -1 if any test fails.
+    return (id) => (pixels[id] | alpha)
+      & ~(((score[id] - minScore) | (maxScore - score[id]) | (area[id] - minArea) | (maxArea - area[id]) | classOff[cls[id]] | flagsOff[flags[id]]) >> 31);
+  }
+
+  /** Colours all objects under the filter. */
+  colour() {
+    const { size, table } = this, colourOf = this.chooseShown();
+    let shown = 0;
     for (let id = 1; id < size; id++) {
-      // Signs instead of branches, which a processor guesses wrong for every second object: -1 if any test fails.
-      const off = ((score[id] - minScore) | (maxScore - score[id]) | (area[id] - minArea) | (maxArea - area[id]) | classOff[cls[id]] | flagsOff[flags[id]]) >> 31;
-      table[id] = (pixels[id] | alpha) & ~off;
-      shown += off;
+      table[id] = colourOf(id);
+      shown -= -(table[id] >>> 24) >> 31; // 1 for those with an alpha
     }
-    for (const id of this.selected) if (table[id]) table[id] = SELECTED_PIXEL | (110 << 24);
+    for (const id of this.selected) if (table[id]) table[id] = SELECTED;
     this.shown = shown;
+    this.coloured = this.describeFilter();
+    if (this.density) this.density.isSummed = false;
+  }
+
+  /** The ends of the filter's ranges, and all else of it as a text. */
+  describeFilter() {
+    const { score, area, hiddenClasses, ...more } = this.filter;
+    return { score: [...score], area: [...area], rest: JSON.stringify([[...hiddenClasses], more]) };
+  }
+
+  /** Takes over a filter that changed. While a slider moves, only the objects that it passes are looked at. */
+  refilter() {
+    const before = this.coloured, now = this.describeFilter(), passed = [];
+    if (before.rest !== now.rest) return this.colour();
+    for (const name of ["score", "area"])
+      for (const end of [0, 1])
+        if (before[name][end] !== now[name][end]) passed.push((this.orders[name] ??= new Order(this[name], this.size)).between(before[name][end], now[name][end]));
+    if (passed.reduce((sum, { length }) => sum + length, 0) > this.size / 4) return this.colour();
+    const { table, selected } = this, colourOf = this.chooseShown(), density = this.density?.isSummed ? this.density : null;
+    for (const ids of passed)
+      for (let i = 0; i < ids.length; i++) {
+        const id = ids[i], old = table[id];
+        const colour = colourOf(id) && (selected.has(id) ? SELECTED : colourOf(id));
+        if (colour === old) continue;
+        table[id] = colour;
+        this.shown += (colour !== 0) - (old !== 0);
+        density?.move(id, old, colour);
+      }
+    this.coloured = now;
+  }
+
+  /** The picture of a whole crowd under the filter. */
+  getDensity() {
+    this.density ??= new Density(this);
+    if (!this.density.isSummed) this.density.sum(this.table, this.size);
+    return this.density;
   }
 
   isShown(id) {

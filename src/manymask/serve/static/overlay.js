@@ -10,7 +10,6 @@ const ID = 0x7fffffff;
 const DENSE = 3; // screen pixels: where typical objects are smaller, their density is shown
 const MAX_PIXELS = 4 << 20; // of the canvas; screens with more get coarser pixels
 const SQUARE = 16; // pixels a side that are coloured together
-const CELLS = 512; // of the density picture, along the longer side
 
 export class Overlay {
   constructor(canvas) {
@@ -37,14 +36,8 @@ export class Overlay {
   clear() {
     this.objects = null;
     this.painted = null;
-    this.forget();
     this.layers = [];
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-  }
-
-  /** What was summed over all objects is no longer true. */
-  forget() {
-    this.density = this.cells = null;
   }
 
   /** Whether what was painted has objects, or is still waiting for them. */
@@ -80,10 +73,8 @@ export class Overlay {
   /** Draws the same view with the table's new colours. */
   recolour() {
     if (!this.painted) return;
-    if (this.isDense(this.painted)) {
-      this.density = null;
-      this.drawDensity(this.painted);
-    } else this.compose();
+    if (this.isDense(this.painted)) this.drawDensity(this.painted);
+    else this.compose();
   }
 
   // Painting -------------------------------------------------------------------------------------------------------
@@ -164,36 +155,11 @@ export class Overlay {
 
   // Density --------------------------------------------------------------------------------------------------------
 
-  /** All objects that are shown, never a sample: the mean colour in each cell, as opaque as objects cover it. */
   drawDensity({ left, top, scale }) {
-    this.density ??= this.sumDensity();
-    const { width, height } = this.canvas, { cell, canvas } = this.density, zoom = scale * this.ratio;
+    const { width, height } = this.canvas, density = this.objects.getDensity(), grid = density.draw(), zoom = scale * this.ratio, side = density.cell * zoom;
     this.context.clearRect(0, 0, width, height);
     this.context.imageSmoothingEnabled = true;
-    this.context.drawImage(canvas, -left * zoom, -top * zoom, canvas.width * cell * zoom, canvas.height * cell * zoom);
-  }
-
-  sumDensity() {
-    const { size, table, x, y, shift, width, height, diameter } = this.objects;
-    const cell = Math.max(1, Math.max(width, height) / CELLS), columns = Math.ceil(width / cell), rows = Math.ceil(height / cell);
-    const per = (1 << shift) / cell;
-    if (!this.cells) { // of each object; they stay while objects do
-      this.cells = new Int32Array(size);
-      for (let id = 1; id < size; id++) this.cells[id] = ((y[id] * per | 0) * columns + (x[id] * per | 0)) << 1;
-    }
-    const sums = new Int32Array(columns * rows * 2);
-    sumCells(sums, this.cells, table, size);
-    const picture = new ImageData(columns, rows), pixels = new Int32Array(picture.data.buffer);
-    const opacity = (216 * diameter ** 2) / (cell * cell); // of one typical object, which covers a part of its cell
-    for (let place = 0, i = 0; i < pixels.length; i++, place += 2) {
-      const number = sums[place + 1] >>> 16;
-      if (number === 0) continue;
-      const red = (sums[place] & 0xffff) / number, green = (sums[place + 1] & 0xffff) / number, blue = (sums[place] >>> 16) / number;
-      pixels[i] = red | green << 8 | blue << 16 | Math.min(240, 60 + number * opacity) << 24;
-    }
-    const canvas = new OffscreenCanvas(columns, rows);
-    canvas.getContext("2d").putImageData(picture, 0, 0);
-    return { cell, canvas };
+    this.context.drawImage(grid, -left * zoom, -top * zoom, grid.width * side, grid.height * side);
   }
 }
 
@@ -212,18 +178,6 @@ function composeLayer(layer, table, pixels, width, height, x0, y0, x1, y1, lineA
           else if (fill !== 0) pixels[target] = colour;
         }
     }
-}
-
-/** For each cell the sums of red and blue, and of green and objects, each in 16 bits. */
-function sumCells(sums, cells, table, size) {
-  for (let id = 1; id < size; id++) {
-    const colour = table[id];
-    if (colour === 0) continue;
-    const place = cells[id];
-    if (sums[place + 1] >>> 16 === 255) continue; // as many as 16 bits have room for
-    sums[place] += colour & 0xff00ff;
-    sums[place + 1] += (colour >> 8 & 255) + 0x10000;
-  }
 }
 
 /** Marks pixels of objects beside pixels of others, so that outlines are one screen pixel wide at any zoom. */

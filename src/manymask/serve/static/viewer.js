@@ -178,11 +178,6 @@ export class Viewer {
     requestAnimationFrame(() => this.isAsked && this.repaint());
   }
 
-  /** Objects came or went: what was summed over all of them is no longer true. */
-  forget() {
-    for (const overlay of this.active) overlay.forget();
-  }
-
   recolour() {
     for (const overlay of this.active) overlay.recolour();
   }

@@ -1,0 +1,24 @@
+// Ids in the order of a value of theirs, so that those between two values are found without looking at all.
+
+const STEPS = 1 << 16;
+
+/** A step from 0 to 65,535 for each number from 0, ascending: its first bits as a float, which are as fine at any size. */
+const asFloat = new Float32Array(1), asBits = new Uint32Array(asFloat.buffer);
+const stepOf = (value) => ((asFloat[0] = value), asBits[0] >>> 15);
+
+export class Order {
+  /** Of ids from 1 to below `size`, by `values[id]`, numbers from 0. */
+  constructor(values, size) {
+    this.first = new Uint32Array(STEPS + 1); // place of the first id of each step
+    this.ids = new Uint32Array(Math.max(size - 1, 0));
+    for (let id = 1; id < size; id++) this.first[stepOf(values[id]) + 1] += 1;
+    for (let step = 0; step < STEPS; step++) this.first[step + 1] += this.first[step];
+    const next = this.first.slice();
+    for (let id = 1; id < size; id++) this.ids[next[stepOf(values[id])]++] = id;
+  }
+
+  /** All ids whose value lies between two, and a few beside. */
+  between(one, other) {
+    return this.ids.subarray(this.first[stepOf(Math.min(one, other))], this.first[stepOf(Math.max(one, other)) + 1]);
+  }
+}
