@@ -16,8 +16,10 @@ from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.prediction import load_model, predict
 from manymask.serve.decoding import reduce_pixels
 from manymask.serve.limits import Limits
+from manymask.serve.table import BORDER, ODD_SIZE
 from tests.serve.files import encode, encode_tiff, make_cells
 from tests.serve.live_server import TOKEN, run_server
+from tests.serve.packed import read_table
 
 CELLS = make_cells(200, 300)
 
@@ -133,6 +135,29 @@ def test_edits_that_are_none_are_refused(live, image, body, headers, status):
     answer = live.client.post(f"/api/images/{image['id']}/edits", json=body, headers=headers)
     assert answer.status_code == status
     assert isinstance(answer.json()["detail"], str)
+
+
+def test_downloads_hold_what_the_filter_shows(live, image):
+    place = f"/api/images/{image['id']}"
+    live.client.post(f"{place}/edits", json={"edits": [{"op": "class", "ids": [1], "value": 5}]})
+    (number, _, _), table = read_table(live.client.get(f"{place}/table.bin").content)
+    flags, middle = table["flags"], sorted(table["area"])[number // 2]
+    least = sorted(table["score"])[number // 2]
+    expected = {
+        "": number,
+        f"min_score={(least - 0.5) / 65535}": sum(score >= least for score in table["score"]),
+        f"max_score={(least + 0.5) / 65535}": sum(score <= least for score in table["score"]),
+        f"min_area={middle}": sum(area >= middle for area in table["area"]),
+        f"max_area={middle}": sum(area <= middle for area in table["area"]),
+        "classes=5": table["class"].count(1),
+        "edited=true": 1,
+        "border=false": sum(not flag & BORDER for flag in flags),
+        "odd=true": sum(flag & ODD_SIZE > 0 for flag in flags),
+    }
+    assert flags.count(0) < number
+    for query, count in expected.items():
+        answer = live.client.get(f"{place}/download/geojson?{query}")
+        assert len(json.loads(gzip.decompress(answer.content))["features"]) == count, query
 
 
 def test_predicting_again_makes_a_version(live, image):
