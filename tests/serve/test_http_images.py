@@ -16,7 +16,7 @@ from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.prediction import load_model, predict
 from manymask.serve.decoding import reduce_pixels
 from manymask.serve.limits import Limits
-from manymask.serve.table import BORDER, ODD_SIZE
+from manymask.serve.table import BORDER, EDITED, ODD_SIZE
 from tests.serve.files import encode, encode_tiff, make_cells
 from tests.serve.live_server import TOKEN, run_server
 from tests.serve.packed import read_table
@@ -140,21 +140,22 @@ def test_edits_that_are_none_are_refused(live, image, body, headers, status):
 def test_downloads_hold_what_the_filter_shows(live, image):
     place = f"/api/images/{image['id']}"
     live.client.post(f"{place}/edits", json={"edits": [{"op": "class", "ids": [1], "value": 5}]})
+    objects = live.server.get_objects(live.server.workspace.get(image["id"]))
+    objects._state.table.columns["flags"][1] |= ODD_SIZE  # of few objects, none is odd
     (number, _, _), table = read_table(live.client.get(f"{place}/table.bin").content)
-    flags, middle = table["flags"], sorted(table["area"])[number // 2]
-    least = sorted(table["score"])[number // 2]
+    flags, middle, score = table["flags"], sorted(table["area"])[number // 2], sorted(table["score"])[number // 2]
     expected = {
         "": number,
-        f"min_score={(least - 0.5) / 65535}": sum(score >= least for score in table["score"]),
-        f"max_score={(least + 0.5) / 65535}": sum(score <= least for score in table["score"]),
+        f"min_score={score / 65535}": sum(each >= score for each in table["score"]),
+        f"max_score={score / 65535}": sum(each <= score for each in table["score"]),
         f"min_area={middle}": sum(area >= middle for area in table["area"]),
         f"max_area={middle}": sum(area <= middle for area in table["area"]),
         "classes=5": table["class"].count(1),
-        "edited=true": 1,
+        "edited=true": sum(flag & EDITED > 0 for flag in flags),
         "border=false": sum(not flag & BORDER for flag in flags),
         "odd=true": sum(flag & ODD_SIZE > 0 for flag in flags),
     }
-    assert flags.count(0) < number
+    assert all(0 < count < number for query, count in expected.items() if query), expected
     for query, count in expected.items():
         answer = live.client.get(f"{place}/download/geojson?{query}")
         assert len(json.loads(gzip.decompress(answer.content))["features"]) == count, query
@@ -173,6 +174,10 @@ def test_predicting_again_makes_a_version(live, image):
     old = live.client.get(f"{place}/table.bin", params={"version": 1}).content
     flags = np.frombuffer(old, "u1", image["num_objects"], 16 + 7 * image["num_objects"])
     assert flags[0] & 4  # what was corrected in it stays
+    for number, version in ((again["num_objects"] - 1, {"version": 1}), (again["num_objects"], {})):
+        answer = live.client.get(f"{place}/download/geojson", params=version)
+        assert len(json.loads(gzip.decompress(answer.content))["features"]) == number
+        assert len(live.client.get(f"{place}/measurements.csv", params=version).text.splitlines()) == 1 + number
     assert live.client.post(f"{place}/predict", json={"model": "unknown"}).status_code == 404
 
 

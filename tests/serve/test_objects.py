@@ -473,6 +473,10 @@ def test_filter(tmp_path):
     assert count() == 60
     assert count(min_score=0.5) == sum(score >= round(0.5 * 65535) for score in table["score"])
     assert count(max_score=0.5) == 60 - sum(score > round(0.5 * 65535) for score in table["score"])
+    for end in sorted(table["score"])[20:40]:  # exactly as the page sends them
+        assert count(min_score=end / 65535) == sum(score >= end for score in table["score"])
+        assert count(min_score=(end + 1) / 65535) == sum(score >= end + 1 for score in table["score"])
+        assert count(max_score=(end - 1) / 65535) == sum(score <= end - 1 for score in table["score"])
     assert count(min_area=50.0, max_area=200.0) == sum(50 <= area <= 200 for area in table["area"])
     assert count(classes=[7]) == table["class"].count(1)
     assert count(classes=[99]) == 0

@@ -26,9 +26,7 @@ def test_all_options(tiny_model, tmp_path):
     arguments = [tiny_model, "--model", other, "--device", "cpu", *(part for pair in options.items() for part in pair)]
     # A shell starts what runs in the background with Ctrl-C ignored, which its processes would take over.
     heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
-    )
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     try:
         link = read_link(process.stderr)
         with httpx.Client(base_url=link.split("?")[0], timeout=30) as client:

@@ -62,10 +62,10 @@ def make_router(server: Server) -> APIRouter:
         response_class=FileResponse,
         responses=list_problems(507) | {200: {"content": {"text/csv": {}}}},
     )
-    def get_measurements(image_id: str) -> Response:
+    def get_measurements(image_id: str, version: int | None = None) -> Response:
         """The numbers of all objects."""
         image = server.workspace.get(image_id)
-        objects = server.get_objects(image)
+        objects = server.get_objects(image, version)
 
         def write(folder: Path) -> Path:
             path = folder / f"{image.stem}.csv"
@@ -116,9 +116,11 @@ def make_router(server: Server) -> APIRouter:
         edited: bool = False,
         border: bool | None = None,
         odd: bool = False,
+        version: int | None = None,
     ) -> Response:
         """The objects, or those that a filter lets through, in a format of ``manymask predict``."""
         image = server.workspace.get(image_id)
+        objects = server.get_objects(image, version)
         largest = Filter().max_area if max_area is None else max_area
         only = Filter(
             min_score,
@@ -130,7 +132,7 @@ def make_router(server: Server) -> APIRouter:
             border=border,
             odd_only=odd,
         )
-        return _download(server, image, format, only)
+        return _download(server, image, objects, format, only)
 
     return router
 
@@ -159,10 +161,9 @@ def _tell(server: Server, image: StoredImage, change: Change) -> Change:
     return change
 
 
-def _download(server: Server, image: StoredImage, format: str, only: Filter) -> FileResponse:
+def _download(server: Server, image: StoredImage, objects: ImageObjects, format: str, only: Filter) -> FileResponse:
     if format not in OUTPUTS:
         raise Refusal(404, f"there is no output format {format!a}; there are: {', '.join(OUTPUTS)}")
-    objects = server.get_objects(image)
     entry = ImageEntry(1, image.stem, image.meta.name, image.source)
     return _send(server, lambda folder: write_download(folder, objects, entry, format, only))
 

@@ -1,31 +1,30 @@
 // Where objects are too small to be told apart: the mean colour of those in each cell of a grid over the image.
 
-const CELLS = 512; // along the longer side
+const LONGER_SIDE = 512; // of the grid, in cells
 
 /** All objects that are shown, never a sample; follows single ones whose colour changes. */
 export class Density {
   constructor({ size, x, y, shift, width, height, diameter }) {
-    this.cell = Math.max(1, Math.max(width, height) / CELLS); // its side, in pixels of the image
-    this.columns = Math.ceil(width / this.cell);
-    const rows = Math.ceil(height / this.cell), per = (1 << shift) / this.cell;
-    this.cells = new Int32Array(size); // of each object
-    for (let id = 1; id < size; id++) this.cells[id] = (y[id] * per | 0) * this.columns + (x[id] * per | 0);
-    this.sums = new Int32Array(this.columns * rows * 4); // red, green, blue and number of each cell
-    this.picture = new ImageData(this.columns, rows);
+    this.side = Math.max(1, Math.max(width, height) / LONGER_SIDE); // of a cell, in pixels of the image
+    const columns = Math.ceil(width / this.side), rows = Math.ceil(height / this.side), factor = (1 << shift) / this.side;
+    this.cellOf = new Int32Array(size); // of each object, by its middle
+    for (let id = 1; id < size; id++) this.cellOf[id] = (y[id] * factor | 0) * columns + (x[id] * factor | 0);
+    this.sums = new Int32Array(columns * rows * 4); // red, green, blue and number of each cell
+    this.picture = new ImageData(columns, rows);
     this.pixels = new Int32Array(this.picture.data.buffer);
-    this.canvas = new OffscreenCanvas(this.columns, rows);
-    this.opacity = (216 * diameter ** 2) / (this.cell * this.cell); // of one typical object, which covers a part of its cell
+    this.canvas = new OffscreenCanvas(columns, rows);
+    this.opacity = (216 * diameter ** 2) / this.side ** 2; // of one typical object, which covers a part of its cell
     this.isSummed = this.isDrawn = false;
   }
 
   /** Adds up all objects anew. */
   sum(table, size) {
-    const { cells, sums, pixels } = this;
+    const { cellOf, sums, pixels } = this;
     sums.fill(0);
     for (let id = 1; id < size; id++) {
       const colour = table[id];
       if (colour === 0) continue;
-      const place = cells[id] << 2;
+      const place = cellOf[id] << 2;
       sums[place] += colour & 255;
       sums[place + 1] += colour >> 8 & 255;
       sums[place + 2] += colour >> 16 & 255;
@@ -38,7 +37,7 @@ export class Density {
 
   /** Takes over the new colour of one object; 0 is none. */
   move(id, before, after) {
-    const cell = this.cells[id], place = cell << 2, { sums } = this;
+    const cell = this.cellOf[id], place = cell << 2, { sums } = this;
     sums[place] += (after & 255) - (before & 255);
     sums[place + 1] += (after >> 8 & 255) - (before >> 8 & 255);
     sums[place + 2] += (after >> 16 & 255) - (before >> 16 & 255);

@@ -77,7 +77,7 @@ export class Filters {
     return this.pixelSize ? `${formatNumber(area * this.pixelSize ** 2)} µm²` : `${formatNumber(area)} px`;
   }
 
-  /** Shows the filter of some objects; with `previous` its settings are taken over. */
+  /** Shows the filter of some objects. */
   show(objects, classes, pixelSize) {
     Object.assign(this, { objects, classes, pixelSize });
     this.update();
@@ -157,11 +157,11 @@ export class Filters {
     find("reset-filters").hidden = shown === number;
   }
 
-  /** The filter as the server's downloads understand it; its scores are not rounded, so that the ends lie between two of ours. */
+  /** The filter as the server's downloads understand it. */
   get query() {
     const { filter } = this.objects, query = new URLSearchParams();
-    if (filter.score[0] > 0) query.set("min_score", (filter.score[0] - 0.5) / 65535);
-    if (filter.score[1] < 65535) query.set("max_score", (filter.score[1] + 0.5) / 65535);
+    if (filter.score[0] > 0) query.set("min_score", filter.score[0] / 65535);
+    if (filter.score[1] < 65535) query.set("max_score", filter.score[1] / 65535);
     if (filter.area[0] > 0) query.set("min_area", Math.ceil(filter.area[0]));
     if (filter.area[1] < Infinity) query.set("max_area", Math.floor(filter.area[1]));
     if (filter.hiddenClasses.size) query.set("classes", this.classes.filter((_, i) => !filter.hiddenClasses.has(i)).map(({ id }) => id).join(","));

@@ -22,7 +22,7 @@ const list = new ImageList({ onOpen: openImage, onNone: closeImage });
 const context = () => ({ classes: state.meta?.classes ?? [], pixelSize: micrometres(state.meta) });
 // The side of a square as large as a pixel, which are as wide as tall but for few images.
 const micrometres = (meta) => (meta?.pixel_size ? Math.sqrt(meta.pixel_size[0] * meta.pixel_size[1]) : null);
-const filters = new Filters(() => (state.other?.refilter(), viewer.recolour(), drawSelection()), (by) => (eachVersion((objects) => objects.paintBy(by)), filters.apply(), viewer.recolour()));
+const filters = new Filters(() => (state.other?.refilter(), viewer.recolour(), drawSelection()), (by) => (eachVersion((objects) => objects.paintBy(by)), viewer.recolour()));
 const edits = new Edits(() => state.objects, { onChange: takeChange, onConflict: reload });
 const table = new ObjectTable((id) => (select([id]), viewer.goTo(state.objects.center(id), Math.sqrt(state.objects.area[id]))));
 const improve = new Improve({ getImages: () => list.sorted, getModels: () => state.session, onModel: (name) => ((state.session.current = name), loadSession()) });
@@ -98,6 +98,7 @@ async function reload(objects) {
 
 function redraw() {
   filters.update();
+  state.other?.refilter();
   viewer.repaint();
   drawSelection();
 }
@@ -108,9 +109,10 @@ function eachVersion(visit) {
 
 /** What is told about the open image: its versions, and its marks. */
 function drawFacts() {
-  const { meta } = state, names = meta.versions.map(({ number, model, num_objects: n }) => [number, `${number}: ${model}, ${formatCount(n)}`]);
-  find("versions").replaceChildren(...names.map(([value, textContent]) => make("option", { value, textContent, selected: value === (meta.version ?? names.at(-1)[0]) })));
-  find("compare").replaceChildren(make("option", { value: "", textContent: "nothing" }), ...names.map(([value, textContent]) => make("option", { value, textContent })));
+  const { meta, objects, other } = state, shown = objects.version ?? meta.version ?? meta.versions.at(-1)?.number;
+  const names = meta.versions.map(({ number, model, num_objects: n }) => [number, `${number}: ${model}, ${formatCount(n)}`]);
+  find("versions").replaceChildren(...names.map(([value, textContent]) => make("option", { value, textContent, selected: value === shown })));
+  find("compare").replaceChildren(make("option", { value: "", textContent: "nothing" }), ...names.map(([value, textContent]) => make("option", { value, textContent, selected: value === other?.version })));
   find("version-choice").hidden = names.length < 2;
   drawChecked(meta);
   const isBusy = meta.status === "predicting" || meta.status === "waiting", [done, total] = meta.progress ?? [0, 0];
@@ -128,19 +130,20 @@ function drawChecked({ checked = false, region = null }) {
 }
 
 async function compare(number) {
-  state.other = null;
-  if (number) {
-    const other = makeObjects(state.meta, Number(number));
+  const { objects } = state, other = number ? makeObjects(state.meta, Number(number)) : null;
+  state.other = other;
+  if (other) {
+    other.filter = objects.filter; // one filter for both
     try {
       await other.load();
     } catch (error) {
-      return tell(error.message, { isError: true });
+      state.other = null;
+      tell(error.message, { isError: true });
+      return drawFacts();
     }
-    other.filter = state.objects.filter; // one filter for both
-    other.colour();
-    state.other = other;
   }
-  viewer.show(state.objects, state.other);
+  // What was chosen meanwhile is shown, not what arrives last.
+  if (state.objects === objects && state.other === other) viewer.show(objects, other);
 }
 
 // Selecting and acting ----------------------------------------------------------------------------------------------
@@ -175,7 +178,7 @@ function act(edit) {
 
 /** Whether the newest version is shown, which corrections and checks are of. */
 function isCurrent() {
-  const isOlder = state.meta.version !== undefined && find("versions").value && Number(find("versions").value) !== state.meta.version;
+  const { version } = state.objects, isOlder = version !== null && version !== state.meta.version;
   if (isOlder) tell("Corrections and checks go to the current version. Choose it above first.", { isError: true });
   return !isOlder;
 }
@@ -380,7 +383,8 @@ function openDownload() {
   if (!objects) return tell("Open an image first.");
   find("download-what").textContent = objects.shown === objects.number ? `${countOf(objects.number, "object")} of ${meta.name}.` : `${formatCount(objects.shown)} of ${countOf(objects.number, "object")} of ${meta.name} are shown.`;
   find("download-shown").hidden = objects.shown === objects.number;
-  const link = (query) => `${objects.base}/download/${find("formats").value}?${query}`;
+  const version = objects.version === null ? "" : `version=${objects.version}&`;
+  const link = (query) => `${objects.base}/download/${find("formats").value}?${version}${query}`;
   const write = () => {
     find("download-shown").href = link(filters.query);
     find("download-all").href = link("");

@@ -16,19 +16,18 @@ function copyLonger(column, longer) {
 }
 
 const SELECTED = SELECTED_PIXEL | (110 << 24);
-const NO_FILTER = { score: [0, 65535], area: [0, Infinity], editedOnly: false, oddOnly: false, hideBorder: false, opacity: 0.3 };
 
 export class Objects {
   constructor(imageId, version) {
     this.base = `/api/images/${imageId}`;
+    this.version = version; // null: the current one
     this.query = version === null ? "" : `?version=${version}`;
     this.blocks = new Map(); // "bx_by" -> block, in the order of their last use
     this.loading = new Map();
     this.stale = new Set(); // keys of blocks that changed on the server
     this.selected = new Set();
-    this.filter = { ...NO_FILTER, hiddenClasses: new Set() };
+    this.filter = { score: [0, 65535], area: [0, Infinity], hiddenClasses: new Set(), editedOnly: false, oddOnly: false, hideBorder: false, opacity: 0.3 };
     this.colourBy = "class";
-    this.hovered = 0;
     this.allocate(1);
     this.measure();
     this.isLoaded = false;
@@ -105,7 +104,7 @@ export class Objects {
   /** A function from an id to its colour under the filter, the alpha of its filling in the highest byte; 0: not shown. */
   chooseShown() {
     const { score, area, cls, flags, pixels, filter } = this, alpha = Math.max(1, Math.round(filter.opacity * 255)) << 24;
-    const [minScore, maxScore] = filter.score, [minArea, maxArea] = filter.area.map((end) => Math.min(end, 0x7fffffff) | 0);
+    const [minScore, maxScore] = filter.score, minArea = Math.ceil(filter.area[0]), maxArea = Math.floor(Math.min(filter.area[1], 0x7fffffff));
     const without = FLAG.gone | (filter.hideBorder ? FLAG.border : 0), needed = (filter.editedOnly ? FLAG.edited : 0) | (filter.oddOnly ? FLAG.odd : 0);
     // -1 for classes and flags that are not shown.
     const classOff = Int32Array.from({ length: 256 }, (_, index) => (filter.hiddenClasses.has(index) ? -1 : 0));
@@ -121,15 +120,15 @@ export class Objects {
     let shown = 0;
     for (let id = 1; id < size; id++) {
       table[id] = colourOf(id);
-      shown -= -(table[id] >>> 24) >> 31; // 1 for those with an alpha
+      shown += table[id] !== 0;
     }
     for (const id of this.selected) if (table[id]) table[id] = SELECTED;
     this.shown = shown;
-    this.coloured = this.describeFilter();
+    this.filtered = this.describeFilter();
     if (this.density) this.density.isSummed = false;
   }
 
-  /** The ends of the filter's ranges, and all else of it as a text. */
+  /** What `table` was made by: the ends of the filter's ranges, and all else of it as a text. */
   describeFilter() {
     const { score, area, hiddenClasses, ...more } = this.filter;
     return { score: [...score], area: [...area], rest: JSON.stringify([[...hiddenClasses], more]) };
@@ -137,7 +136,7 @@ export class Objects {
 
   /** Takes over a filter that changed. While a slider moves, only the objects that it passes are looked at. */
   refilter() {
-    const before = this.coloured, now = this.describeFilter(), passed = [];
+    const before = this.filtered, now = this.describeFilter(), passed = [];
     if (before.rest !== now.rest) return this.colour();
     for (const name of ["score", "area"])
       for (const end of [0, 1])
@@ -147,13 +146,14 @@ export class Objects {
     for (const ids of passed)
       for (let i = 0; i < ids.length; i++) {
         const id = ids[i], old = table[id];
-        const colour = colourOf(id) && (selected.has(id) ? SELECTED : colourOf(id));
+        let colour = colourOf(id);
+        if (colour !== 0 && selected.has(id)) colour = SELECTED;
         if (colour === old) continue;
         table[id] = colour;
         this.shown += (colour !== 0) - (old !== 0);
         density?.move(id, old, colour);
       }
-    this.coloured = now;
+    this.filtered = now;
   }
 
   /** The picture of a whole crowd under the filter. */

@@ -2,7 +2,7 @@
 
 const STEPS = 1 << 16;
 
-/** A step from 0 to 65,535 for each number from 0, ascending: its first bits as a float, which are as fine at any size. */
+/** A step below 65,536 for a number from 0, never smaller for a larger one: the first bits of its float, so that a step is 0.4 % wide. */
 const asFloat = new Float32Array(1), asBits = new Uint32Array(asFloat.buffer);
 const stepOf = (value) => ((asFloat[0] = value), asBits[0] >>> 15);
 

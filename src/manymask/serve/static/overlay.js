@@ -156,7 +156,7 @@ export class Overlay {
   // Density --------------------------------------------------------------------------------------------------------
 
   drawDensity({ left, top, scale }) {
-    const { width, height } = this.canvas, density = this.objects.getDensity(), grid = density.draw(), zoom = scale * this.ratio, side = density.cell * zoom;
+    const { width, height } = this.canvas, density = this.objects.getDensity(), grid = density.draw(), zoom = scale * this.ratio, side = density.side * zoom;
     this.context.clearRect(0, 0, width, height);
     this.context.imageSmoothingEnabled = true;
     this.context.drawImage(grid, -left * zoom, -top * zoom, grid.width * side, grid.height * side);

@@ -67,7 +67,7 @@ async function showOne(objects, id, panel, context) {
   more.ontoggle = async () => {
     if (!more.open || more.children.length > 1) return;
     try {
-      const numbers = await getJson(`${objects.base}/objects/${id}`);
+      const numbers = await getJson(`${objects.base}/objects/${id}${objects.query}`);
       more.append(facts(Object.entries(numbers).map(([key, value]) => [key.replaceAll("_", " "), typeof value === "number" ? formatNumber(value) : String(value ?? "–")])));
     } catch (error) {
       more.append(make("p", { textContent: error.message }));
