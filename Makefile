@@ -15,10 +15,10 @@ demo: venv
 	scripts/demo
 
 test: venv
-	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow and not gpu"
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not slow and not gpu"
 
 test-all: venv
-	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: venv
 	scripts/check

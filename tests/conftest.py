@@ -18,6 +18,21 @@ settings.register_profile("manymask", deadline=None, derandomize=True, max_examp
 settings.load_profile("manymask")
 
 
+# Few tests that take minutes: first, so that no worker is left with one of these files at the end.
+SLOW_FILES = (
+    "training/test_processes.py",
+    "serve/test_page_on_server.py",
+    "comparison/test_experimenting.py",
+    "prediction/test_ray_engine.py",
+    "prediction/test_exporting.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first."""
+    items.sort(key=lambda item: not str(item.path).endswith(SLOW_FILES))
+
+
 # What not every machine has, and so not every test run needs: a browser, Ray, the extra ``oracles``, real data, a GPU.
 OPTIONAL = {"chromium", "oracles", "data", "gpu", "ray"}
 
