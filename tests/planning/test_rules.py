@@ -228,6 +228,14 @@ def test_augmentation(trend, num_images, augmentation):
 
 
 @pytest.mark.parametrize(
+    ("small", "large", "min_size", "jitter"), [(10.0, 50.0, 0, 0.0), (10.0, 51.0, 0, 0.5), (10.0, 51.0, 800, 0.0)]
+)
+def test_scale_jitter(small, large, min_size, jitter):
+    data = make_data(box_size=make_distribution(20, p5=small, p95=large))
+    assert choose("scale_jitter", data, min_size=min_size) == jitter
+
+
+@pytest.mark.parametrize(
     ("changes", "sampling"),
     [
         ({}, "uniform"),
