@@ -54,6 +54,15 @@ def test_instances(masks, kind, detail):
     assert (found[kind].image, str(found[kind].path)) == ("a", "a.png")
 
 
+def test_one_object_in_two_classes():
+    masks = draw_masks((4, 4, 24, 14), (30, 4, 40, 14), (4, 4, 23, 14))
+    found = examine(masks, labels=[1, 1, 2])
+    assert list(found) == ["two-classes"]
+    detail = "has 1 instance with the mask of one of another class: id 3 at x 4, y 4 as id 1"
+    assert detail in found["two-classes"].detail
+    assert examine(draw_masks((4, 4, 24, 14), (6, 6, 20, 12)), labels=[1, 2]) == {}  # a part is no twin
+
+
 def test_pieces_behind_another_instance_are_no_fault_to_fix():
     bar = draw_masks((4, 4, 9, 30))[0]
     front = draw_masks((0, 10, 20, 20))[0]

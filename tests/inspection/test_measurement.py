@@ -45,6 +45,10 @@ class TestInstances:
         np.testing.assert_array_equal(found.is_touching, find_touching_slowly(masks))
         earlier = [[j for j in range(i) if iou[i, j] >= measurement.DUPLICATE_IOU] for i in range(len(masks))]
         assert found.duplicate_of.tolist() == [rows[0] if rows else -1 for rows in earlier]
+        assert (found.class_twin_of == -1).all()
+        apart = measure_masks(masks, labels=np.arange(len(masks)) + 1)  # each of a class of its own
+        assert apart.class_twin_of.tolist() == found.duplicate_of.tolist()
+        assert (apart.duplicate_of == -1).all()
 
     def test_box_iou_in_blocks(self, monkeypatch):
         monkeypatch.setattr(measurement, "_BOX_BLOCK", 3)
@@ -90,6 +94,7 @@ class TestInstances:
         assert found.box_iou.tolist() == found.mask_iou.tolist() == [0, 0]
         assert found.is_touching.all()
         assert found.duplicate_of.tolist() == [-1, -1]
+        assert found.class_twin_of.tolist() == [-1, 0]
 
     def test_crowd_regions_are_no_neighbours(self):
         found = measure_masks(draw_masks((0, 0, 9, 9), (0, 0, 9, 9)), iscrowd=[True, False])

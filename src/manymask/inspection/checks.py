@@ -82,6 +82,7 @@ def find_rows(instances: InstanceFacts, size: tuple[int, int]) -> dict[str, Int6
         "zero-area-instance": instances.areas == 0,
         "one-pixel-instance": instances.is_object & (instances.areas <= MAX_TINY_AREA),
         "duplicate-instance": instances.duplicate_of >= 0,
+        "two-classes": instances.class_twin_of >= 0,
         "fragmented-instance": is_scattered & ~instances.is_occluded,
         "occluded-instance": is_scattered & instances.is_occluded,
         "background-instance": is_background,
@@ -95,6 +96,7 @@ def _list_rows(kind: str, rows: np.ndarray, instances: InstanceFacts, names: Seq
         "zero-area-instance": "without any pixel",
         "one-pixel-instance": f"of 1 to {MAX_TINY_AREA} pixels",
         "duplicate-instance": "with the mask of another one",
+        "two-classes": "with the mask of one of another class",
         "fragmented-instance": "in pieces far from each other",
         "occluded-instance": "in pieces far from each other, with other instances between them",
         "background-instance": "over most of the image, up to all of its borders",
@@ -111,6 +113,8 @@ def _describe_row(kind: str, row: int, instances: InstanceFacts, names: Sequence
     place = f"{names[row]} at x {x}, y {y}"
     if kind == "duplicate-instance":
         return f"{place} as {names[int(instances.duplicate_of[row])]}"
+    if kind == "two-classes":
+        return f"{place} as {names[int(instances.class_twin_of[row])]}"
     if kind in ("fragmented-instance", "occluded-instance"):
         return f"{place} (pieces of {list_some(instances.pieces[row])} pixels)"
     return place

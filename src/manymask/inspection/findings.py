@@ -121,6 +121,11 @@ KINDS: dict[str, Kind] = {
     "zero-area-instance": Kind("fault", "it is left out of training and scores", "label it anew, or remove it", True),
     "one-pixel-instance": Kind("warning", _TRAINS, "label it anew, or remove it", True),
     "duplicate-instance": Kind("fault", f"{_TRAINS}: one object counts twice", "keep one of them", True),
+    "two-classes": Kind(
+        "warning",
+        "training gives a box one class, so of each such pair one is never found",
+        "see whether the labels of one class were written for another; else keep one of each pair",
+    ),
     "fragmented-instance": Kind(
         "warning", _IS_ONE, "give each piece an id of its own, unless something lies in front of the object", True
     ),

@@ -19,7 +19,7 @@ from manymask.core.runs import expand_ranges
 from manymask.imaging.intensities import keep_differences
 
 DUPLICATE_IOU = 0.9
-"""Mask IoU from which two masks of one class are one object labelled twice; AP's strictest threshold is 0.95."""
+"""Mask IoU from which two masks show one object, labelled twice or in two classes; AP's strictest threshold is 0.95."""
 
 # Of images with more pixels than this, percentiles, trends and hashes are taken of every n-th row and column.
 _MAX_LOOKED_AT = 1 << 20
@@ -47,6 +47,7 @@ class InstanceFacts:
         is_touching: Whether it shares an edge of a pixel, or a pixel, with another one.
         is_overlapping: Whether it shares pixels with another one.
         duplicate_of: First row before it of its class whose mask is the same or nearly so (``DUPLICATE_IOU``), or -1.
+        class_twin_of: The same of another class.
         pieces: Areas, largest first, of the pieces of each row that is in several pieces far from each other.
         is_occluded: Whether it is in such pieces and lies behind others: most pixels of the straight line between its
             two largest pieces, where they are nearest, are on other instances (those that are background aside).
@@ -61,6 +62,7 @@ class InstanceFacts:
     is_touching: Bool[np.ndarray, " instances"]
     is_overlapping: Bool[np.ndarray, " instances"]
     duplicate_of: Int64[np.ndarray, " instances"]
+    class_twin_of: Int64[np.ndarray, " instances"]
     pieces: dict[int, tuple[int, ...]]
     is_occluded: Bool[np.ndarray, " instances"]
 
@@ -214,7 +216,7 @@ def measure_instances(
     num_instances = len(labels)
     box_iou, mask_iou = np.zeros(num_instances), np.zeros(num_instances)
     is_touching, is_overlapping = np.zeros(num_instances, dtype=bool), np.zeros(num_instances, dtype=bool)
-    duplicate_of = np.full(num_instances, -1)
+    duplicate_of, class_twin_of = np.full(num_instances, -1), np.full(num_instances, -1)
     areas, boxes = runs.areas, runs.boxes
     rows = np.flatnonzero((areas > 0) & ~iscrowd)
     objects = runs.select(rows)
@@ -224,14 +226,14 @@ def measure_instances(
     overlaps = intersect_runs(objects, objects)
     is_pair = overlaps.first != overlaps.second
     is_overlapping[rows[overlaps.first[is_pair]]] = True
-    # Mask IoU and duplicates are of instances of one class only.
-    is_pair &= labels[rows[overlaps.first]] == labels[rows[overlaps.second]]
     pairs = Overlaps(overlaps.first[is_pair], overlaps.second[is_pair], overlaps.intersection[is_pair])
-    iou = compute_iou(pairs, areas[rows], areas[rows])
-    np.maximum.at(mask_iou, rows[pairs.first], iou)
-    is_twin = (iou >= DUPLICATE_IOU) & (pairs.second < pairs.first)
-    twins, at = np.unique(pairs.first[is_twin], return_index=True)
-    duplicate_of[rows[twins]] = rows[pairs.second[is_twin][at]]
+    first, second, iou = rows[pairs.first], rows[pairs.second], compute_iou(pairs, areas[rows], areas[rows])
+    is_alike = labels[first] == labels[second]
+    np.maximum.at(mask_iou, first[is_alike], iou[is_alike])
+    is_twin = (iou >= DUPLICATE_IOU) & (second < first)
+    for twin_of, is_meant in ((duplicate_of, is_twin & is_alike), (class_twin_of, is_twin & ~is_alike)):
+        twins, at = np.unique(first[is_meant], return_index=True)
+        twin_of[twins] = second[is_meant][at]
     pieces, occluded = _measure_pieces(objects)
     return InstanceFacts(
         labels=labels,
@@ -243,6 +245,7 @@ def measure_instances(
         is_touching=is_touching,
         is_overlapping=is_overlapping,
         duplicate_of=duplicate_of,
+        class_twin_of=class_twin_of,
         pieces={int(rows[row]): found for row, found in pieces.items()},
         is_occluded=np.isin(np.arange(num_instances), rows[occluded]),
     )
