@@ -422,7 +422,8 @@ def test_class_folders(tmp_path):
     assert "id 17 of class2.tif at x 40, y 40" in find_one(found, "a", "one-pixel-instance").detail
     fixed = read_dataset(tmp_path / "fixed")
     again = inspect_dataset(fixed)
-    assert (fixed.format.name, list_kinds(again)) == ("class_folders", set())
+    # Which class an object is of, a person must tell.
+    assert (fixed.format.name, list_kinds(again)) == ("class_folders", {(name, "two-classes") for name in "ab"})
     assert [one.num_instances for one in again.fingerprint.classes] == [32, 34]
     image = "a/image.tif"
     assert (tmp_path / "fixed" / image).read_bytes() == (tmp_path / "data" / image).read_bytes()
