@@ -111,10 +111,9 @@ def _describe_row(kind: str, row: int, instances: InstanceFacts, names: Sequence
         return names[row]
     x, y = instances.boxes[row, :2].astype(int).tolist()
     place = f"{names[row]} at x {x}, y {y}"
-    if kind == "duplicate-instance":
-        return f"{place} as {names[int(instances.duplicate_of[row])]}"
-    if kind == "two-classes":
-        return f"{place} as {names[int(instances.class_twin_of[row])]}"
+    twins = {"duplicate-instance": instances.duplicate_of, "two-classes": instances.class_twin_of}
+    if kind in twins:
+        return f"{place} as {names[int(twins[kind][row])]}"
     if kind in ("fragmented-instance", "occluded-instance"):
         return f"{place} (pieces of {list_some(instances.pieces[row])} pixels)"
     return place

@@ -123,7 +123,7 @@ KINDS: dict[str, Kind] = {
     "duplicate-instance": Kind("fault", f"{_TRAINS}: one object counts twice", "keep one of them", True),
     "two-classes": Kind(
         "warning",
-        "training gives a box one class, so of each such pair one is never found",
+        "training gives a box one class, so that of such a pair one is seldom found",
         "see whether the labels of one class were written for another; else keep one of each pair",
     ),
     "fragmented-instance": Kind(

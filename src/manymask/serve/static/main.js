@@ -132,18 +132,17 @@ function drawChecked({ checked = false, region = null }) {
 async function compare(number) {
   const { objects } = state, other = number ? makeObjects(state.meta, Number(number)) : null;
   state.other = other;
-  if (other) {
-    other.filter = objects.filter; // one filter for both
-    try {
+  try {
+    if (other) {
+      other.filter = objects.filter; // one filter for both
       await other.load();
-    } catch (error) {
-      state.other = null;
-      tell(error.message, { isError: true });
-      return drawFacts();
     }
+  } catch (error) {
+    tell(error.message, { isError: true });
+    if (state.other === other) (state.other = null, drawFacts());
   }
   // What was chosen meanwhile is shown, not what arrives last.
-  if (state.objects === objects && state.other === other) viewer.show(objects, other);
+  if (state.objects === objects && [other, null].includes(state.other)) viewer.show(objects, state.other);
 }
 
 // Selecting and acting ----------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 const STEPS = 1 << 16;
 
-/** A step below 65,536 for a number from 0, never smaller for a larger one: the first bits of its float, so that a step is 0.4 % wide. */
 const asFloat = new Float32Array(1), asBits = new Uint32Array(asFloat.buffer);
+/** A step below 65,536 for a number from 0, never smaller for a larger one: the first bits of its float, so that a step is 0.4 % wide. */
 const stepOf = (value) => ((asFloat[0] = value), asBits[0] >>> 15);
 
 export class Order {
