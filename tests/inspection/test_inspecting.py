@@ -1,3 +1,5 @@
+"""Findings and repairs of whole data sets; those of COCO files are in test_inspecting_coco.py."""
+
 import json
 import shutil
 
@@ -10,52 +12,22 @@ from manymask.errors import DatasetError, FormatError, ManymaskError, PlanError
 from manymask.formats import check_dataset, read_dataset
 from manymask.inspection import Fingerprint, group_images, inspect
 from manymask.inspection.inspector import inspect_dataset
-from manymask.inspection.tables import describe_copy, format_findings
+from manymask.inspection.tables import format_findings
 from manymask.training import train
 from tests.cells import write_cells
 from tests.formats.format_files import cut_short, write_array
+from tests.inspection.folders import (
+    BOXES,
+    assert_says,
+    count_instances,
+    draw_ids,
+    find_one,
+    fix,
+    list_kinds,
+    write_masks,
+    write_pair,
+)
 from tests.inspection.samples import draw_masks, draw_pixels
-
-BOXES = [(4 * row, 4 * column, 4 * row + 3, 4 * column + 3) for row in range(1, 5) for column in range(2, 6)]
-
-
-def draw_ids(*boxes, dtype="uint16"):
-    ids = np.zeros((60, 80), dtype=dtype)
-    for number, (top, left, bottom, right) in enumerate(boxes, start=1):
-        ids[top:bottom, left:right] = number
-    return ids
-
-
-def write_pair(root, name, ids=None, pixels=None, suffix=".tif"):
-    """An image with its label image."""
-    seed = sum(map(ord, name))
-    write_array(root / "images" / f"{name}.tif", draw_pixels(seed=seed)[..., 0] if pixels is None else pixels)
-    return write_array(root / "labels" / f"{name}{suffix}", draw_ids(*BOXES) if ids is None else ids)
-
-
-def write_masks(root, name, *masks):
-    """An image with a file for each mask."""
-    write_array(root / name / "images" / f"{name}.png", draw_pixels(seed=sum(map(ord, name)))[..., 0])
-    for number, mask in enumerate(masks):
-        write_array(root / name / "masks" / f"m{number}.png", mask.astype(np.uint8) * 255)
-
-
-def write_coco(root, **annotations):
-    """Images by name, each with its list of segmentations."""
-    images, entries = [], []
-    for number, (name, segmentations) in enumerate(annotations.items(), start=1):
-        write_array(root / "images" / f"{name}.png", draw_pixels(seed=sum(map(ord, name)))[..., 0])
-        images.append({"id": number, "file_name": f"{name}.png", "height": 60, "width": 80})
-        for segmentation in segmentations:
-            entries.append(
-                {"id": 100 + len(entries), "image_id": number, "category_id": 3, "segmentation": segmentation}
-            )
-    content = {"images": images, "annotations": entries, "categories": [{"id": 3, "name": "seed"}]}
-    (root / "annotations.json").write_text(json.dumps(content))
-
-
-def rectangle(top, left, bottom, right):
-    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def plant_reading_faults(root):
@@ -81,6 +53,7 @@ READING = {
     "negative": ("unreadable-labels", "negative.tif holds -1"),
     "jpeg": ("unreadable-labels", "jpeg.jpg is a JPEG"),
 }
+
 
 PIECES = np.array([0, 1, 1, 1, 2], dtype=np.uint16)[
     draw_ids((4, 4, 9, 9), (40, 40, 49, 49), (20, 70, 21, 71), (50, 4, 55, 9))
@@ -120,31 +93,6 @@ OTHERS = {
     "float": ("value-range", "float32 values from 20 to 220"),
     "tiny": ("tiny-image", "30 x 30"),
 }
-
-
-def fix(root):
-    """The actions for the one image that was repaired, and the areas of its instances then."""
-    found = inspect(root / "data", output=root, fix=root / "fixed")
-    return found.repairs, inspect_dataset(read_dataset(root / "fixed")).facts[0].instances.areas.tolist()
-
-
-def list_kinds(inspection):
-    return {(finding.image, finding.kind) for finding in inspection.findings if finding.image}
-
-
-def count_instances(inspection):
-    return {image.name: int(image.instances.is_object.sum()) for image in inspection.facts}
-
-
-def find_one(inspection, image, kind):
-    return next(finding for finding in inspection.findings if (finding.image, finding.kind) == (image, kind))
-
-
-def assert_says(finding, image, part):
-    assert part in finding.detail
-    assert image in str(finding.path)
-    assert finding.treatment
-    assert finding.remedy
 
 
 @pytest.fixture(scope="module")
@@ -265,126 +213,6 @@ def test_a_mask_that_cannot_be_read(tmp_path):
     assert str(finding.path).endswith("m2.png")
 
 
-COCO = {
-    "out-of-frame": [rectangle(40, 70, 50, 95)],
-    "zero-area-instance": [rectangle(80, 90, 85, 95)],
-    "self-crossing": [[10, 40, 30, 50, 30, 40, 10, 50]],
-    "duplicate-instance": [rectangle(*BOXES[0])],
-    "fragmented-instance": [rectangle(40, 4, 45, 9), rectangle(40, 30, 45, 37)],
-}
-
-
-def test_coco(tmp_path):
-    good = [[rectangle(*box)] for box in BOXES]
-    write_coco(tmp_path / "data", a=good + list(COCO.values()), b=good)
-    found = inspect(tmp_path / "data", output=tmp_path, fix=tmp_path / "fixed")
-    assert list_kinds(found) == {("a", kind) for kind in COCO}
-    for number, kind in enumerate(COCO):
-        numbers = "annotation 116, 117" if kind == "out-of-frame" else f"annotation {116 + number}"
-        assert numbers in find_one(found, "a", kind).detail
-    again = inspect_dataset(read_dataset(tmp_path / "fixed"))
-    assert list_kinds(again) == set()
-    assert count_instances(again) == {"a": 20, "b": 16}
-
-
-@pytest.mark.parametrize(
-    "outline",
-    [
-        [4, 4, 20, 4, 30, 4, 20, 4, 20, 20, 4, 20],  # a spur that goes back over itself
-        [4, 4, 20, 4, 20, 20, 20, 4.0, 4, 20],  # touches one of its own corners
-        [-0.5, 4, 80.5, 4, 80.5, 20, -0.5, 20],  # rounded outwards
-    ],
-)
-def test_outlines_that_are_no_fault(tmp_path, outline):
-    write_coco(tmp_path, a=[[outline]])
-    assert list_kinds(inspect_dataset(read_dataset(tmp_path))) == set()
-
-
-def test_coco_keeps_ids_and_crowd_regions(tmp_path):
-    write_coco(tmp_path / "data", a=[[rectangle(0, 0, 60, 80)], COCO["fragmented-instance"]])
-    path = tmp_path / "data" / "annotations.json"
-    content = json.loads(path.read_text())
-    content["annotations"][0]["iscrowd"] = 1
-    path.write_text(json.dumps(content))
-    inspect(path, output=tmp_path, fix=tmp_path / "fixed")
-    written = json.loads((tmp_path / "fixed" / "annotations.json").read_text())["annotations"]
-    rows = [(entry["id"], entry["area"], entry["iscrowd"], entry["category_id"]) for entry in written]
-    assert rows == [(100, 4800, 1, 3), (101, 35, 0, 3), (102, 25, 0, 3)]
-
-
-def test_coco_keeps_all_but_annotations(tmp_path):
-    write_coco(tmp_path / "data", a=[[rectangle(4, 4, 20, 20)]])
-    path = tmp_path / "data" / "annotations.json"
-    content = json.loads(path.read_text()) | {"info": {"year": 2024}, "licenses": [{"id": 7, "name": "CC0"}]}
-    content["categories"][0]["supercategory"] = "plant"
-    content["images"][0]["license"] = 7
-    path.write_text(json.dumps(content))
-    line = describe_copy(inspect(path, output=tmp_path, fix=tmp_path / "fixed"), tmp_path / "fixed")
-    written = json.loads((tmp_path / "fixed" / "annotations.json").read_text())
-    assert {key: value for key, value in written.items() if key != "annotations"} == {
-        key: value for key, value in content.items() if key != "annotations"
-    }
-    assert line.endswith("repairs.json; polygons became RLE, and annotations keep no fields but COCO's own")
-    assert len(written["annotations"]) == 1
-
-
-def test_coco_with_entries_that_cannot_be_used(tmp_path):
-    good = [[rectangle(*box)] for box in BOXES]
-    write_coco(tmp_path / "data", a=[*good, [], [[5.0, 5.0, 6.0, 6.0]]], b=good, c=good)
-    path = tmp_path / "data" / "annotations.json"
-    content = json.loads(path.read_text())
-    content["annotations"].append(content["annotations"][0] | {"id": 900, "image_id": 77})
-    path.write_text(json.dumps(content))
-    (tmp_path / "data" / "images" / "c.png").unlink()
-    found = inspect(path, output=tmp_path, fix=tmp_path / "fixed")
-    details = [finding.detail for finding in found.findings if finding.severity == "fault"]
-    for part in (
-        "annotation 116 has no segm",
-        "117 has a polygon of 4",
-        "900 has image_id 77",
-        "image c.png, which is not",
-    ):
-        assert sum(part in detail for detail in details) == 1
-    assert len(details) == 4
-    assert all(finding.is_fixable for finding in found.findings if finding.severity == "fault")
-    assert {(repair.image, repair.is_kept) for repair in found.repairs} == {
-        ("a", True),
-        ("(no image)", False),
-        ("c.png", False),
-    }
-    again = inspect_dataset(read_dataset(tmp_path / "fixed"))
-    assert not again.has_faults
-    assert count_instances(again) == {"a": 16, "b": 16}
-
-
-def test_an_image_of_which_no_object_can_be_used_is_not_copied(tmp_path):
-    write_coco(tmp_path / "data", a=[[rectangle(*box)] for box in BOXES], b=[[], []])
-    found = inspect(tmp_path / "data", fix=tmp_path / "fixed")
-    assert find_one(found, "b", "incomplete-image").treatment.startswith("training and scores leave it out")
-    assert {(repair.image, repair.is_kept) for repair in found.repairs} == {("b", False)}
-    assert [record.name for record in read_dataset(tmp_path / "fixed").records] == ["a"]
-
-
-def test_crowd_regions(tmp_path):
-    write_coco(tmp_path / "data", a=[[rectangle(*box)] for box in BOXES])
-    path = tmp_path / "data" / "annotations.json"
-    content = json.loads(path.read_text())
-    for number, entry in enumerate(content["annotations"]):
-        entry["iscrowd"] = number % 2
-    path.write_text(json.dumps(content))
-    finding = next(one for one in inspect(path, output=tmp_path).findings if one.kind == "crowd-regions")
-    assert "8 of 16 annotations are crowd regions" in finding.detail
-    assert (finding.severity, "crowd_as_objects=true" in finding.remedy) == ("warning", True)
-    found = inspect(path, output=tmp_path, fix=tmp_path / "fixed", crowd_as_objects=True)
-    assert count_instances(found) == {"a": 16}
-    assert count_instances(inspect_dataset(read_dataset(tmp_path / "fixed"))) == {"a": 16}
-    for entry in content["annotations"]:
-        entry["iscrowd"] = 1
-    path.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="all 16 in 1 image .* are crowd regions .*crowd_as_objects=true"):
-        inspect(path, output=tmp_path)
-
-
 def test_images_that_lack_something_are_listed_and_left_out(tmp_path):
     for name in "abc":
         write_pair(tmp_path / "data", name)
@@ -495,12 +323,6 @@ def test_fix_of_nothing_wrong_and_of_folders_that_are_refused(tmp_path):
         inspect(tmp_path / "data", output=tmp_path, fix=tmp_path / "fixed")
     with pytest.raises(PlanError, match="lies inside the data"):
         inspect(tmp_path / "data", output=tmp_path, fix=tmp_path / "data" / "new")
-
-
-def test_fix_beside_a_coco_file_is_refused(tmp_path):
-    write_coco(tmp_path / "data", a=[[rectangle(4, 4, 20, 20)]])
-    with pytest.raises(PlanError, match="lies inside the data .*data; choose a folder outside"):
-        inspect(tmp_path / "data" / "annotations.json", output=tmp_path, fix=tmp_path / "data" / "new")
 
 
 def test_cap_of_the_command(tmp_path):
