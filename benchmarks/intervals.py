@@ -86,6 +86,7 @@ def simulate_image(rng: np.random.Generator, number: int, count: int, ease: floa
         box_pairs=Pairs(nothing, nothing, np.zeros(0), np.zeros(0)),
         num_shown=int((scores >= 0.5).sum()),
         num_found=len(scores),
+        max_detections=None,
         foreground=100 * count,
         mask_boxes=np.zeros((len(scores), 4), dtype=np.float32),
     )

@@ -153,8 +153,15 @@ def test_categories():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": (0, 9)}, {"num_instances": -1}, {"num_classes": 0}, {"diameter": 2.0}],
-    ids=lambda w: next(iter(w)),
+    [
+        {"size": (0, 9)},
+        {"num_instances": -1},
+        {"num_classes": 0},
+        {"diameter": 2.0},
+        {"diameter": 1e6},
+        {"diameter": float("inf")},
+    ],
+    ids=str,
 )
 def test_settings_out_of_range(wrong):
     with pytest.raises(PlanError, match="expected a size"):

@@ -1,6 +1,8 @@
 """The run folder: where a run keeps its plan, metrics, curves and checkpoints."""
 
 import csv
+import logging
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +16,8 @@ from manymask.metrics.catalogue import LOGGED, MetricPath
 from manymask.metrics.stages import StageShares
 from manymask.modeling.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from manymask.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 MetricsRow = dict[str, int | float | None]
 
@@ -98,6 +102,7 @@ class RunFolder:
         for file in self.list_epoch_files():
             number = file.stem.removeprefix("epoch_")
             if number.isdigit() and int(number) > len(rows):
+                logger.info(f"removed: {file}, which is of a later epoch than {checkpoint}")
                 file.unlink()
         self._restore_best(rows)
         self.write_metrics(rows)
@@ -185,6 +190,8 @@ def read_metrics(path: Path) -> list[MetricsRow]:
             rows = [{n: float(v) if v else None for n, v in row.items()} for row in csv.DictReader(f)]
         if not all({"epoch", "step"} <= row.keys() for row in rows):
             raise ValueError("no columns epoch and step")
+        if not all(value is None or math.isfinite(value) for row in rows for value in row.values()):
+            raise ValueError("a value is not finite")
     except (ValueError, TypeError) as error:
         raise FormatError(f"{path} is not as training wrote it ({error}); a resume of the run makes it anew") from error
     return rows

@@ -97,10 +97,11 @@ def make_sample(
     Raises:
         PlanError: A setting is out of range.
     """
-    if min(size) < 1 or num_instances < 0 or num_classes < 1 or diameter < 4:
+    if min(size) < 1 or num_instances < 0 or num_classes < 1 or not 4 <= diameter <= max(size):
         raise PlanError(
-            "expected a size of at least 1 x 1, num_instances >= 0, num_classes >= 1 and diameter >= 4, got "
-            f"{size[0]} x {size[1]}, {num_instances}, {num_classes} and {diameter:g}; change the one that is too small"
+            "expected a size of at least 1 x 1, num_instances >= 0, num_classes >= 1 and a diameter from 4 to the "
+            f"longer side, got {size[0]} x {size[1]}, {num_instances}, {num_classes} and {diameter:g}; change what is "
+            "out of range"
         )
     rng = np.random.default_rng([seed, index])
     looks = _make_looks(num_classes)

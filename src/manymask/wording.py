@@ -44,3 +44,9 @@ def find_name(text: str, names: Collection[str], what: str) -> str:
         return name
     near = difflib.get_close_matches(name, names, n=1)
     raise PlanError(f"{what}; " + (f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"))
+
+
+def shorten(value: object) -> str:
+    """The beginning of what a value looks like, for a message about it."""
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:60]}.."

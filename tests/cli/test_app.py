@@ -305,7 +305,7 @@ def test_evaluate_prints_a_table_and_writes_beside_the_model(run, model, data):
     assert all(line.startswith("warning: ") for line in err.strip().splitlines())
     scores = json.loads((model / "evaluation" / "evaluation.json").read_text())
     assert scores["num_images"] == 3
-    assert "3 images, at most 12 detections each" in out
+    assert "3 images, at most 12 detections each, or each tile" in out
     for name in ("all", "class1", "class2", "long", "mask AP", "box AP"):
         assert name in out
     assert "AP(0.5) = TP/(TP+FP+FN)" in out

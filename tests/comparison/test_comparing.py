@@ -296,6 +296,11 @@ class TestVariants:
         variants = find_variants([tmp_path / "a", tmp_path / "b"])
         assert [source.name for source in variants["a"]] == ["seed_0", "seed_9", "seed_10"]
 
+    def test_one_path_alone(self):
+        assert find_variants({"a": "runs/a", "b": Path("x")}) == {"a": (Path("runs/a"),), "b": (Path("x"),)}
+        with pytest.raises(PlanError, match="expected two or more runs"):
+            find_variants("runs/a")
+
     def test_here(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert list(find_variants([".", "a"])) == [tmp_path.name, "a"]

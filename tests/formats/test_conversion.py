@@ -1,18 +1,23 @@
 import json
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
 from manymask import convert
-from manymask.core import encode_coco_rle, write_json
+from manymask.core import encode_coco_rle, paint_layers, write_json
 from manymask.core.dataset import HOLDS
+from manymask.core.outlines import iterate_polygons
 from manymask.core.outputs import record_outputs
+from manymask.core.polygons import fill_polygons
 from manymask.errors import DatasetError, PlanError
 from manymask.formats import read_dataset
 from manymask.formats.conversion import TARGETS
 from manymask.formats.datasets import FORMATS
+from manymask.formats.drawn import join_rings
 from manymask.formats.splits import check_same_classes, find_splits
 from tests.formats.format_files import make_coco, make_ids, make_instances, make_pixels, write_array
 from tests.formats.test_datasets import MAKERS
@@ -337,3 +342,90 @@ def test_what_is_lost_in_all_parts_is_said_once(tmp_path):
         make_coco(tmp_path / "data" / name, [{"segmentation": [[1, 1, 5, 1, 3, 4]]}])
     done = convert(tmp_path / "data", to="yolo", output=tmp_path / "out")
     assert done.lost[-1] == "train, val: ids: objects are numbered anew"
+
+
+def find_boxes(path, data_format=None):
+    """The box of each object, by the name of its image."""
+    data = read_dataset(path, data_format)
+    return {sample.name: sample.to_instances().boxes.tolist() for sample in map(data.__getitem__, range(len(data)))}
+
+
+@pytest.mark.parametrize("target", ["label_images", "cellpose", "class_folders", "geojson", "imagej"])
+def test_images_with_an_orientation_tag_are_written_as_they_are_seen(tmp_path, target):
+    pixels = make_pixels(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    square = {"bbox": [2, 20, 5, 4], "area": 20, "segmentation": [[2, 20, 7, 20, 7, 24, 2, 24]]}
+    make_coco(tmp_path / "data", [square], images=[{"id": 5, "file_name": "a.png", "height": 30, "width": 20}])
+    Image.fromarray(pixels).save(tmp_path / "data" / "images" / "a.png", exif=exif)
+    convert(tmp_path / "data", to=target, output=tmp_path / "out")
+    (image,) = [
+        path
+        for path in (tmp_path / "out").rglob("*.tif")
+        if path.stem in ("a", "image") and path.parent.name != "labels"
+    ]
+    np.testing.assert_array_equal(tifffile.imread(image), np.rot90(pixels, -1))
+    assert find_boxes(tmp_path / "out") == find_boxes(tmp_path / "data")
+
+
+@pytest.mark.parametrize("target", ["geojson", "imagej", "label_studio", "via"])
+@pytest.mark.parametrize("names", [("x.png", "x.part2.png"), ("p.jpg.tif", "q.png"), ("per%20cent.png", "h#a&b+c.png")])
+def test_names_of_images_survive(tmp_path, target, names):
+    root = tmp_path / "data"
+    for place, name in enumerate(names):
+        write_array(root / "images" / name, make_pixels(*SIZE))
+        write_array(root / "labels" / f"{name.rpartition('.')[0]}.tif", make_ids((1, 1, 5, 6 + place), size=SIZE))
+    convert(root, to=target, output=tmp_path / "out")
+    assert find_boxes(tmp_path / "out") == find_boxes(root)
+
+
+def test_addresses_of_label_studio_name_the_images(tmp_path):
+    root = tmp_path / "data"
+    write_array(root / "images" / "h#a&b+c.png", make_pixels(*SIZE))
+    write_array(root / "labels" / "h#a&b+c.png", make_ids((1, 1, 5, 6), size=SIZE, dtype="uint8"))
+    convert(root, to="label_studio", output=tmp_path / "out")
+    (task,) = json.loads((tmp_path / "out" / "tasks.json").read_text())
+    assert parse_qs(urlsplit(task["data"]["image"]).query) == {"d": ["images/h#a&b+c.png"]}
+
+
+@pytest.mark.parametrize("target", ["geojson", "via"])
+@pytest.mark.parametrize("name", ["Tumor*", " lead"])
+def test_names_of_classes_survive(tmp_path, target, name):
+    content = json.loads((write_truth(tmp_path / "data") / "annotations.json").read_text())
+    content["categories"][0]["name"] = name
+    write_json(tmp_path / "data" / "annotations.json", content)
+    convert(tmp_path / "data", to=target, output=tmp_path / "out")
+    assert name in [category.name for category in read_dataset(tmp_path / "out").categories]
+
+
+def test_classes_that_xml_cannot_hold_are_refused(tmp_path):
+    content = json.loads((write_truth(tmp_path / "data") / "annotations.json").read_text())
+    content["categories"][0]["name"] = "a\x01b"
+    write_json(tmp_path / "data" / "annotations.json", content)
+    with pytest.raises(DatasetError, match=r"the class 'a\\x01b' has a character that XML cannot hold"):
+        convert(tmp_path / "data", to="cvat", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_fails_half_way_can_be_run_again(tmp_path, monkeypatch, is_there):
+    root, output = write_truth(tmp_path / "data"), tmp_path / "out"
+    if is_there:
+        output.mkdir()
+
+    def fail(number, *_):
+        assert (output / "images").is_dir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(root, to="yolo", output=output, progress=fail)
+    assert output.is_dir() == is_there
+    assert convert(root, to="yolo", output=output).num_images == 2
+
+
+def test_one_object_of_very_many_pieces(tmp_path):
+    mask = np.random.default_rng(0).random((60, 60)) > 0.3
+    rings = [ring for polygon in next(iter(iterate_polygons(make_instances(mask).runs))) for ring in polygon]
+    assert len(rings) > 300
+    joined = join_rings([[ring] for ring in rings])
+    np.testing.assert_array_equal(paint_layers(fill_polygons((60, 60), [[[joined]]])).numpy()[0] > 0, mask)

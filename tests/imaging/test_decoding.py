@@ -65,9 +65,26 @@ def test_other_kinds_of_image(tmp_path, suffix):
     source = open_image(path)
     assert (source.size, source.num_channels, source.dtype) == ((60, 80), 3, np.uint8)
     np.testing.assert_array_equal(source.read(), pixels)
+    if suffix == ".webp":
+        image.convert("RGB").save(path)  # not lossless
     kind = {".webp": "WebP", ".jp2": "JPEG 2000", ".gif": "GIF"}[suffix]
     with pytest.raises(FormatError, match=f"was saved as {kind}, which changes ids"):
         read_ids(path)
+
+
+def test_labels_of_lossless_webp(tmp_path):
+    colours = make_pixels(60, 80)
+    Image.fromarray(colours).save(tmp_path / "a.webp", lossless=True)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_ids(tmp_path / "a.webp"), read_ids(tmp_path / "a.png"))
+
+
+def test_grey_of_16_bits_with_transparency(tmp_path):
+    pixels = make_pixels(60, 80, 2, "uint16")
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
+    source = open_image(tmp_path / "a.png")
+    assert (source.size, source.num_channels, source.dtype) == ((60, 80), 1, np.uint16)
+    np.testing.assert_array_equal(source.read(), pixels[..., :1])
 
 
 @pytest.mark.parametrize("codec", ["jp2", "j2k"])

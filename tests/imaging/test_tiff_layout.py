@@ -38,6 +38,16 @@ def write_generic(path, pixels):
     return path
 
 
+def test_masks_of_what_is_transparent_are_no_images(tmp_path):
+    pixels = make_smooth()
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(pixels, metadata=None)
+        writer.write(np.full(pixels.shape[:2], 255, np.uint8), subfiletype=1, metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        tiff.pages[1].tags["NewSubfileType"].overwrite(4)  # as GDAL writes it, and tifffile does not
+    np.testing.assert_array_equal(open_image(tmp_path / "a.tif").read(), pixels)
+
+
 @pytest.mark.parametrize("kind", ["ome", "svs", "generic"])
 def test_windows_of_levels(tmp_path, num_read, kind):
     pixels = make_smooth()

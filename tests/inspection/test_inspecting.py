@@ -277,6 +277,13 @@ def test_findings_of_val_are_not_fixed(tmp_path):
     assert found.repairs == ()
 
 
+def test_val_may_have_no_instances(tmp_path):
+    write_pair(tmp_path / "train", "a")
+    write_pair(tmp_path / "val", "x", draw_ids(), draw_pixels(seed=1)[..., 0])
+    found = inspect(tmp_path / "train", val=tmp_path / "val")
+    assert {(one.part, one.kind) for one in found.findings if one.image == "x"} == {("val", "empty-image")}
+
+
 def test_check_is_that_of_check_dataset(tmp_path):
     dataset, done = write_cells(tmp_path), []
     found = inspect_dataset(dataset, progress=lambda *numbers: done.append(numbers), num_workers=3)

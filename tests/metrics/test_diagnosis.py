@@ -28,7 +28,7 @@ def predict(truth: Instances, seed: int = 0) -> Instances:
     return replace(truth, scores=scores, iscrowd=np.zeros(len(truth), dtype=bool))
 
 
-def score(pairs: list[tuple[Instances, Instances]], cap: int = CAP) -> list[ScoredImage]:
+def score(pairs: list[tuple[Instances, Instances]], cap: int | None = CAP) -> list[ScoredImage]:
     return [
         score_image(number, truth, found, max_detections=cap, score_threshold=0.5, name=f"image{number}")
         for number, (truth, found) in enumerate(pairs, start=1)
@@ -36,7 +36,7 @@ def score(pairs: list[tuple[Instances, Instances]], cap: int = CAP) -> list[Scor
 
 
 def explain(pairs: list[tuple[Instances, Instances]], cap: int = CAP, **options) -> list[str]:
-    return explain_scores(score(pairs, cap), CATEGORIES, cap, **{"has_intervals": False, **options})
+    return explain_scores(score(pairs, cap), CATEGORIES, **{"has_intervals": False, **options})
 
 
 TRUTHS = [make_truth(seed) for seed in range(3)]
@@ -69,7 +69,7 @@ def test_nothing_is_said_where_all_is_well(case):
 
 def test_nothing_is_said_of_the_cap_below_it_or_without_one():
     assert explain(CLEAN, cap=21) == []
-    assert explain_scores(score(CLEAN, 10), CATEGORIES, None, has_intervals=False) == []
+    assert explain_scores(score(CLEAN, None), CATEGORIES, has_intervals=False) == []
 
 
 def test_nothing_is_said_of_intervals_of_many_images():

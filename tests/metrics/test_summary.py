@@ -263,10 +263,17 @@ def test_score_threshold_does_not_touch_ap():
     assert make_tally([high], CATEGORIES).counts[0, :, 0].sum(axis=0).tolist() == [20, 0, 20]
 
 
+def test_scores_of_a_bins_edge_are_in_the_bin_above():
+    truth = CASES["a class without instances"][0][0][:8]
+    scores = np.arange(8, 0, -1, dtype=np.float32) / 10
+    bins = summarize_scores(score([(truth, replace(truth, scores=scores))]), CATEGORIES, CAP).reliability.bins
+    assert [(row.low, row.num_predictions) for row in bins if row.num_predictions] == [(i / 10, 1) for i in range(1, 9)]
+
+
 def test_format_scores_shows_undefined_values_as_a_dash():
     truth = make_truth(1, 30, num_classes=1)
     title, names, rows = format_scores(summarize_scores(score([(truth, truth)]), CATEGORIES[:2], CAP))
-    assert title == f"1 image, at most {CAP} detections each"
+    assert title == f"1 image, at most {CAP} detections each, or each tile"
     assert names == ["", "all", "class2", "class3"]
     assert rows[0] == ["mask AP", "1.000", "1.000", "-"]
     assert rows[-1] == ["instances", "30", "30", "0"]

@@ -249,6 +249,7 @@ def test_scale_jitter(small, large, min_size, jitter):
         ),
         ({"classes": (make_class(1, 60), make_class(2, 30))}, "uniform"),
         ({"classes": (make_class(1, 60), make_class(2, 29))}, "balanced"),
+        ({"classes": (make_class(1, 60), make_class(2, 0))}, "uniform"),
     ],
 )
 def test_sampling(changes, sampling):

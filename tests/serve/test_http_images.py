@@ -12,11 +12,16 @@ import pytest
 import tifffile
 from PIL import Image
 
+from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization, normalize_pixels
 from manymask.prediction import load_model, predict
 from manymask.serve.decoding import reduce_pixels
 from manymask.serve.limits import Limits
+from manymask.serve.log import LOG_NAME
+from manymask.serve.predicting import Cancelled
+from manymask.serve.server import PageTask
 from manymask.serve.table import BORDER, EDITED, ODD_SIZE
+from manymask.serve.workspace import META_NAME
 from tests.serve.files import encode, encode_tiff, make_cells
 from tests.serve.live_server import TOKEN, run_server
 from tests.serve.packed import read_table
@@ -287,12 +292,41 @@ def test_an_example_needs_no_file(live):
 def test_images_of_a_folder_stay_where_they_are(live, tmp_path):
     tifffile.imwrite(tmp_path / "of_folder.tif", CELLS)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    live.server.add_folder(tmp_path)
-    live.server.add_folder(tmp_path)  # is there already
+    live.server.add_images(find_images(tmp_path))
+    live.server.add_images(find_images(tmp_path))  # is there already
     (image,) = [each for each in live.client.get("/api/images").json() if each["name"] == "of_folder.tif"]
     assert live.wait(image["id"], "done")["num_objects"]
     assert live.client.delete(f"/api/images/{image['id']}").status_code == 204
     assert (tmp_path / "of_folder.tif").is_file()
+
+
+def test_what_is_damaged_takes_nothing_else_along(tiny_model, tmp_path):
+    with run_server(tiny_model, tmp_path) as live:
+        images = live.upload(*((f"{name}.png", encode(CELLS)) for name in "abc")).json()["images"]
+        a, b, c = (live.wait(image["id"], "done")["id"] for image in images)
+    (tmp_path / "images" / a / META_NAME).write_text("{")
+    (tmp_path / "images" / b / LOG_NAME).write_text('{"version": 1}\n')
+    (tmp_path / "runs" / "1").mkdir(parents=True)
+    (tmp_path / "runs" / "1" / "improved.json").write_text('{"name": "improved 1"}')
+    with run_server(tiny_model, tmp_path) as live:
+        session = live.client.get("/api/session").json()
+        assert [model["name"] for model in session["models"]] == ["tiny.ckpt"]
+        found = {image["id"]: image for image in session["images"]}
+        assert (found[b]["status"], found[c]["status"]) == ("failed", "done")
+        assert LOG_NAME in found[b]["error"]
+        assert a not in found
+        assert live.client.delete(f"/api/images/{b}").status_code == 204
+
+
+def test_another_model_that_is_asked_for_while_an_image_is_read(live, image, monkeypatch):
+    stored = live.server.workspace.get(image["id"])
+    task = PageTask(live.server, stored, "tiny.ckpt")
+    stored.change(status="waiting", model="other")  # as a second request does
+    with pytest.raises(Cancelled):
+        task.begin(live.server.models.get(), 1)
+    task.fail(None)
+    assert (stored.meta.status, stored.meta.model) == ("waiting", "other")
+    stored.change(status="done", model="tiny.ckpt")
 
 
 def test_decoding_takes_only_so_long_and_so_much(tiny_model, tmp_path):

@@ -6,6 +6,7 @@ from itertools import chain, repeat
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 
 from manymask.errors import PlanError
 from manymask.serve.http_safety import Access, read_token
@@ -56,6 +57,14 @@ def test_a_wrong_token_opens_nothing(live, stranger, headers):
     assert stranger.get("/api/session", headers=cookie).status_code == 401
     assert stranger.get("/", params={"token": "wrong"}).status_code == 401
     assert stranger.get("/api/session", params={"token": TOKEN}).status_code == 401  # only the page takes it so
+
+
+@pytest.mark.parametrize("foreign", ['theme={"dark":true}', "x=a b", "word", 'q="un', "_xsrf=2|abc|d"])
+def test_cookies_of_other_programs_of_the_machine_do_not_matter(live, foreign):
+    own = f"{live.access.cookie_name}={live.access.session}"
+    for cookie in (f"{foreign}; {own}", f"{own}; {foreign}"):
+        assert live.access.is_known(Headers({"cookie": cookie}))
+    assert not live.access.is_known(Headers({"cookie": foreign}))
 
 
 def test_health_needs_no_token_and_tells_nothing(stranger):

@@ -99,6 +99,11 @@ def test_a_new_version_leaves_the_old_one_and_its_edits(tmp_path):
     assert ImageObjects.open(tmp_path).select().ids.tolist() == [1, *range(3, 61)]
 
 
+def test_revisions_of_versions_without_edits_differ(tmp_path):
+    old, new = make_objects(tmp_path, make_instances()), make_objects(tmp_path, make_instances())
+    assert new.revision > old.revision
+
+
 def test_an_image_without_objects(tmp_path):
     objects = make_objects(tmp_path, Instances.from_runs(RunLengths.empty((5, 5)), np.zeros(0, dtype=np.int64)))
     assert len(objects.to_instances()) == 0

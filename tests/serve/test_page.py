@@ -292,11 +292,75 @@ def test_a_failed_edit_is_told_and_can_be_repeated(page, server):
     assert read_shown(page) == (300, 300)
     server.fails = ""
     page.route("**/edits", lambda route: route.abort())
+    page.wait_for_timeout(300)  # until the browser heeds it
     page.keyboard.press("Delete")
     page.get_by_text("The server does not answer.").locator("visible=true").wait_for()
     page.unroute("**/edits")
     page.get_by_role("button", name="Try again").click()
     until(page, "manymask.state.objects.number === 299")
+
+
+def test_what_is_tried_again_is_done_where_it_was_meant(page, server):
+    page.allowed += ["Failed to load", "ERR_"]
+    page.mouse.click(*locate(page, 50))
+    page.route("**/edits", lambda route: route.abort())
+    page.wait_for_timeout(300)  # until the browser heeds it
+    page.keyboard.press("Delete")
+    page.get_by_text("The server does not answer.").locator("visible=true").wait_for()
+    page.unroute("**/edits")
+    page.keyboard.press("d")
+    until(page, "manymask.state.meta?.id === 'i2'")
+    page.get_by_role("button", name="Try again").click()
+    until(page, "!manymask.edits.pending")
+    gone = [[id for id, flags in enumerate(server.slides[each].flags, start=1) if flags & 4] for each in ("i1", "i2")]
+    assert gone == [[50], []]
+
+
+def test_a_touch_that_is_called_off_leaves_the_tools_as_they_were(page):
+    x, y = locate(page, 10)
+    for kind, id in (("pointerdown", 7), ("pointercancel", 7)):
+        page.evaluate(
+            """([kind, pointerId, clientX, clientY]) => {
+                const event = { pointerId, clientX, clientY, bubbles: true, cancelable: true, pointerType: "touch" };
+                manymask.viewer.stage.setPointerCapture = () => {};
+                manymask.viewer.stage.dispatchEvent(new PointerEvent(kind, event));
+            }""",
+            [kind, id, x, y],
+        )
+    page.mouse.move(x, y)
+    page.mouse.down(button="middle")
+    page.mouse.move(1270, 790)  # over the panel
+    page.mouse.up(button="middle")
+    page.mouse.click(x, y)
+    assert read_selected(page) == [10]
+
+
+def test_the_classes_that_are_shown_stay_from_image_to_image(page):
+    page.get_by_label("tumour").uncheck()
+    page.keyboard.press("d")
+    until(page, "manymask.state.meta?.id === 'i2'")
+    until_drawn(page)
+    assert not page.get_by_label("tumour").is_checked()
+    assert page.evaluate("[...manymask.state.objects.filter.hiddenClasses]") == [0]
+    shown, number = read_shown(page)
+    assert shown < number
+
+
+def test_a_server_that_lets_in_nobody_any_more_says_so(browser, server):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.route("**/api/**", lambda route: route.fulfill(status=401, json={"detail": "a token is needed"}))
+    page.goto(server.address)
+    page.locator("#offline").get_by_text("A token is needed.").wait_for()
+    page.close()
+
+
+def test_a_stream_that_was_refused_is_asked_for_again(browser, server):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.route("**/api/events", lambda route: route.fulfill(status=503, json={"detail": "full"}), times=1)
+    page.goto(server.address)
+    page.locator("#offline").wait_for()
+    page.locator("#offline").wait_for(state="hidden")
+    page.close()
 
 
 def test_files_are_added_and_refusals_told(page, server):

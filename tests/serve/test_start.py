@@ -71,7 +71,11 @@ def until_up(client):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--host", "0.0.0.0"], "token"), (["missing.ckpt"], "missing.ckpt")],
+    [
+        (["--host", "0.0.0.0"], "token"),
+        (["missing.ckpt"], "missing.ckpt"),
+        (["--images", "."], "holds no images"),
+    ],
 )
 def test_refusals(tmp_path, arguments, words):
     done = subprocess.run(

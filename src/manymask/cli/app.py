@@ -291,8 +291,8 @@ def _print_comparison(result: dict[str, Any], folder: Path) -> None:
             typer.echo(sentence)
         images = pair["images"]
         typer.echo(
-            f"By F1 {pair['second']} wins {images['won']} images against {pair['first']}, loses {images['lost']}, ties "
-            f"{images['tied']}."
+            f"By F1 {pair['second']} wins {count_of(images['won'], 'image')} against {pair['first']}, loses "
+            f"{images['lost']}, ties {images['tied']}."
         )
     for note in result["notes"]:
         print_marked("warning:", "bold yellow", note)

@@ -18,7 +18,7 @@ from manymask.evaluation.data import choose_reading, read_data, read_validation
 from manymask.evaluation.evaluating import DRAWS, view_images
 from manymask.evaluation.predictions import OneClassPredictions, Predictions, open_predictions
 from manymask.inspection import group_images
-from manymask.metrics import Tally, compute_interval, draw_weights, explain_scores, make_tally, none_if_nan
+from manymask.metrics import FEW_UNITS, Tally, compute_interval, draw_weights, explain_scores, make_tally, none_if_nan
 from manymask.metrics.catalogue import COMPARED, COMPARED_BY_CLASS, TOLD, TOLD_UNRANKED, Metric, MetricPath
 from manymask.plan import read_plan
 from manymask.run_folder import count_epochs, find_run, read_metrics
@@ -32,7 +32,7 @@ Variants = dict[str, tuple[Path, ...]]
 its one set of stored predictions."""
 
 
-def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path]]) -> Variants:
+def find_variants(paths: Sequence[str | Path] | Mapping[str, str | Path | Sequence[str | Path]]) -> Variants:
     """What each path stands for: a source; a folder of runs ``seed_*``; or a folder of several such folders.
 
     Without names of their own, variants are called after the ends of their paths, as short as tells them apart.
@@ -40,8 +40,13 @@ def find_variants(paths: Sequence[str | Path] | Mapping[str, Sequence[str | Path
     Raises:
         PlanError: There are fewer than two, or one occurs twice.
     """
+    if isinstance(paths, str | Path):  # whose letters would be taken for paths
+        paths = [paths]
     if isinstance(paths, Mapping):
-        variants = {name: tuple(map(Path, sources)) for name, sources in paths.items()}
+        variants = {
+            name: (Path(sources),) if isinstance(sources, str | Path) else tuple(map(Path, sources))
+            for name, sources in paths.items()
+        }
         if not all(variants.values()):
             raise PlanError("a variant has no runs; give at least one for each name")
         _name_folders([path for sources in variants.values() for path in sources])  # refuses one that is given twice
@@ -75,7 +80,7 @@ def _list_seeds(folder: Path) -> list[Path]:
 
 
 def compare(
-    sources: Sequence[str | Path] | Mapping[str, Sequence[str | Path]],
+    sources: Sequence[str | Path] | Mapping[str, str | Path | Sequence[str | Path]],
     data: Dataset | str | Path | None = None,
     *,
     output: str | Path | None = None,
@@ -188,7 +193,7 @@ def _score_sources(
         images.sort(key=lambda image: image.image_id)
         tally = make_tally(images, source.categories)
         scored[path] = ScoredSource(tally, source.plan is not None, source.has_scores, source.score_threshold)
-        found = explain_scores(images, source.categories, source.max_detections, has_intervals=False)
+        found = explain_scores(images, source.categories, has_intervals=False)
         notes += [*source.notes, *(f"{path}: {note}" for note in found)]
     return scored, list(dict.fromkeys(notes))
 
@@ -309,7 +314,7 @@ def _list_notes(variants: Variants, scored: Mapping[Path, ScoredSource], num_uni
     notes += [note for path in scored if (note := _describe_unfinished(path))]
     if num_units < 2:
         notes.append(f"Only {unit}: no interval can be given, so no difference can be told.")
-    elif num_units < 20:
+    elif num_units < FEW_UNITS:
         notes.append(f"Only {unit}: the intervals are rough, and often too short.")
     if any(len(runs) == 1 and scored[runs[0]].is_model for runs in variants.values()):
         notes.append(

@@ -63,12 +63,12 @@ def view_images(source: Predictions, dataset: Dataset, progress: Progress | None
 
     samples = work_beside(load, range(len(dataset)))
     for sample in track(samples, len(dataset), "scoring", progress):
-        found = source.predict(sample)
+        found, cap = source.predict(sample)
         truth = sample.to_instances().relabel(source.truth_labels)
         doubts.add(sample, truth)
-        limits = {"max_detections": source.max_detections, "score_threshold": source.score_threshold}
+        limits = {"max_detections": cap, "score_threshold": source.score_threshold}
         scored = score_image(sample.image_id, truth, found, name=sample.name, **limits)
-        yield View(sample, truth, rank_predictions(found, source.max_detections), scored)
+        yield View(sample, truth, rank_predictions(found, cap), scored)
     source.notes.extend(note for note in doubts.describe() if note not in source.notes)
     source.notes.extend(source.describe_reuse())
 

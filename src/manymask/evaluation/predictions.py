@@ -29,7 +29,7 @@ class Predictions(ABC):
         plan: The plan of a model's run; None for files.
         categories: The data's classes, then those that only the model has; label i + 1 is the i-th.
         truth_labels: For each label of the data (0 first) its label in ``categories``.
-        max_detections: The cap; None where nothing is cut off.
+        max_detections: The cap on the predictions of an image, or of each of its tiles; None where nothing is cut off.
         score_threshold: Score from which a prediction counts where there is no ranking.
         min_score: Scores below were cut off; None where that is not known.
         has_scores: Whether there are scores to rank by; without them AP means little.
@@ -47,8 +47,8 @@ class Predictions(ABC):
     notes: list[str] = field(default_factory=list)
 
     @abstractmethod
-    def predict(self, sample: Sample) -> Instances:
-        """The predictions of an image, with labels in ``categories``."""
+    def predict(self, sample: Sample) -> tuple[Instances, int | None]:
+        """The predictions of an image, with labels in ``categories``, and the cap on them."""
 
     def describe_reuse(self) -> list[str]:
         """Notes on those of the predicted images that training has seen."""
@@ -73,18 +73,17 @@ class ModelPredictions(Predictions):
         self.model, self.dataset, self._labels = model, dataset, match.model_labels
         self._digests: dict[str, str] = {}  # of the pixels of each image that was predicted, by its name
 
-    def predict(self, sample: Sample) -> Instances:
-        """The predictions of an image, with labels in ``categories``."""
+    def predict(self, sample: Sample) -> tuple[Instances, int | None]:
+        """The predictions of an image, with labels in ``categories``, and the cap on them."""
         self._digests[sample.name] = sample.digest
         tiling, name = Tiling.of(self.model.plan), str(sample.path)
         loaded = load_image(sample.image, name, self.model.plan, tiling)
+        cap = self.model.plan.max_detections
         if loaded.values is not None:
-            return predict_tensor(self.model, loaded.values, name).relabel(self._labels)
-        # The cap is a tile's; images that are seen whole have no more than one tile may have.
+            return predict_tensor(self.model, loaded.values, name).relabel(self._labels), cap
         found = find_instances(self.model, loaded, tiling).relabel(self._labels)
-        limit = self.model.plan.max_detections * len(loaded.tiles)
-        self.max_detections = max(self.max_detections or 0, limit, len(found))
-        return found
+        # Sizes that differ are looked at in several passes, each with the cap in each tile.
+        return found, max(cap * len(loaded.tiles), len(found))
 
     def describe_reuse(self) -> list[str]:
         """Notes on those of the images that the model was trained or validated on."""
@@ -143,9 +142,9 @@ class FilePredictions(Predictions):
         )
         self.is_classless = stored.categories is None
 
-    def predict(self, sample: Sample) -> Instances:
-        """The predictions of an image, with labels in ``categories``."""
-        return self._stored.read(self._records[sample.name], sample.image.size)
+    def predict(self, sample: Sample) -> tuple[Instances, int | None]:
+        """The predictions of an image, with labels in ``categories``, and the cap on them."""
+        return self._stored.read(self._records[sample.name], sample.image.size), self.max_detections
 
 
 class OneClassPredictions(Predictions):
@@ -157,9 +156,10 @@ class OneClassPredictions(Predictions):
         shared = {part.name: getattr(source, part.name) for part in fields(source)}
         super().__init__(**shared | {"categories": ONE_CLASS, "truth_labels": self._labels[source.truth_labels]})
 
-    def predict(self, sample: Sample) -> Instances:
-        """The predictions of an image, all of one class."""
-        return self._source.predict(sample).relabel(self._labels)
+    def predict(self, sample: Sample) -> tuple[Instances, int | None]:
+        """The predictions of an image, all of one class, and the cap on them."""
+        found, cap = self._source.predict(sample)
+        return found.relabel(self._labels), cap
 
     def describe_reuse(self) -> list[str]:
         """Notes on those of the images that training has seen."""

@@ -156,7 +156,7 @@ class ClassFolderWriter(DatasetWriter):
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its class files."""
         folder = self.folder / record.name
-        copy_image(self.dataset, record, folder, "image")
+        copy_image(self.dataset, record, folder, "image", is_turned=True)
         dtype = np.dtype(np.int32 if instances.iscrowd.any() else np.uint32)
         _write_class_files(folder, instances, self.dataset.categories, dtype)
 

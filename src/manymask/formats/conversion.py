@@ -1,7 +1,9 @@
 """A copy of a data set in the format of another tool, and what of it that format cannot hold."""
 
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,11 +110,12 @@ def convert(
     # COCO's copies of COCO keep the lists of classes as they are, and each part has its own.
     if len(datasets) > 1 and not (to == "coco" and all(dataset.format is target for dataset in datasets.values())):
         datasets = dict(zip(datasets, _share_classes(list(datasets.values())), strict=True))
-    done = [_write(dataset, target, folder, progress) for folder, dataset in datasets.items()]
+    with _undo_on_failure(output):
+        done = [_write(dataset, target, folder, progress) for folder, dataset in datasets.items()]
+        if len(done) > 1 and target.join_parts is not None:
+            target.join_parts(output, [part.output.name for part in done], next(iter(datasets.values())).categories)
     if len(done) == 1:
         return done[0]
-    if target.join_parts is not None:
-        target.join_parts(output, [part.output.name for part in done], next(iter(datasets.values())).categories)
     lost: dict[str, list[str]] = {}
     for part in done:
         for line in part.lost:
@@ -124,6 +127,20 @@ def convert(
         tuple(f"{', '.join(names)}: {line}" for line, names in lost.items()),
         tuple(line for part in done for line in part.left_out),
     )
+
+
+@contextmanager
+def _undo_on_failure(output: Path) -> Iterator[None]:
+    """Remove what was written into a folder where the rest cannot be, so that the same command can be run again."""
+    was_there, before = output.is_dir(), set(output.iterdir()) if output.is_dir() else set[Path]()
+    try:
+        yield
+    except BaseException:
+        for path in set(output.iterdir()) - before if output.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not was_there and output.is_dir():
+            output.rmdir()
+        raise
 
 
 def _share_classes(parts: Sequence[Dataset]) -> Sequence[Dataset]:

@@ -1,5 +1,6 @@
 """CVAT for images 1.1: one XML file with the objects of all images."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -147,6 +148,10 @@ def _decode_mask(shape: Element, size: tuple[int, int] | None) -> RunLengths:
     return encode_crops([(max(left, 0), max(top, 0), pixels)], size)
 
 
+# Characters that XML 1.0 has no way to write.
+_NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 class CvatWriter(DatasetWriter):
     """Writes ``images`` and ``annotations.xml``.
 
@@ -156,6 +161,9 @@ class CvatWriter(DatasetWriter):
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         super().__init__(folder, dataset)
         self.images: list[str] = []
+        for category in dataset.categories:
+            if _NOT_XML.search(category.name):
+                raise DatasetError(f"the class {category.name!r} has a character that XML cannot hold; rename it")
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and keep its element."""

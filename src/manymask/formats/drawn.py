@@ -29,6 +29,7 @@ from manymask.wording import count_of, list_some
 _ARC_ERROR = 0.02
 _MAX_RADIUS = 1e5  # pixels, above which arcs become coarser, so that no number in a file fills the memory
 _MAX_COORDINATE = 2**31  # beyond any image
+_MANY_RINGS = 200  # of one object, for which the shortest seams take long to find
 
 MAX_PIXELS = 1 << 28
 """Larger masks in lists of numbers are not decoded, so that no number in a file fills the memory."""
@@ -184,11 +185,7 @@ def fill_objects(objects: Sequence[DrawnObject], size: tuple[int, int]) -> RunLe
     """The masks of objects of an image of (height, width); ``mask`` of each is of that size."""
     runs = fill_polygons(size, [each.polygons for each in objects])
     masks = [(row, each.mask) for row, each in enumerate(objects) if each.mask is not None]
-    parts = [runs, *(replace(mask, num_instances=len(objects), owner=mask.owner + row) for row, mask in masks)]
-    owner, start, length = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("owner", "start", "length")
-    )
-    return RunLengths.from_intervals(size, len(objects), owner, start, length)
+    return _merge_runs([runs, *(replace(m, num_instances=len(objects), owner=m.owner + row) for row, m in masks)])
 
 
 def _merge_runs(parts: Sequence[RunLengths]) -> RunLengths:
@@ -301,12 +298,19 @@ def to_points(points: object) -> Ring | None:
 def join_rings(polygons: Sequence[Polygon]) -> Ring:
     """All rings of an object as one, for tools that know one outline an object: seams of no width lead between them.
 
-    Filled by the even-odd rule it is the same mask, as each seam is passed twice; seams are as short as they can be.
+    Filled by the even-odd rule it is the same mask, as each seam is passed twice. Seams are as short as they can be; in
+    an object of very many pieces they lead from each to the next one to the right.
     """
+    rings = [ring for polygon in polygons for ring in polygon]
+    if len(rings) > _MANY_RINGS:
+        rings.sort(key=lambda ring: ring[0].tolist())
+        return np.concatenate(
+            [*(part for ring in rings for part in (ring, ring[:1])), *(ring[:1] for ring in rings[-2::-1])]
+        )
     # Here, because scipy takes a while to load, and prediction does without.
     from scipy.spatial import KDTree
 
-    first, *others = [ring for polygon in polygons for ring in polygon]
+    first, *others = rings
     for ring in others:
         distances, nearest = map(np.asarray, KDTree(first).query(ring))
         end = int(distances.argmin())

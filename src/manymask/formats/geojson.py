@@ -29,8 +29,10 @@ from manymask.formats.drawn import (
 )
 from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import find_label_files
+from manymask.formats.label_names import fold_stem
 from manymask.formats.reading import Reading
 from manymask.formats.records import copy_image
+from manymask.imaging.files import list_images
 
 _FOLDERS = ("geojson", "annotations", "labels")
 _SUFFIXES = (".geojson", ".geojson.gz")
@@ -100,9 +102,11 @@ def parse_geojson(root: Path) -> Drawings:
     files = find_geojson_files(root) or find_geojson_files(root, with_outputs=True)
     files = files or [path for path in find_label_files(root, _FOLDERS, (".json",)) if _begins_as_geojson(path)]
     firsts: dict[str, int] = {}
+    folders = filter(Path.is_dir, (root, root / "images"))
+    stems = {fold_stem(image.name) for folder in folders for image in list_images(folder)}
     for path in files:
         name = _name_image(path)
-        part = _PART.fullmatch(name)
+        part = None if fold_stem(name) in stems else _PART.fullmatch(name)
         first = firsts.get(part["name"]) if part else None
         try:
             objects = tuple(_parse_file(reading, path, name))
@@ -181,15 +185,17 @@ def _parse_feature(where: str, name: str, feature: Any, reading: Reading) -> _Sh
     plane = feature["geometry"].get("plane")
     if isinstance(plane, dict) and (plane.get("z") or plane.get("t")):
         return reading.note("has objects of other planes than the first one of the image, which are left out", where)
-    if kind in _NO_OBJECTS or (category or "").endswith("*"):
+    # manymask's own are objects, whatever their classes are called.
+    is_own = properties.get("metadata") == OBJECT_METADATA
+    if kind in _NO_OBJECTS or ((category or "").endswith("*") and not is_own):
         return reading.note("has tiles, cores or objects of classes that QuPath ignores, which are left out", where)
     polygons = _parse_geometry(where, feature["geometry"])
     if polygons is None:
         return reading.note("has points and lines, which are no objects and are left out", where)
     if isinstance(feature.get("nucleusGeometry"), dict):
         reading.note("has cells with nuclei, of which the cells are the objects")
-    is_object = kind != "annotation" or properties.get("metadata") == OBJECT_METADATA
-    return _Shape(DrawnObject(name, category, polygons, score=_find_score(properties)), kind, is_object)
+    drawn = DrawnObject(name, category, polygons, score=_find_score(properties))
+    return _Shape(drawn, kind, is_own or kind != "annotation")
 
 
 def _find_kind(feature: dict[str, Any], properties: dict[str, Any]) -> str:
@@ -288,7 +294,7 @@ class GeojsonWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its features."""
-        copy_image(self.dataset, record, self.folder)
+        copy_image(self.dataset, record, self.folder, is_turned=True)
         names = [category.name for category in self.dataset.categories]
         features = encode_features(instances.runs, instances.labels, None, names, {}, record.name)
         with replace_file(self.folder / f"{record.name}.geojson", "w") as file:

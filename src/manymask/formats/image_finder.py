@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
 from manymask.errors import DatasetError
+from manymask.formats.label_names import fold_stem
 from manymask.imaging.files import IMAGE_SUFFIXES, is_hidden, make_key
 
 # Label Studio puts eight hexadecimal digits before the names of images that are uploaded.
@@ -60,7 +61,9 @@ class ImageFinder:
         found = self._by_name.get(_fold(base), []) or self._by_name.get(_fold(_UPLOAD_PREFIX.sub("", base)), [])
         if not found:
             has_ending = Path(base).suffix.lower() in IMAGE_SUFFIXES
-            named_alike = self._by_stem.get(_fold(Path(base).stem if has_ending else base), [])
+            # The name as it is may be a stem, too, as of p.jpg.tif and of names with a per cent sign.
+            stems = (PureWindowsPath(file_name).name, Path(base).stem if has_ending else base)
+            named_alike = next(filter(None, (self._by_stem.get(_fold(stem)) for stem in stems)), [])
             above = [folder.as_posix() for folder in PureWindowsPath(address).parents]
             # Where tools put images, or where the file says; elsewhere an image of that name may be its mask.
             for folder in [place / part for place in self.places for part in ("", *above)]:
@@ -105,7 +108,9 @@ class ImageFinder:
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        return _group(self.images, lambda path: _fold(path.stem))
+        return _group(self.images, lambda path: fold_stem(path.name)) | _group(
+            self.images, lambda path: _fold(path.stem)
+        )
 
     def _explain(self, file_name: str, base: str, found: Sequence[Path]) -> str:
         if found:

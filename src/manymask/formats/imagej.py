@@ -314,7 +314,7 @@ class ImagejWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ROIs."""
-        copy_image(self.dataset, record, self.folder)
+        copy_image(self.dataset, record, self.folder, is_turned=True)
         names = [category.name for category in self.dataset.categories]
         write_rois(self.folder / f"{record.name}.zip", [(1, instances)], names, len(str(len(instances))))
 

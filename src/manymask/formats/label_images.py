@@ -291,7 +291,7 @@ class LabelImageWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""
-        copy_image(self.dataset, record, self.folder / "images")
+        copy_image(self.dataset, record, self.folder / "images", is_turned=True)
         write_ids(self.folder / "labels" / f"{record.name}.tif", paint_labels(instances))
 
 
@@ -300,7 +300,7 @@ class CellposeWriter(DatasetWriter):
 
     def write(self, record: Record, instances: Instances, rows: Int64[np.ndarray, " instances"]) -> None:
         """Copy an image and write its ids."""
-        copy_image(self.dataset, record, self.folder)
+        copy_image(self.dataset, record, self.folder, is_turned=True)
         write_ids(self.folder / f"{record.name}_masks.tif", paint_ids(instances)[0])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Int64
@@ -287,7 +288,7 @@ class LabelStudioWriter(DatasetWriter):
                 label = self.dataset.categories[int(instances.labels[row]) - 1].name
                 value = {"points": points, "closed": True, "polygonlabels": [label]}
                 results.append({"id": f"r{row + 1}", "value": value} | shared)
-        data = {"image": f"/data/local-files/?d=images/{name}"}
+        data = {"image": f"/data/local-files/?d={quote(f'images/{name}')}"}
         annotations = [{"id": record.image_id, "result": results, "was_cancelled": False}]
         self.tasks.append({"id": record.image_id, "data": data, "annotations": annotations})
 

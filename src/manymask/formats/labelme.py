@@ -30,6 +30,7 @@ from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import list_files
 from manymask.formats.reading import Reading, read_head
 from manymask.formats.records import copy_image
+from manymask.wording import shorten
 
 _FOLDERS = ("", "annotations", "labels", "json")
 # The version of labelme whose files these are like; the first with masks was 5.2.
@@ -126,13 +127,8 @@ def _parse_shape(where: str, place: int, shape: Any, size: tuple[int, int] | Non
         (x, y), radius = corners[0].tolist(), float(np.hypot(*(corners[1] - corners[0])))
         return DrawnObject(name, category, [[make_ellipse(x, y, radius, radius)]])
     raise FormatError(
-        f"{where} is a {kind} of points {_shorten(points)}, of which no outline can be made; draw it again"
+        f"{where} is a {kind} of points {shorten(points)}, of which no outline can be made; draw it again"
     )
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:60]}.."
 
 
 def _decode_mask(where: str, shape: dict[str, Any], size: tuple[int, int] | None) -> RunLengths:

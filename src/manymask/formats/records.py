@@ -14,7 +14,7 @@ from manymask.core.dataset import Category, Dataset, Doubt, Format, Problem, Rec
 from manymask.core.files import copy_file, replace_file
 from manymask.errors import DatasetError
 from manymask.formats.skipped import find_skipped
-from manymask.imaging.files import check_unique_names, name_folder
+from manymask.imaging.files import check_unique_names, name_folder, open_image
 
 Entry = tuple[str, Path, Any, tuple[Path, ...]]
 """Name, image file, annotation and label files of an image."""
@@ -71,7 +71,9 @@ def report_incomplete(message: str, path: Path, name: str) -> Problem:
     return Problem("incomplete-image", "fault", message, path, name)
 
 
-def copy_image(dataset: Dataset, record: Record, folder: Path, name: str | None = None) -> Path:
+def copy_image(
+    dataset: Dataset, record: Record, folder: Path, name: str | None = None, *, is_turned: bool = False
+) -> Path:
     """Copy the file of an image into a folder; an image that is no file, as in an archive, is written as TIFF.
 
     Args:
@@ -79,12 +81,16 @@ def copy_image(dataset: Dataset, record: Record, folder: Path, name: str | None 
         record: The image.
         folder: Where to put it.
         name: Its new stem, of a TIFF whatever it was before; by default it keeps its name and ending.
+        is_turned: Whether an image with an orientation tag is written as it is shown, as TIFF: for tools that do not
+            obey the tag.
 
     Returns:
         The new file.
     """
     suffix = record.path.suffix.lower()
     is_copied = record.path.is_file() and (name is None or suffix in _TIFF_SUFFIXES)
+    if is_copied and is_turned:
+        is_copied = getattr(open_image(record.path), "orientation", 1) == 1
     path = folder / f"{name or record.name}{record.path.suffix if is_copied and name is None else '.tif'}"
     if is_copied:
         copy_file(record.path, path)

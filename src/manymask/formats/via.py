@@ -30,6 +30,7 @@ from manymask.formats.image_finder import ImageFinder
 from manymask.formats.label_files import list_files
 from manymask.formats.reading import Reading, list_json, read_head
 from manymask.formats.records import copy_image
+from manymask.wording import shorten
 
 # What people draw with VIA that encloses no pixels.
 _NO_OBJECTS = ("point", "polyline", "line")
@@ -160,7 +161,7 @@ def _read_class(value: Any) -> str | None:
     if isinstance(value, dict):
         ticked = [name for name, is_ticked in value.items() if is_ticked]
         return ", ".join(map(str, ticked)) or None
-    return None if value is None else str(value).strip() or None
+    return None if value is None or not str(value).strip() else str(value)
 
 
 def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any], attribute: str | None) -> DrawnImage:
@@ -175,7 +176,7 @@ def _parse_image(reading: Reading, path: Path, image: str, regions: Iterable[Any
             objects.append(DrawnObject(f"region {place}", category, [[ring]]))
         else:
             message = (
-                f"{path}: image {image}: region {place} is {_shorten(shape)}, of which no outline can be made; draw it "
+                f"{path}: image {image}: region {place} is {shorten(shape)}, of which no outline can be made; draw it "
                 "again"
             )
             reading.fault("bad-annotation", message, image, path)
@@ -206,11 +207,6 @@ def _make_ring(shape: Mapping[str, Any]) -> np.ndarray | None:
         turn = read("theta") if "theta" in shape else [0.0]  # in radians, since VIA 2
         return None if turn is None else make_ellipse(x, y, radius_x, radius_y, float(np.degrees(turn[0])))
     return None
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:60]}.."
 
 
 class ViaWriter(DatasetWriter):

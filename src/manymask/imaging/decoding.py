@@ -33,6 +33,8 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
 }
 # A GIF is lossless, but what writes it may sort its colours anew, which ids do not survive.
 _LOSSY = {JpegImageFile: "JPEG", GifImageFile: "GIF", WebPImageFile: "WebP"}
+# Channels by the colour type of a PNG of 16 bits.
+_PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 _KINDS = "TIFF, PNG, JPEG, JPEG 2000, WebP, BMP or GIF image"
 
 
@@ -109,7 +111,9 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
         )
     num_bits = head[24] if reader is PngImageFile else 8
     with reader(path) as image:
-        shape = (image.height, image.width, len(image.getbands()))
+        # Pillow has no mode for grey of 16 bits with transparency.
+        num_channels = _PNG_CHANNELS[head[25]] if num_bits == 16 else len(image.getbands())
+        shape = (image.height, image.width, num_channels)
         check_declared_size(path, shape, np.uint16 if num_bits == 16 else np.uint8)
         if isinstance(image, GifImageFile | WebPImageFile) and image.n_frames > 1:
             raise FormatError(f"{path} holds {image.n_frames} images, expected one; save each in a file of its own")
@@ -144,7 +148,8 @@ def _read_other(path: Path, head: bytes, is_decoded: bool) -> Raster:
     alpha = None
     if values.shape[2] in (2, 4):
         values, alpha = values[..., :-1], values[..., -1]
-    return Raster(values, shape[:2], palette, alpha, exif.get(0x0112, 1), num_bits, lossy=_LOSSY.get(reader))
+    lossy = None if head[12:16] == b"VP8L" else _LOSSY.get(reader)  # WebP has a lossless form
+    return Raster(values, shape[:2], palette, alpha, exif.get(0x0112, 1), num_bits, lossy=lossy)
 
 
 def _read_jpeg2000(path: Path, head: bytes, is_decoded: bool) -> Raster:

@@ -238,11 +238,12 @@ def _open(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def _list_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
-    """The images of a file, without small copies of them and pictures of a slide's label."""
+    """The images of a file, without small copies and masks of them, and pictures of a slide's label."""
     return [
         series
         for series in tiff.series
-        if not series.keyframe.is_reduced and not (series.kind in _SLIDES and series.name in _BESIDE)
+        if not (series.keyframe.is_reduced or series.keyframe.is_mask)
+        and not (series.kind in _SLIDES and series.name in _BESIDE)
     ]
 
 

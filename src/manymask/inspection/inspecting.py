@@ -14,7 +14,7 @@ from manymask.formats.datasets import open_dataset
 from manymask.formats.splits import find_splits
 from manymask.inspection.checks import compare_sets
 from manymask.inspection.findings import Finding
-from manymask.inspection.inspector import Inspection, inspect_dataset, sort_findings
+from manymask.inspection.inspector import Inspection, examine, inspect_dataset, sort_findings
 from manymask.inspection.repair import write_repaired
 from manymask.plan import GivenLabels
 
@@ -58,7 +58,8 @@ def inspect(
         What was found; ``repairs`` says what was done for the copy.
 
     Raises:
-        DatasetError: The data set cannot be listed, none of its images can be read, or none has an instance.
+        DatasetError: A data set cannot be listed, or none of its images can be read; or none of ``data`` has an
+            instance.
         PlanError: The pattern is no regular expression, the folder of ``fix`` is not empty, or files that ``inspect``
             did not write are in the way of ``output``.
     """
@@ -77,17 +78,17 @@ def inspect(
     main = "train" if others else None
     looked_at, findings = {main: found.facts}, {main: [*found.findings]}
     for name, other in zip(others, other_sets, strict=True):
-        other_found = inspect_dataset(other, progress=progress, cap=cap)
+        _, other_facts, other_findings = examine(other, progress=progress, cap=cap)
         for part, facts in looked_at.items():
-            findings[part] += compare_sets(facts, other_found.facts)
-        looked_at[name], findings[name] = other_found.facts, [*other_found.findings]
-    own, *other_findings = [[replace(one, part=part) for one in ones] for part, ones in findings.items()]
+            findings[part] += compare_sets(facts, other_facts)
+        looked_at[name], findings[name] = other_facts, [*other_findings]
+    own, *of_others = [[replace(one, part=part) for one in ones] for part, ones in findings.items()]
     found = replace(found, findings=tuple(own))
     if fix is not None:
         if splits:
             logger.info(f"only {dataset.root} is copied; for another part give its folder")
         found = replace(found, repairs=write_repaired(dataset, found, Path(fix), progress))
-    others_of_all = [replace(one, is_fixable=False) for ones in other_findings for one in ones]
+    others_of_all = [replace(one, is_fixable=False) for ones in of_others for one in ones]
     found = replace(found, findings=sort_findings([*own, *others_of_all]))
     if output is not None:
         with record_outputs(Path(output), "inspect", _NAMES):

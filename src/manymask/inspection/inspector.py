@@ -88,6 +88,20 @@ def inspect_dataset(
         PlanError: ``group_by`` is no regular expression.
     """
     groups = group_images(dataset, group_by)
+    check, facts, findings = examine(dataset, progress=progress, num_workers=num_workers, is_strict=is_strict, cap=cap)
+    fingerprint = make_fingerprint(facts, dataset.categories, group_by, groups, dataset.root)
+    return Inspection(check, facts, findings, fingerprint, dataset.format)
+
+
+def examine(
+    dataset: Dataset,
+    *,
+    progress: Progress | None = None,
+    num_workers: int = 2,
+    is_strict: bool = False,
+    cap: int | None = None,
+) -> tuple[DatasetCheck, tuple[ImageFacts, ...], tuple[Finding, ...]]:
+    """The parts of an inspection that need no labelled object; arguments and errors as of ``inspect_dataset``."""
     with ThreadPoolExecutor(max(num_workers, 1)) as executor:
         found = executor.map(lambda row: _look(dataset, row, is_strict, cap), range(len(dataset)))
         looks = list(track(found, len(dataset), f"looking at {dataset.root}", progress))
@@ -98,13 +112,8 @@ def inspect_dataset(
         raise DatasetError(
             f"no image of {dataset.root} can be used; the first: {findings[0].detail}; {findings[0].remedy}"
         )
-    return Inspection(
-        DatasetCheck.of([check for _, _, check in looks if check is not None], dataset.categories),
-        facts,
-        sort_findings([*findings, *examine_dataset(facts, dataset.categories)]),
-        make_fingerprint(facts, dataset.categories, group_by, groups, dataset.root),
-        dataset.format,
-    )
+    check = DatasetCheck.of([check for _, _, check in looks if check is not None], dataset.categories)
+    return check, facts, sort_findings([*findings, *examine_dataset(facts, dataset.categories)])
 
 
 def sort_findings(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -22,7 +22,6 @@ _FEW_HIT = 0.02
 def explain_scores(
     images: Sequence[ScoredImage],
     categories: Sequence[Category],
-    max_detections: int | None,
     *,
     has_intervals: bool = True,
     groups: Mapping[str, str] | None = None,
@@ -33,7 +32,7 @@ def explain_scores(
     notes = [
         *_explain_truth(images, categories, has_intervals),
         *_explain_predictions(images),
-        *(_explain_cap(images, max_detections) if max_detections is not None else []),
+        *_explain_cap(images),
         *_explain_boxes(images),
         *_explain_classes(images, categories),
     ]
@@ -75,27 +74,30 @@ def _explain_predictions(images: Sequence[ScoredImage]) -> list[str]:
     return []
 
 
-def _explain_cap(images: Sequence[ScoredImage], max_detections: int) -> list[str]:
-    over = [image for image in images if (~image.truth.iscrowd).sum() > max_detections]
-    cut = [image for image in images if image.num_found > max_detections]
+def _explain_cap(images: Sequence[ScoredImage]) -> list[str]:
+    limited = [(image, image.max_detections) for image in images if image.max_detections is not None]
+    counts = {image.image_id: int((~image.truth.iscrowd).sum()) for image, _ in limited}
+    over = [(image, cap) for image, cap in limited if counts[image.image_id] > cap]
+    full = [(image, cap) for image, cap in limited if image.num_shown == cap]
+    cut = [(image, cap) for image, cap in limited if image.num_found > cap]
     notes = []
     if over:
-        fullest = max(over, key=lambda image: (~image.truth.iscrowd).sum())
+        fullest, cap = max(over, key=lambda each: counts[each[0].image_id])
         notes.append(
-            f"In {len(over)} of {len(images)} images there are more instances than the cap of {max_detections} "
-            f"detections ({fullest.name}: {(~fullest.truth.iscrowd).sum()}), so the rest cannot be found; set "
+            f"In {len(over)} of {len(images)} images there are more instances than the cap of {cap} detections "
+            f"({fullest.name}: {counts[fullest.image_id]}), so the rest cannot be found; set "
             "detections_per_image higher."
         )
-    full = [image for image in images if image.num_shown == max_detections]
     if full and not over:
+        image, cap = full[0]
         notes.append(
-            f"In {len(full)} of {len(images)} images there are as many sure detections as the cap of {max_detections} "
-            f"allows ({full[0].name}), and more instances may be there; set detections_per_image higher."
+            f"In {len(full)} of {len(images)} images there are as many sure detections as the cap of {cap} allows "
+            f"({image.name}), and more instances may be there; set detections_per_image higher."
         )
     if cut:
         notes.append(
-            f"In {len(cut)} of {len(images)} images there are more predictions than the cap of {max_detections}; those "
-            "of lowest score were left out."
+            f"In {len(cut)} of {len(images)} images there are more predictions than the cap of {cut[0][1]}; those of "
+            "lowest score were left out."
         )
     return notes
 

@@ -74,6 +74,7 @@ class ScoredImage:
         box_pairs: All pairs whose boxes have an IoU of at least 0.5.
         num_shown: Predictions whose score reaches the score threshold; they come first.
         num_found: Predictions before the cap.
+        max_detections: The cap; None where nothing is cut off.
         foreground: Pixels of instances and shown predictions together, each counted once; crowd regions, and
             what lies in them, are left out.
         mask_boxes: The boxes of the predictions' own masks, which tell whether ``predictions.boxes`` can be right.
@@ -87,6 +88,7 @@ class ScoredImage:
     box_pairs: Pairs
     num_shown: int
     num_found: int
+    max_detections: int | None
     foreground: int
     mask_boxes: Float32[np.ndarray, "predictions 4"]
 
@@ -129,6 +131,7 @@ def score_image(
         box_pairs=pair_boxes(ranked.boxes, truth.boxes, truth.iscrowd),
         num_shown=num_shown,
         num_found=len(predictions),
+        max_detections=max_detections,
         foreground=0,
         mask_boxes=ranked.runs.boxes,
     )

@@ -37,7 +37,7 @@ def summarize_scores(
     Args:
         images: The images, each once.
         categories: The classes; label i + 1 is the i-th.
-        max_detections: The cap on the predictions of an image; None where nothing was cut off.
+        max_detections: The cap on the predictions of an image, or of each tile; None where nothing was cut off.
         draws: Bootstrap draws for the intervals; 0 for none.
         groups: Group of each image by its name, where groups are drawn instead of images.
     """
@@ -61,7 +61,7 @@ def summarize_scores(
     result["num_images"] = len(images)
     result["num_predictions"] = sum(len(image.predictions) for image in images)
     result["detections_per_image"] = max_detections
-    result["notes"] = explain_scores(images, categories, max_detections, has_intervals=draws > 0, groups=groups)
+    result["notes"] = explain_scores(images, categories, has_intervals=draws > 0, groups=groups)
     return record.Evaluation.model_validate(result)
 
 
@@ -142,7 +142,8 @@ def _check_reliability(tally: Tally) -> record.Reliability:
     is_counted = np.concatenate([~own.is_ignored[0] for own in ranked])
     scores = np.concatenate([own.scores for own in ranked])[is_counted].astype(np.float64)
     is_match = np.concatenate([own.is_match[0] for own in ranked])[is_counted]
-    bins = np.minimum((scores * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
+    # Rounded, because a score of 0.7 in 32 bits is a little less.
+    bins = np.minimum((scores * _NUM_BINS).round(5).astype(np.int64), _NUM_BINS - 1)
     rows, error = [], 0.0
     for place in range(_NUM_BINS):
         chosen = bins == place
@@ -256,6 +257,6 @@ def format_scores(scores: record.Evaluation) -> tuple[str, list[str], list[list[
     counts = {name: entry.num_instances for name, entry in scores.mask.per_class.items()}
     rows.append(["instances", str(sum(counts.values())), *(str(counts[name]) for name in shown)])
     cap = scores.detections_per_image
-    title = count_of(scores.num_images, "image") + (f", at most {cap} detections each" if cap else "")
+    title = count_of(scores.num_images, "image") + (f", at most {cap} detections each, or each tile" if cap else "")
     title += "; in brackets the 95 % interval" if scores.intervals else ""
     return title, ["", "all", *shown], rows

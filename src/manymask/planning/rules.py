@@ -330,9 +330,11 @@ def choose_sampling(facts: Facts) -> tuple[str, str]:
     """By kind, area and rarity, where images differ in area or classes in how many images they are in."""
     data = facts.data
     ratio = data.areas.max / max(data.areas.median, 1)
-    rarest = min(own.num_images for own in data.classes) / max(own.num_images for own in data.classes)
+    # Classes that are only declared, as all of COCO's are by some tools, are not rare.
+    num_images = [own.num_images for own in data.classes if own.num_images]
+    rarest = min(num_images) / max(num_images)
     because = f"the largest image has {ratio:.1f} times the usual area"
-    if len(data.classes) > 1:
+    if len(num_images) > 1:
         because += f", the rarest class is in {rarest:.0%} as many images as the commonest"
     return ("balanced" if ratio > 1.5 or rarest < 0.5 else "uniform"), because
 

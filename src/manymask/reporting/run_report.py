@@ -78,7 +78,7 @@ def report(
     with record_outputs(target.parent, "report", [target.name], is_whole=False):
         return write_report(
             target,
-            title=path.name or str(path),
+            title=path.resolve().name or str(path),
             plan=opened.plan,
             rows=read_metrics(path) if opened.plan is not None else [],
             diagnosis=read_diagnosis(path) if opened.plan is not None else {},

@@ -11,11 +11,11 @@ import socket
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manymask.errors import PlanError
@@ -126,11 +126,9 @@ class Access:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return _is_equal(token.strip(), self.token)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie_name)
-        except CookieError:
-            return False
-        return cookie is not None and _is_equal(cookie.value, self.session)
+        # Not SimpleCookie, which stops at the first foreign value that is not as it should be.
+        session = cookie_parser(headers.get("cookie", "")).get(self.cookie_name)
+        return session is not None and _is_equal(session, self.session)
 
     def open_page(self, token: str) -> bool:
         """Whether a token in the page's address opens it: that of the terminal's link does once, that of programs."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from manymask.errors import PlanError
+from manymask.imaging import find_images
 from manymask.serve.http_app import create_app
 from manymask.serve.http_safety import TOKEN_NAME, Access, read_token
 from manymask.serve.limits import Limits
@@ -59,12 +60,14 @@ def serve(
         ManymaskError: A model or a folder cannot be used.
     """
     token = read_token(token_file) if token_file else os.environ.get(TOKEN_NAME)
-    Access.choose(host, port, token, allowed_hosts)  # refused before a model is loaded
+    # Refused before a model is loaded.
+    Access.choose(host, port, token, allowed_hosts)
+    found = [] if images is None else find_images(images)
     with closing(_listen(host, port)) as listener:
         access = Access.choose(host, listener.getsockname()[1], token, allowed_hosts)
         server = Server(models, workspace, device=device, limits=limits)
-        if images is not None:
-            threading.Thread(target=server.add_folder, args=(images,), name="manymask-images", daemon=True).start()
+        if found:
+            threading.Thread(target=server.add_images, args=(found,), name="manymask-images", daemon=True).start()
         _announce(access, host, is_token_new=token is None, opens_browser=opens_browser)
         config = uvicorn.Config(
             create_app(server, access),

@@ -67,6 +67,8 @@ class Jobs:
         """Remember a job; the oldest that is over is forgotten."""
         with self._lock:
             self._jobs[job.id] = job
+            for each in self._jobs.values():  # nobody may have asked for them since they ended
+                each.refresh()
             over = [each.id for each in self._jobs.values() if each.is_over]
             for job_id in over[: max(len(over) - _NUM_KEPT, 0)]:
                 del self._jobs[job_id]

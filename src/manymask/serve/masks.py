@@ -41,10 +41,6 @@ class MaskStore:
         start, length = strips_to_runs(strips, self.size)
         self._edited[object_id] = (start, length)
 
-    def get(self, object_id: int) -> RunLengths:
-        """The mask of one object."""
-        return self.gather(np.array([object_id]))
-
     def gather(self, ids: Int64[np.ndarray, " ids"]) -> RunLengths:
         """The masks of objects, in the order of the ids."""
         edited = {place: self._edited[i] for place, i in enumerate(ids.tolist()) if i in self._edited}

@@ -20,7 +20,7 @@ from manymask.serve.errors import Conflict, EditError
 from manymask.serve.log import LOG_NAME, EditLog
 from manymask.serve.state import ObjectState, Patch, merge_patches, read_patch
 from manymask.serve.table import ABSENT, ACCEPTED, EDITED, ODD_SIZE, is_shown
-from manymask.serve.versions import Version, begin_version, load_version, write_version
+from manymask.serve.versions import Version, begin_version, list_versions, load_version, write_version
 
 MOST_CLASSES = 256
 """Of an image, as a class is one byte in the table."""
@@ -90,7 +90,8 @@ class ImageObjects:
         version = begin_version(folder, size, tuple(categories), model)
         objects = cls(folder, version, ObjectState.empty(size, [category.id for category in categories]))
         # Revisions of one image do not repeat, whichever version they are of.
-        objects.revision = max((line["revision"] for _, line in objects._log), default=0)
+        edited = [line["revision"] for _, line in objects._log]
+        objects.revision = max([0, *edited, *(each.revision for each in list_versions(folder))])
         return objects
 
     @classmethod

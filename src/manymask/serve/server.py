@@ -15,7 +15,6 @@ import numpy as np
 
 from manymask.core import ArraySource, Category, ImageSource, Instances, write_json
 from manymask.errors import DatasetError, ManymaskError
-from manymask.imaging import find_images
 from manymask.imaging.normalization import Normalization
 from manymask.prediction import Model
 from manymask.serve.checked import CheckedImage, check_classes, write_checked
@@ -95,14 +94,10 @@ class Server:
         self.decoder.close()
         self.workspace.close()
 
-    def add_folder(self, folder: Path) -> None:
-        """Take the images of a folder of this machine, where they stay, that are not among the images already.
-
-        Raises:
-            ManymaskError: The folder holds no images.
-        """
+    def add_images(self, found: Sequence[tuple[str, Path]]) -> None:
+        """Take images of this machine, where they stay, that are not among the images already; by names and files."""
         known = {image.meta.file for image in self.workspace.list_images()}
-        for name, path in find_images(folder):
+        for name, path in found:
             file = os.path.abspath(path)
             if file in known:
                 continue
@@ -239,14 +234,19 @@ class Server:
 
     def describe(self, image: StoredImage) -> dict[str, Any]:
         """An image as pages and programs see it."""
-        meta, objects = image.meta, self.find_objects(image)
+        meta, objects = image.meta, None
+        status, error = meta.status, meta.error
+        try:
+            objects = self.find_objects(image)
+        except ManymaskError as damage:  # the other images are as good as before
+            status, error = "failed", str(damage)
         height, width = meta.facts.size
         return {
             "id": image.id,
             "name": meta.name,
             "width": width,
             "height": height,
-            "status": meta.status,
+            "status": status,
             "progress": list(image.progress),
             "num_objects": objects.num_objects if objects else 0,
             "num_edited": objects.num_edited if objects else 0,
@@ -256,14 +256,19 @@ class Server:
             "model": meta.model,
             "version": objects.version.number if objects else None,
             "revision": objects.revision if objects else 0,
-            "error": meta.error,
+            "error": error,
         }
 
     def describe_models(self) -> list[dict[str, Any]]:
         """The models as pages and programs see them."""
         described: list[dict[str, Any]] = []
         for each in self.models.list_models():
-            categories, threshold = self.models.describe(each.name)
+            try:
+                categories, threshold = self.models.describe(each.name)
+            except ManymaskError as error:
+                logger.warning(f"the model {each.name} is left out: {error}")
+                self.models.remove(each.name)
+                continue
             classes = [{"id": category.id, "name": category.name} for category in categories]
             described.append({"name": each.name, "classes": classes, "score_threshold": threshold, "note": each.note})
         return described
@@ -375,7 +380,7 @@ class PageTask:
         """Begin a new version."""
         image = self.image
         with image.lock:
-            if image.is_cancelled:
+            if image.is_cancelled or image.meta.model != self.model:  # another one is wanted since it was opened
                 raise Cancelled
             image.progress = (0, num_tiles)
             image.change(status="predicting")
@@ -414,7 +419,8 @@ class PageTask:
     def fail(self, sentence: str | None) -> None:
         """Keep what was found until it was called off, or say why nothing was."""
         with self.image.lock:
-            if not self.image.folder.is_dir():  # it was removed
+            # It was removed, or another model is to predict it.
+            if not self.image.folder.is_dir() or self.image.meta.model != self.model:
                 return
             if sentence is None and self._objects is not None and self._objects.num_objects:
                 self._objects.finish_predictions(None)

@@ -1,5 +1,6 @@
 """The folder that a server keeps its images in; nothing is written elsewhere."""
 
+import logging
 import os
 import re
 import secrets
@@ -15,8 +16,11 @@ from typing import Any
 
 from manymask.core import ImageSource, read_json, write_json
 from manymask.core.files import explain_writing, hold_lock
+from manymask.errors import ManymaskError
 from manymask.serve.decoding import Facts, open_decoded
 from manymask.serve.refusals import Refusal
+
+logger = logging.getLogger(__name__)
 
 META_NAME = "meta.json"
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
@@ -25,8 +29,6 @@ _ID = re.compile(f"[a-z0-9]{{{_ID_LENGTH}}}")
 _NEW_SUFFIX = ".new"
 # Of a name that was given with an upload; file systems have no longer ones.
 _NAME_LENGTH = 255
-
-STATUSES = ("waiting", "predicting", "done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Meta:
         file: The file, by its place in the image's folder, or anywhere where the server was started with it.
         added: When, in seconds since 1970.
         facts: What decoding found.
-        status: One of ``STATUSES``.
+        status: ``waiting``, ``predicting``, ``done``, ``failed`` or ``cancelled``.
         model: The model of the newest prediction, or the one that is asked for.
         error: Why prediction failed.
         checked: Whether a person looked at all of it, or at ``region``.
@@ -125,7 +127,10 @@ class Workspace:
             if path.name.endswith(_NEW_SUFFIX):  # of uploads that a kill has cut short
                 shutil.rmtree(path)
             elif _ID.fullmatch(path.name) and (path / META_NAME).is_file():
-                self._images[path.name] = StoredImage(path.name, path, _unpack(read_json(path / META_NAME)))
+                try:
+                    self._images[path.name] = StoredImage(path.name, path, _unpack(read_json(path / META_NAME)))
+                except (ManymaskError, KeyError, TypeError, ValueError, AttributeError) as error:
+                    logger.warning(f"passed over: the image in {path}, whose {META_NAME} is damaged ({error!r})")
         self._images = dict(sorted(self._images.items(), key=lambda item: item[1].meta.added))
 
     def close(self) -> None:

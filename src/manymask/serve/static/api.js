@@ -31,13 +31,18 @@ export async function post(path, value = {}, headers = {}) {
   return response.headers.get("Content-Type")?.startsWith("application/json") ? response.json() : null;
 }
 
-/** Follows the server's events; `onState` gets whether it answers. The browser connects again by itself. */
+const PAUSE = 5000; // milliseconds before a stream that was refused is asked for again
+
+/** Follows the server's events; `onState` gets whether it answers, and why it lets us in no more, if so. */
 export function follow(onEvent, onState) {
   const source = new EventSource("/api/events");
   source.onopen = () => onState(true);
-  source.onerror = () => onState(false);
   source.onmessage = (message) => onEvent(JSON.parse(message.data));
-  // The server may give each event its type as its name too.
-  for (const name of ["image", "blocks", "job"]) source.addEventListener(name, (message) => onEvent(JSON.parse(message.data)));
-  return source;
+  source.onerror = async () => {
+    onState(false);
+    if (source.readyState !== EventSource.CLOSED) return; // the browser connects again by itself
+    const error = await getJson("/api/session").then(() => null, (error) => error);
+    if (error?.status === 401) onState(false, error.message);
+    else setTimeout(() => follow(onEvent, onState), PAUSE);
+  };
 }

@@ -28,8 +28,8 @@ export class Edits {
     return this.send("redo", {}, "did again");
   }
 
-  send(route, body, what) {
-    const objects = this.getObjects();
+  /** An act that is tried again goes to the objects that it was meant for, whichever are shown by then. */
+  send(route, body, what, objects = this.getObjects()) {
     if (!objects) return Promise.resolve(null);
     this.pending += 1;
     this.write("saving…");
@@ -50,7 +50,7 @@ export class Edits {
       if (error.status === 409) {
         await this.onConflict(objects);
         tell(`This image was changed elsewhere and is shown as it is now. Not done: ${what}.`, { isError: true });
-      } else tell(error.message, { isError: true, retry: error.status === 0 ? () => this.send(route, body, what) : null });
+      } else tell(error.message, { isError: true, retry: error.status === 0 ? () => this.send(route, body, what, objects) : null });
       return null;
     } finally {
       this.pending -= 1;

@@ -57,6 +57,7 @@ export class Filters {
   constructor(onFilter, onColour) {
     this.objects = null;
     this.classes = [];
+    this.hidden = new Set(); // names of classes, whichever image is shown
     this.pixelSize = null;
     // At once in the next frame, however fast a slider moves.
     this.change = oncePerFrame(() => this.objects && (this.apply(), onFilter()));
@@ -99,28 +100,26 @@ export class Filters {
   }
 
   listClasses() {
-    const hidden = this.objects.filter.hiddenClasses;
     const rows = this.classes.map(({ name }, index) => {
-      const box = make("input", { type: "checkbox", checked: !hidden.has(index), onchange: () => this.toggle(index, box.checked) });
+      const box = make("input", { type: "checkbox", checked: !this.hidden.has(name), onchange: () => this.toggle(name, box.checked) });
       const swatch = make("i", { className: "swatch" });
       swatch.style.background = cssOfClass(index);
       const label = make("label", { title: "Double click: only this class" }, box, swatch, make("span", { textContent: name }), make("small", { textContent: formatCount(this.objects.numByClass[index]) }));
-      label.ondblclick = () => this.showOnly(index);
+      label.ondblclick = () => this.showOnly(name);
       return label;
     });
     find("filter-classes").replaceChildren(...rows);
     find("class-filter").hidden = rows.length < 2;
   }
 
-  toggle(index, isOn) {
-    const hidden = this.objects.filter.hiddenClasses;
-    if (isOn) hidden.delete(index);
-    else hidden.add(index);
+  toggle(name, isOn) {
+    if (isOn) this.hidden.delete(name);
+    else this.hidden.add(name);
     this.change();
   }
 
-  showOnly(index) {
-    this.objects.filter.hiddenClasses = new Set(this.classes.map((_, i) => i).filter((i) => i !== index));
+  showOnly(shown) {
+    this.hidden = new Set(this.classes.map(({ name }) => name).filter((name) => name !== shown));
     this.listClasses();
     this.change();
   }
@@ -131,7 +130,7 @@ export class Filters {
       [range.inputs[0].value, range.inputs[1].value] = [0, STEPS];
       range.write();
     }
-    this.objects?.filter.hiddenClasses.clear();
+    this.hidden.clear();
     if (this.objects) this.listClasses();
     this.change();
   }
@@ -142,6 +141,7 @@ export class Filters {
     filter.score = [Math.round(low * 65535), Math.round(high * 65535)];
     // The ends are all, whatever rounding makes of them.
     filter.area = [small > 0 ? this.areaAt(small) : 0, large < 1 ? this.areaAt(large) : Infinity];
+    filter.hiddenClasses = new Set(this.classes.flatMap(({ name }, index) => (this.hidden.has(name) ? [index] : [])));
     filter.editedOnly = find("only-edited").checked;
     filter.oddOnly = find("only-odd").checked;
     filter.hideBorder = find("hide-border").checked;

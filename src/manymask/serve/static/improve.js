@@ -65,7 +65,7 @@ export class Improve {
   }
 
   get isRunning() {
-    return this.job !== null && ["waiting", "queued", "running"].includes(this.job.status);
+    return this.job !== null && ["waiting", "running"].includes(this.job.status);
   }
 
   draw() {

@@ -291,8 +291,9 @@ function takeEvent(event) {
 
 let wasAway = false;
 
-function takeState(isHere) {
+function takeState(isHere, why) {
   document.body.classList.toggle("offline", !isHere);
+  if (why) find("offline").textContent = `${why[0].toUpperCase()}${why.slice(1)}.`;
   if (isHere && wasAway) loadSession().then(() => state.objects && reload(state.objects)).catch(() => {});
   wasAway = !isHere;
 }

@@ -12,7 +12,7 @@ export class Tools {
     this.name = "select";
     this.radius = 12; // of the brush, in screen pixels
     this.line = null; // points of the stroke that is drawn, on the screen
-    this.pointers = 0;
+    this.pointers = new Set(); // that are down, by their ids
     const { stage } = viewer;
     this.context = stage.querySelector("canvas.strokes").getContext("2d");
     for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => this.choose(button.dataset.tool);
@@ -20,7 +20,7 @@ export class Tools {
     stage.addEventListener("pointerdown", (event) => this.press(event), true);
     stage.addEventListener("pointermove", (event) => this.move(event), true);
     stage.addEventListener("pointerup", (event) => this.release(event), true);
-    stage.addEventListener("pointercancel", () => this.stop(), true);
+    stage.addEventListener("pointercancel", (event) => (this.pointers.delete(event.pointerId), this.stop()), true);
     stage.addEventListener("pointerleave", () => (this.draw(null), this.hover(0, null)));
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     stage.addEventListener("wheel", (event) => this.turn(event), { capture: true, passive: false });
@@ -54,9 +54,10 @@ export class Tools {
 
   press(event) {
     if (!this.viewer.image || event.target.closest("button, .divider, .navigator")) return;
-    this.pointers += 1;
     const mode = this.modeOf(event);
-    if (!mode || this.pointers > 1) return this.stop(); // two fingers zoom
+    if (!mode) return this.stop(); // a button of no use here, whose release may never be seen
+    this.pointers.add(event.pointerId);
+    if (this.pointers.size > 1) return this.stop(); // two fingers zoom
     this.mode = mode;
     this.line = [this.locate(event)];
     if (mode === "pan") return; // OpenSeadragon's, unless it turns out to be a click
@@ -88,13 +89,12 @@ export class Tools {
   }
 
   release(event) {
-    this.pointers = Math.max(0, this.pointers - 1);
+    this.pointers.delete(event.pointerId);
     const { line, mode } = this;
     if (!line) return;
     const end = this.locate(event), [x, y] = line[0];
     const isClick = Math.max(...[...line, end].map(([a, b]) => Math.hypot(a - x, b - y))) <= CLICK;
     this.stop();
-    this.pointers = 0;
     if (mode !== "pan") event.stopPropagation();
     if (isClick && ["pan", "box", "lasso"].includes(mode)) this.click(line[0], event);
     else if (isClick && (mode === "split" || mode === "draw")) return;

@@ -59,7 +59,7 @@ export class Viewer {
   open(image) {
     this.image = image;
     const { width, height } = image, maxLevel = countLevels(width, height);
-    const tile = (level, x, y) => `/api/images/${image.id}/tiles/${level}/${x}_${y}.webp${image.window ?? ""}`;
+    const tile = (level, x, y) => `/api/images/${image.id}/tiles/${level}/${x}_${y}.webp`;
     for (const overlay of this.overlays) overlay.clear();
     this.osd.open({ width, height, tileSize: TILE, tileOverlap: 0, minLevel: Math.min(8, maxLevel), maxLevel, getTileUrl: tile });
   }
