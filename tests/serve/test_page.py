@@ -1,5 +1,7 @@
 """The page in a real browser, on made objects."""
 
+import time
+
 import pytest
 
 from tests.serve.browsing import (
@@ -361,6 +363,19 @@ def test_a_stream_that_was_refused_is_asked_for_again(browser, server):
     page.locator("#offline").wait_for()
     page.locator("#offline").wait_for(state="hidden")
     page.close()
+
+
+def test_an_image_that_is_done_while_it_is_opened(page, server):
+    def answer_late(route):
+        response = route.fetch()
+        server.tell({"type": "image", "image": {**server.slides["i2"].describe(), "revision": 10**6}})
+        time.sleep(1)
+        route.fulfill(json={**response.json(), "status": "predicting"})
+
+    page.route("**/i2/meta*", answer_late, times=1)
+    page.wait_for_timeout(300)  # until the browser heeds it
+    page.keyboard.press("d")
+    until(page, "manymask.state.meta?.id === 'i2' && manymask.state.meta.status === 'done'")
 
 
 def test_files_are_added_and_refusals_told(page, server):

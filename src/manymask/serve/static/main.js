@@ -64,6 +64,9 @@ async function openImage(image, version = null) {
   try {
     const [meta] = await Promise.all([getJson(`/api/images/${image.id}/meta`), loading]);
     if (ticket !== state.ticket) return;
+    // What was told while it was being read had nothing to change yet.
+    const latest = list.images.get(image.id);
+    if (latest && latest.status !== meta.status && latest.revision > meta.revision) return openImage(latest, version);
     Object.assign(state, { meta, objects, other: null });
     filters.show(objects, meta.classes, micrometres(meta));
     viewer.show(objects);
