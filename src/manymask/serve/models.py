@@ -109,11 +109,6 @@ class Models:
                 self._described[name] = model.categories, model.plan.shown_score
             return self._described[name]
 
-    def remove(self, name: str) -> None:
-        """List a model no more."""
-        with self._lock:
-            del self._listed[name]
-
     def choose(self, name: str) -> None:
         """Let a model predict new images from now on.
 

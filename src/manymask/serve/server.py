@@ -260,14 +260,13 @@ class Server:
         }
 
     def describe_models(self) -> list[dict[str, Any]]:
-        """The models as pages and programs see them."""
+        """The models that can be loaded, as pages and programs see them."""
         described: list[dict[str, Any]] = []
         for each in self.models.list_models():
             try:
                 categories, threshold = self.models.describe(each.name)
             except ManymaskError as error:
                 logger.warning(f"the model {each.name} is left out: {error}")
-                self.models.remove(each.name)
                 continue
             classes = [{"id": category.id, "name": category.name} for category in categories]
             described.append({"name": each.name, "classes": classes, "score_threshold": threshold, "note": each.note})
